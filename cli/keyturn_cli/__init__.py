@@ -1,5 +1,5 @@
 """The command line of Keyturn: ``keyturn``, which is also ``kubectl keyturn``.
 
-It shows what the receivers have made of each AWS secret, predicts what a rotation will restart, and finds what is
-broken. It imports the receiver's pure core and the contract, and never the receiver's edges.
+The command line shows the state of each bound Secret, predicts which workloads a rotation restarts, and finds faults.
+It imports the receiver's pure core and the contract, and never the receiver's edges.
 """

@@ -1,6 +1,6 @@
-"""AWS, with the caller's own credentials: clients, the stack's resources, and the words for errors.
+"""Access to AWS with the caller's credentials: clients, the stack's resources, and the texts of errors.
 
-The text of an error of AWS may quote anything, so only its code is shown.
+Only the code of an AWS error is shown, because the text of the error may quote a secret value.
 """
 
 import functools
@@ -22,7 +22,7 @@ DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Aut
 
 
 class AwsError(CliError):
-    """AWS refuses a call, or does not answer. ``code`` is AWS's own, or the name of the error's class."""
+    """AWS refuses a call, or does not answer. ``code`` is AWS's error code, or the name of the exception's class."""
 
     def __init__(self, call: str, code: str, advice: str) -> None:
         super().__init__(f"AWS: {call}: {code}", advice)
@@ -32,8 +32,9 @@ class AwsError(CliError):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack of template.yaml. ``resources`` has the physical id of each logical id. ``date`` is AWS's time when the
-    stack was read, and ``skew`` the difference of this machine's clock from it, in seconds."""
+    """A deployed stack of template.yaml. ``resources`` maps each logical id to its physical id. ``date`` is the time by
+    AWS's clock at which the stack was read. ``skew`` is the difference between this machine's clock and AWS's clock, in
+    seconds."""
 
     name: str
     outputs: Mapping[str, str]
@@ -57,14 +58,14 @@ class Aws:
     configuration, and the credentials are boto3's."""
 
     def __init__(self) -> None:
-        # AWS's SDK takes half a second to import, and help and completion do without it.
+        # The import of AWS's SDK takes half a second. Help and completion do not need the SDK.
         import boto3
 
         self._session = boto3.Session(region_name=configured_region())
 
     @property
     def region(self) -> str:
-        """The region by configuration, or an empty text."""
+        """The configured region, or an empty text."""
         return self._session.region_name or ""
 
     @functools.cache  # noqa: B019 - one object lives as long as the process
@@ -97,7 +98,7 @@ class Aws:
             {each["ParameterKey"]: each.get("ParameterValue", "") for each in stack.get("Parameters", [])},
             {each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in resources},
             date,
-            # The header has whole seconds: on average, half a second has passed since.
+            # The Date header has whole seconds, so the time is on average half a second later than the header says.
             received - date.timestamp() - 0.5,
         )
 
@@ -109,8 +110,8 @@ class Aws:
         return outputs[name]
 
     def secrets_manager(self, secret_id: str) -> Any:
-        """Return a client for Secrets Manager in the region of a secret. Raises AwsError, and UsageError if this is
-        neither a name nor an ARN."""
+        """Return a client for Secrets Manager in the region of a secret. Raises AwsError. Raises UsageError if
+        ``secret_id`` is neither a name nor an ARN."""
         if not is_secret_id(secret_id):
             raise UsageError(f"{secret_id} is no name of a secret", "write the name or ARN of an AWS secret")
         return self.client("secretsmanager", region(secret_id))
@@ -118,8 +119,8 @@ class Aws:
 
 @contextmanager
 def errors(call: str, advice: str = "") -> Iterator[None]:
-    """Turn errors of the SDK into AwsError. ``call`` is what was called, and ``advice`` what to do if AWS knows no such
-    object."""
+    """Turn errors of the SDK into AwsError. ``call`` names the call. ``advice`` says what to do if the object does not
+    exist in AWS."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

@@ -1,4 +1,4 @@
-"""A rotation in AWS: started, and followed until its label has moved."""
+"""Starts a rotation in AWS, and waits until the label AWSCURRENT has moved."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ def wait_for_label(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait until AWSCURRENT is on the new version. Return after how many seconds it was.
+    """Wait until AWSCURRENT is on the new version. Return the seconds that this took.
 
     Raises TimedOut, CliError if the rotation was cancelled, and AwsError.
     """

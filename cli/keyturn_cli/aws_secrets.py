@@ -1,4 +1,4 @@
-"""AWS Secrets Manager, with the credentials and the rights of the caller."""
+"""Reads of AWS Secrets Manager with the credentials and the rights of the caller."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,8 @@ def read_file(file: Path, secret_id: str) -> SecretVersion:
 
 
 def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersion:
-    """Return the version that has a staging label. ``in_region`` counts if ``secret_id`` is no ARN. Raises CliError."""
+    """Return the version that has a staging label. ``in_region`` is used if ``secret_id`` is not an ARN. Raises
+    CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -62,7 +63,7 @@ def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT) -> str
 
 
 def _client(secret_id: str, in_region: str) -> "SecretsManagerClient":
-    import boto3  # takes a quarter of a second to import, and most commands do without it
+    import boto3  # the import takes a quarter of a second, and most commands do not need it
     from botocore.config import Config
 
     settings = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})

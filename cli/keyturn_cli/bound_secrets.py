@@ -1,4 +1,4 @@
-"""Bound Secrets as their metadata shows them. Their values never reach this process."""
+"""Metadata of bound Secrets. The values of the Secrets never reach this process."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ _RAW = Decoder(Raw)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound Secret. ``status`` is the whole text of its status. ``keys`` are the keys that it has, as far as its
-    managed fields tell."""
+    """A bound Secret. ``status`` is the whole text of its status. ``keys`` are the keys that its managed fields
+    name."""
 
     target: Target
     uid: str
@@ -33,7 +33,7 @@ class Bound:
 
     @property
     def status(self) -> str:
-        """The status: "ok", a reason and an advice, or empty if no receiver has looked at the Secret yet."""
+        """The status: "ok", a reason with an advice, or an empty text if no receiver has handled the Secret yet."""
         return self.record.halt or self.record.status
 
     @property
@@ -43,7 +43,7 @@ class Bound:
 
     @property
     def secret_ids(self) -> tuple[str, ...]:
-        """The AWS secrets, as the author of the binding names them."""
+        """The names or ARNs of the AWS secrets, as the author of the binding wrote them."""
         return tuple(dict.fromkeys(source.secret_id for source in self.spec.sources))
 
     @property
@@ -94,13 +94,14 @@ def get_bound(cluster: Cluster, target: Target) -> Bound | None:
 
 
 def list_bound(cluster: Cluster, namespace: str | None = None, secret_id: str | None = None) -> Iterator[Bound]:
-    """Yield the bound Secrets of a namespace, or of all namespaces, that are made from one AWS secret, or from any."""
+    """Yield the bound Secrets of a namespace, or of all namespaces. With ``secret_id``, yield only those made from this
+    AWS secret."""
     names = [name.encode() for name in candidate_names(secret_id)] if secret_id else []
     query = {"labelSelector": BIND_LABEL}
     for raw in cluster.list(path("v1", "secrets", namespace), query, _RAW, METADATA_LIST):
         text = memoryview(raw).tobytes()
         if names and not any(name in text for name in names):
-            continue  # to parse it would take ten times as long
+            continue  # parsing every Secret would take ten times as long
         obj = OBJECT.decode(text)
         if is_bound(as_object(obj.get("metadata"))):
             bound = read_bound(obj)

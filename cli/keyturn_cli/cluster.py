@@ -1,7 +1,7 @@
 """Client for the API server of one cluster, with the rights of the caller.
 
-It uses the official client for credentials and connections. Its models are not used: they cost several times as much as
-JSON that is decoded for the wanted fields alone.
+The official Python client supplies credentials and connections. The models of that client are not used, because they
+cost several times as much as decoding only the needed fields from JSON.
 """
 
 import json
@@ -25,7 +25,7 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-PAGE_SIZE = 500  # objects that are requested at once, as in kubectl
+PAGE_SIZE = 500  # objects per request, as in kubectl
 CONNECTIONS = 8
 TIMEOUT = urllib3.Timeout(connect=5, read=60)  # seconds
 WATCH_TIMEOUT = urllib3.Timeout(connect=5, read=3600)  # seconds; the API server ends a watch sooner
@@ -72,10 +72,10 @@ class Cluster:
     def connect(cls, context: str | None = None) -> "Cluster":
         """Read the kubeconfig, or the pod's own configuration. No request is made yet.
 
-        Raises Unreachable if there is no configuration, or its credentials cannot be had. Raises UsageError if it has
-        no such context.
+        Raises Unreachable if there is no configuration, or if its credentials cannot be obtained. Raises UsageError if
+        the kubeconfig has no such context.
         """
-        # The official client takes half a second to import, and help and completion do without it.
+        # The import of the official client takes half a second. Help and completion do not need the client.
         from keyturn_cli.kubeconfig import IN_POD, load
 
         loaded = load(context, CONNECTIONS)
@@ -88,7 +88,7 @@ class Cluster:
         decoder: Decoder[Any] = OBJECT,
         accept: str = JSON,
     ) -> Any:
-        """Return one object, or any other reply, with the fields that ``decoder`` keeps."""
+        """Return an object or another JSON reply, reduced to the fields that ``decoder`` keeps."""
         return self._decoded(decoder, path, self._request("GET", path, query, None, accept).data)
 
     def list(
@@ -98,7 +98,7 @@ class Cluster:
         decoder: Decoder[Any] = OBJECT,
         accept: str = JSON,
     ) -> Iterator[Any]:
-        """Yield the objects of a list, page by page, with the fields that ``decoder`` keeps.
+        """Yield the objects of a list, page by page, reduced to the fields that ``decoder`` keeps.
 
         Secrets are listed with ``accept=METADATA_LIST``, so that their values never reach this process.
         """
@@ -115,8 +115,8 @@ class Cluster:
             page_query["continue"] = next_page
 
     def watch(self, path: str, query: Mapping[str, str], decoder: Decoder[Any], accept: str = JSON) -> Iterator[Any]:
-        """Yield the events of a watch until the API server ends it. It begins with an event for each object that
-        exists."""
+        """Yield the events of a watch until the API server ends the watch. The first events are one for each existing
+        object."""
         reply = self._request("GET", path, {**query, "watch": "true"}, None, accept, stream=True)
         try:
             rest = b""
@@ -125,7 +125,7 @@ class Cluster:
                 for line in lines:
                     yield self._decoded(decoder, path, line)
         except urllib3.exceptions.HTTPError:
-            return  # the connection has ended: the caller begins again
+            return  # the connection has ended, and the caller starts a new watch
         finally:
             reply.close()
 
@@ -139,7 +139,8 @@ class Cluster:
     def exchange(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        """Send a request, and return the reply with any status. ``path`` may lead to a pod, by the API server's proxy.
+        """Send a request, and return the reply, whatever its status. ``path`` may lead to a pod through the API
+        server's proxy.
 
         Raises Unreachable only if there is no reply.
         """
@@ -177,7 +178,7 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         sent = {"User-Agent": "keyturn", **headers}
         timeout = WATCH_TIMEOUT if stream else TIMEOUT
-        with self._lock, credentials_errors(self.context):  # a token that ends soon is renewed here
+        with self._lock, credentials_errors(self.context):  # a token that expires soon is renewed here
             self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
         try:
             return self._pool.request(
@@ -206,7 +207,7 @@ class Cluster:
 
 
 def _cause(error: Exception) -> str:
-    """Return what went wrong in a word, such as CertificateVerificationError or NewConnectionError."""
+    """Return the class name of the underlying error, such as CertificateVerificationError or NewConnectionError."""
     reason = getattr(error, "reason", None)
     return type(reason if isinstance(reason, Exception) else error).__name__
 

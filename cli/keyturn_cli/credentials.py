@@ -1,4 +1,4 @@
-"""Errors of credentials. The official client writes those of exec plugins to the log alone, and goes on without
+"""Errors of credentials. If an exec plugin fails, the official client only logs the error, and goes on without
 credentials."""
 
 import logging
@@ -10,7 +10,7 @@ from keyturn_cli.errors import CliError, Unreachable
 
 @contextmanager
 def credentials_errors(context: str) -> Iterator[None]:
-    """Turn errors of the official client, and what it writes to the log, into Unreachable."""
+    """Turn errors that the official client raises or logs into Unreachable."""
     told: list[str] = []
 
     class _Told(logging.Handler):
@@ -24,7 +24,7 @@ def credentials_errors(context: str) -> Iterator[None]:
         yield
     except CliError:
         raise
-    except Exception as error:  # the loader raises errors of any kind for a kubeconfig that is wrong
+    except Exception as error:  # the loader raises errors of any kind for an invalid kubeconfig
         told.append(str(error) if type(error).__name__ == "ConfigException" else type(error).__name__)
     finally:
         root.removeHandler(handler)

@@ -1,7 +1,7 @@
 """Dead letters: events that the notifier could not deliver, and their way back to the queue.
 
-An event goes back by a send to the queue and then a deletion from the dead-letter queue. A crash between the two leaves
-it in both, and it is delivered twice, which changes nothing: a receiver compares each event with AWS.
+An event is first sent to the queue and then deleted from the dead-letter queue. A crash between the two steps leaves
+the event in both queues. The second delivery changes nothing, because a receiver compares each event with AWS.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from typing import Any
 from keyturn_cli.aws import AwsError, errors
 from keyturn_receiver.core.json_access import as_object
 
-LEASE_SECONDS = 60  # for which SQS hides the letters that are looked at
-ROUND = 100  # letters that are held at once while they are sent back, which takes a few seconds
+LEASE_SECONDS = 60  # for which SQS hides received letters from other consumers
+ROUND = 100  # letters that are received at once; sending them back takes a few seconds
 MAX_LISTED = 1000
 EMPTY_REPLIES = 2  # replies in a row without a message, after which the queue counts as read: SQS samples its servers
 TRIED = "tried 1000 times: see 'not delivered' in the notifier's log"
@@ -23,7 +23,7 @@ TRIED = "tried 1000 times: see 'not delivered' in the notifier's log"
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One event in the dead-letter queue. ``event_id`` is empty if the body is no event. ``messages`` has the ids and
-    receipt handles of the messages that hold it: EventBridge may send an event twice."""
+    receipt handles of all messages with this event, because EventBridge may send an event twice."""
 
     event_id: str
     secret: str
@@ -44,17 +44,17 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return the letters, oldest first, and at most MAX_LISTED. They can be received again at once."""
+        """Return at most MAX_LISTED letters, oldest first. Other consumers can receive these letters again at once."""
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
         self._release(letters)
         return letters
 
     def redeliver(self, event_ids: Collection[str] | None) -> Iterator[DeadLetter]:
-        """Send the events with these ids, or all events, back to the queue. Yield each one that is back.
+        """Send the events with these ids, or all events, back to the queue. Yield each event after it was sent.
 
-        An event that becomes a dead letter again while this runs is left. The letters that are left can be received
-        again at once.
+        An event that becomes a dead letter again during the call stays in the dead-letter queue. All letters that stay
+        there can be received again at once.
         """
         seen: set[str] = set()
         done: set[str] = set()
@@ -81,8 +81,8 @@ class DeadLetterQueue:
                 self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=handle)
 
     def _receive(self, limit: int, seen: set[str]) -> list[DeadLetter]:
-        """Receive letters, and hide them from others for LEASE_SECONDS. Messages whose ids are in ``seen`` are left
-        out, and new ones added to it."""
+        """Receive letters, and hide them from other consumers for LEASE_SECONDS. Messages whose ids are in ``seen`` are
+        left out. The ids of the other messages are added to ``seen``."""
         messages: dict[str, Mapping[str, Any]] = {}
         empty = 0
         while empty < EMPTY_REPLIES and len(messages) < limit:
@@ -107,7 +107,7 @@ class DeadLetterQueue:
         return sorted(letters.values(), key=lambda letter: letter.sent)
 
     def _release(self, letters: Sequence[DeadLetter]) -> None:
-        """Let the letters be received again. If that fails, they can be received after LEASE_SECONDS."""
+        """Make letters visible to other consumers again. If the call fails, they become visible after LEASE_SECONDS."""
         with contextlib.suppress(AwsError), errors("sqs:ChangeMessageVisibility"):
             for handle in (handle for letter in letters for _, handle in letter.messages):
                 self._sqs.change_message_visibility(QueueUrl=self._url, ReceiptHandle=handle, VisibilityTimeout=0)

@@ -1,7 +1,7 @@
-"""Errors of the command line. Each has a message that says what is wrong, an advice that says what to do next, and the
-exit code of the process.
+"""Errors of the command line. Each error has a message about the fault, an advice about the next step, and the exit
+code of the process.
 
-No error quotes a secret value. The text of an error may come from the API server, which writes it for the caller.
+No error quotes a secret value. The text of an error may come from the API server.
 """
 
 import os
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     """Exit codes of the process. Scripts rely on them."""
 
     FINE = 0
-    FINDING = 1  # something is wrong, or the question could not be answered
+    FINDING = 1  # the command has found a fault, or could not get an answer
     USAGE = 2
     TIMEOUT = 3
     ROLLOUT_FAILED = 4
@@ -51,7 +51,7 @@ class UsageError(CliError):
 
 
 class TimedOut(CliError):
-    """What the command waits for has not happened in time."""
+    """The time-out of the command has passed."""
 
     exit_code = ExitCode.TIMEOUT
 
@@ -63,7 +63,7 @@ class RolloutFailed(CliError):
 
 
 class Unreachable(CliError):
-    """The API server cannot be reached, or the kubeconfig leads to none."""
+    """The API server cannot be reached, or the kubeconfig names no API server."""
 
 
 class Refused(CliError):
@@ -79,10 +79,10 @@ class NotFound(Refused):
 
 
 def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """Decorate the function of a command: its result is the exit code of the process, and each error becomes a line on
-    stderr.
+    """Decorator for the function of a command. The result of the function becomes the exit code of the process, and
+    each error becomes a line on stderr.
 
-    A reader that closes the pipe, such as `head`, and Ctrl-C end the command without a message.
+    The command ends without a message on Ctrl-C, and when the reader of a pipe, such as `head`, closes the pipe.
     """
 
     @wraps(command)
@@ -103,7 +103,7 @@ def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """End the process. Python would otherwise flush stdout once more at its end, and print a second error.
+    """End the process without a flush of stdout. Python would otherwise flush stdout at exit and print a second error.
 
     https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """

@@ -1,4 +1,5 @@
-"""One POST to a receiver's URL, over TLS that is verified. Redirects are not followed, as the notifier follows none."""
+"""HTTP client for one POST to a receiver's URL. TLS certificates are verified. Redirects are not followed, as in the
+notifier."""
 
 import http.client
 import ssl
@@ -16,12 +17,12 @@ MAX_REPLY = 256 * 1024  # bytes, as much as the notifier reads
 
 
 class NoReply(CliError):
-    """No reply arrived. The text says why, and the advice what to check."""
+    """No reply arrived. The text gives the reason, and the advice says what to check."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """A reply. ``headers`` have lower-case names. ``expires`` is the end of the server's certificate."""
+    """A reply. ``headers`` have lower-case names. ``expires`` is the time at which the server's certificate expires."""
 
     status: int
     headers: Mapping[str, str]

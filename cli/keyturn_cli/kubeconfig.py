@@ -1,5 +1,5 @@
-"""The caller's kubeconfig: exec plugins, client certificates and tokens work as in kubectl. In a pod without a
-kubeconfig, the client has the rights of the pod's ServiceAccount."""
+"""Loader of the caller's kubeconfig. Exec plugins, client certificates and tokens work as in kubectl. In a pod without
+a kubeconfig, the client has the rights of the pod's ServiceAccount."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the configuration gives: a client, the name of its context, and the context's namespace."""
+    """The loaded configuration: a client, the name of the context, and the namespace of the context."""
 
     client: ApiClient
     context: str
@@ -29,9 +29,9 @@ class Loaded:
 
 
 def load(context: str | None, connections: int) -> Loaded:
-    """Read the kubeconfig, or the pod's own configuration. ``connections`` are kept open at most.
+    """Read the kubeconfig, or the pod's own configuration. ``connections`` is the maximum number of open connections.
 
-    Raises Unreachable if there is no configuration, or its credentials cannot be had. Raises UsageError if the
+    Raises Unreachable if there is no configuration, or if its credentials cannot be obtained. Raises UsageError if the
     kubeconfig cannot be read, or has no such context.
     """
     settings = Configuration()
@@ -62,9 +62,9 @@ def _context(files: str, name: str | None) -> Mapping[str, Any]:
     except config.ConfigException as error:
         if name is None:
             raise UsageError(f"kubeconfig {files}: {error}", "choose a context with --context") from None
-        # The loader reads the contexts only if there is a current one.
+        # The loader reads the contexts only if the kubeconfig has a current context.
         raise UsageError(f"kubeconfig {files}: {error}", f"set one: kubectl config use-context {name}") from None
-    except Exception as error:  # a file that is no YAML, or no kubeconfig, raises errors of any kind
+    except Exception as error:  # the loader raises errors of any kind for a file that is not a kubeconfig
         raise UsageError(f"kubeconfig {files} cannot be read ({type(error).__name__})", "correct it") from None
     if name is None:
         return as_object(current)

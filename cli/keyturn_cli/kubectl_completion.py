@@ -1,5 +1,5 @@
-"""Completion for `kubectl keyturn`. kubectl runs the program ``kubectl_complete-keyturn`` with the words so far, and
-reads one suggestion a line, and a directive after a colon in the last one.
+"""Completion for `kubectl keyturn`. kubectl runs the program ``kubectl_complete-keyturn`` with the words of the command
+line. The program prints one suggestion per line. The last line is a directive after a colon.
 
 https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/ and ShellCompDirective in github.com/spf13/cobra.
 """
@@ -14,7 +14,7 @@ NO_FILES = 4  # ShellCompDirectiveNoFileComp
 
 
 def suggestions(words: list[str]) -> list[str]:
-    """Return the commands or options that may follow. The last of ``words`` is the one that is being written."""
+    """Return the commands or options that may follow. The last of ``words`` is still being typed."""
     group = typer.main.get_group(app)
     *before, begun = words or [""]
     names = [word for word in before if not word.startswith("-")]

@@ -19,7 +19,7 @@ from keyturn_receiver import __version__
 app = typer.Typer(
     name="keyturn",
     no_args_is_help=True,
-    rich_markup_mode=None,  # help that fits every terminal, and pastes into pages
+    rich_markup_mode=None,  # plain help fits every terminal, and can be pasted into pages
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,4 +1,4 @@
-"""Options that several commands have in common, and what their texts mean."""
+"""Options that several commands share, and the parsers of their texts."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -40,7 +40,7 @@ class Release:
 
 
 def read_release(text: str) -> Release:
-    """Read the option ``--release``. Raises UsageError."""
+    """Parse the option ``--release``. Raises UsageError."""
     namespace, slash, name = text.partition("/")
     if not slash or not is_object_name(namespace) or not is_object_name(name):
         raise UsageError(f"--release {text} is not NAMESPACE/NAME", "write, for example, --release keyturn/keyturn")
@@ -48,7 +48,7 @@ def read_release(text: str) -> Release:
 
 
 def read_target(text: str, namespace: str) -> Target:
-    """Read the argument ``NS/NAME`` or ``NAME`` of a command. ``namespace`` is that of a ``NAME``. Raises
+    """Parse the argument ``NS/NAME`` or ``NAME`` of a command. ``namespace`` is used for a ``NAME``. Raises
     UsageError."""
     parts = [namespace, text] if "/" not in text else text.split("/")
     if len(parts) != 2 or not all(map(is_object_name, parts)):

@@ -1,7 +1,7 @@
 """Output: tables, JSON and YAML on stdout; notes and progress on stderr.
 
-A terminal gets colours and lines that fit its width. A pipe or a file gets neither: its lines are whole, and columns
-are aligned by blanks, as those of kubectl. Colours are never the only sign of anything.
+On a terminal, the output has colours, and its lines fit the width. In a pipe or a file, the output has no colours and
+no folded lines, and blanks align the columns, as in kubectl. A colour never carries information alone.
 """
 
 import json
@@ -36,7 +36,7 @@ class _Console(Console):
 
 
 class Output:
-    """Output of one command. Texts may come from the cluster: characters that a terminal might obey are escaped."""
+    """Output of one command. Control characters are escaped, because texts from the cluster may contain them."""
 
     def __init__(self, form: Format = Format.TABLE, no_color: bool = False) -> None:
         self.form = form
@@ -61,22 +61,22 @@ class Output:
             sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Write one line of text, in a style of rich such as "red"."""
+        """Write one line of text. ``style`` is a style of rich, such as "red"."""
         self._out.print(Text(printable(text), style), markup=False)
 
     def hanging(self, head: str, text: str, style: str = "") -> None:
-        """Write a head and a text. On a terminal, the text is folded, and its further lines are indented."""
+        """Write a head and a text. On a terminal, the text is folded, and the lines after the first are indented."""
         lines = self._folded(printable(text), max(16, self._out.width - cell_len(head))) if self.is_terminal else [text]
         for number, line in enumerate(lines or [""]):
             self._write((head if number == 0 else " " * cell_len(head)) + printable(line), style)
 
     @staticmethod
     def plain(text: str) -> Text:
-        """Return a text for rich, without markup, and with what a terminal might obey escaped."""
+        """Return a text for rich, without markup and with control characters escaped."""
         return Text(printable(text))
 
     def show(self, content: RenderableType) -> None:
-        """Write anything that rich can render. The texts in it have to be printable already."""
+        """Write anything that rich can render. Its texts must have no control characters."""
         self._out.print(content)
 
     def note(self, text: str) -> None:
@@ -84,8 +84,8 @@ class Output:
         self.err.print(Text(printable(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """Write a table. On a terminal, the last column is folded; if it would be narrow, each row becomes a block of
-        lines. ``styles`` has a style of rich for each row."""
+        """Write a table. On a terminal, the last column is folded. If this column would be narrower than MIN_LAST, each
+        row becomes a block of lines. ``styles`` has a style of rich for each row."""
         texts = [[printable(each) for each in row] for row in rows]
         widths = [max(map(_width, column)) for column in zip(columns, *texts, strict=True)]
         room = self._out.width - sum(widths[:-1]) - 2 * (len(columns) - 1)
@@ -100,7 +100,7 @@ class Output:
                 self._write((head if number == 0 else " " * cell_len(head)) + text, style)
 
     def row(self, row: Sequence[str], style: str = "") -> None:
-        """Write one more row of a table whose other rows are written already, with two blanks between its texts."""
+        """Write one more row of a table that is already written. The texts are separated by two blanks."""
         self._write("  ".join(map(printable, row)), style)
         self.flush()
 

@@ -1,7 +1,7 @@
-"""Forwards a port of this machine's loopback to a port of a pod: by kubectl, or by the official client where there is
-no kubectl.
+"""Port forwarding from this machine's loopback to a pod, by kubectl or, without kubectl, by the official client.
 
-Both end on the pod's own loopback, which nothing else reaches. It takes the right to create pods/portforward.
+The connections end on the pod's loopback, which nothing else can reach. The caller needs the right to create
+pods/portforward.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ ADVICE = "ask for the right to create pods/portforward in the release's namespac
 _CHUNK = 65536  # bytes
 
 Dial = Callable[[], Any]
-"""Function that opens a connection to the pod's port, and returns its socket. It raises an error of any kind."""
+"""Function that opens a connection to the pod's port, and returns the socket. It may raise any kind of error."""
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
@@ -35,7 +35,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Relay)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Leave a broken connection to the client, who sees that it has ended."""
+        """Ignore a broken connection. The client notices that the connection has ended."""
 
 
 class _Relay(socketserver.BaseRequestHandler):
@@ -53,7 +53,7 @@ class _Relay(socketserver.BaseRequestHandler):
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy until the source ends. Then the target is told that nothing follows."""
+    """Copy until the source ends, and then shut down the target for writing."""
     with contextlib.suppress(OSError):
         while data := source.recv(_CHUNK):
             target.sendall(data)
@@ -62,7 +62,7 @@ def _copy(source: Any, target: Any) -> None:
 
 
 def free_port(preferred: int) -> int:
-    """Return a free port of loopback: the preferred one, if it is free."""
+    """Return ``preferred`` if this port of loopback is free, or else any other free port."""
     for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
             return int(server.getsockname()[1])
@@ -71,7 +71,8 @@ def free_port(preferred: int) -> int:
 
 @contextlib.contextmanager
 def by_kubectl(command: Sequence[str], local: int) -> Iterator[Callable[[], None]]:
-    """Run ``kubectl port-forward``, and yield a function that waits until it ends. Raises CliError with its message."""
+    """Run ``kubectl port-forward``, and yield a function that waits until kubectl ends. Raises CliError with kubectl's
+    message."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - found on the PATH, without a shell
     try:
         end = time.monotonic() + START_SECONDS
@@ -92,7 +93,7 @@ def by_kubectl(command: Sequence[str], local: int) -> Iterator[Callable[[], None
 
 @contextlib.contextmanager
 def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
-    """Relay by the official client, and yield a function that waits until Ctrl-C."""
+    """Relay through the official client, and yield a function that waits until Ctrl-C."""
     with Forwarder(local, dial) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()
@@ -107,7 +108,7 @@ def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
 
 
 def check_page(port: int, seconds: float = 10.0) -> None:
-    """Check that a page is served at the other end. Raises CliError."""
+    """Check that the forwarded port serves a page. Raises CliError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request("GET", "/")

@@ -1,7 +1,7 @@
-"""Prediction: what a new version of an AWS secret would change in the cluster.
+"""Prediction of the changes that a new version of an AWS secret would make in the cluster.
 
-The functions that decide are the receiver's own, in ``keyturn_receiver.core``. They are given the record that the
-receiver would write. Nothing here reads a clock or does I/O.
+The receiver's functions in ``keyturn_receiver.core`` make the decisions. Their input is the record that the receiver
+would write. This module reads no clock and does no I/O.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,21 +37,21 @@ NEW_VERSION = "the-new-version"  # stands for the version id that AWS would give
 
 
 class Outcome(StrEnum):
-    """What becomes of a workload."""
+    """The predicted outcome for a workload."""
 
     RESTARTS = "restarts"
-    HELD = "held"  # it is marked, and a setting of its own keeps some or all pods as they are
+    HELD = "held"  # it is marked, but a setting of the workload keeps some or all old pods
     WAITS = "waits"  # it is restarted later
-    OFF = "off"  # restarts are turned off for it, or Reloader restarts it
+    OFF = "off"  # restarts of it are turned off, or Reloader restarts it
     UNCONCERNED = "unconcerned"  # its pods read no key that changes
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The change of one Secret. ``before`` are the revisions before the write, and ``after`` is the record that is
-    written. ``keys`` are the keys whose value changes. ``present`` are the keys that the Secret then has. ``error``
-    says why the Secret would not be filled; nothing changes then. ``unknown`` are keys that may change: they also
-    depend on an AWS secret whose value is not known here."""
+    """The change of one Secret. ``before`` has the revisions before the write, and ``after`` is the written record.
+    ``keys`` are the keys whose value changes. ``present`` are the keys of the Secret after the write. ``error`` says
+    why the Secret would not be filled; with an error, nothing changes. ``unknown`` are keys that may change, because
+    they also depend on an AWS secret whose value is not known here."""
 
     before: Mapping[str, str] = field(default_factory=dict)
     after: Record = field(default_factory=Record)
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of one workload, and why."""
+    """The predicted outcome for one workload, with the reason."""
 
     ref: WorkloadRef
     outcome: Outcome
@@ -79,8 +79,9 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The present state that decides what becomes of the consumers of one Secret. ``in_namespace`` are the annotations
-    of its namespace. ``pods`` are the pods of those workloads whose pods decide. ``now`` is in seconds since 1970."""
+    """The input of a prediction: the present state of one Secret and its consumers. ``in_namespace`` has the
+    annotations of the Secret's namespace. ``pods`` has the pods of the workloads for which ``needs_pods`` asks. ``now``
+    is in seconds since 1970."""
 
     bound: Bound
     consumers: Sequence[Consumer]
@@ -104,7 +105,7 @@ def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], 
 
 
 def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
-    """Return the change if every key that depends on ``sources`` gets another value."""
+    """Return the change under the assumption that every key that depends on ``sources`` gets another value."""
     try:
         binding = read_binding(bound.target, bound.spec)
     except KeyturnError as error:
@@ -129,8 +130,9 @@ def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
 def planned_change(
     bound: Bound, sources: Collection[Source], live: LiveSecret, values: Mapping[str, bytes], version: SecretVersion
 ) -> Change:
-    """Return the change if ``sources`` get the value of ``version``. ``live`` is the Secret with fingerprints, and
-    ``values`` are its present values. A fingerprint here is the value itself, for it never leaves this process."""
+    """Return the change under the assumption that ``sources`` get the value of ``version``. ``live`` is the Secret with
+    fingerprints, and ``values`` are its present values. The fingerprints here are the values themselves, because they
+    never leave this process."""
     try:
         binding = read_binding(bound.target, bound.spec)
         return _planned(binding, bound, sources, live, values, version)
@@ -158,7 +160,7 @@ def _planned(
     data = complete(live.type, binding, versions, data)
     made = plan(binding, bound.spec.hash, live, data, versions, data, lambda content: "", bound.spec.reconcile)
     record = made.record
-    if unknown:  # they are treated as changed, for a prediction must not promise that nothing happens
+    if unknown:  # treated as changed, because a prediction must not wrongly promise that nothing happens
         after = dict(record.revisions) | {key: f"{NEW_VERSION}.{key}" for key in unknown}
         times = next_times(record.write_times, after, unknown, (), removed=False)
         record = replace(record, revisions=after, write_times=times)
@@ -168,7 +170,7 @@ def _planned(
 
 
 def fates(scene: Scene, change: Change) -> list[Fate]:
-    """Return what becomes of each consumer of a Secret, in the order of the workloads' names."""
+    """Return the predicted outcome for each consumer of a Secret, in the order of the workloads' names."""
     name, after, before = scene.bound.target.name, change.after, Record(revisions=change.before)
     made: dict[WorkloadRef, Fate] = {}
     due: dict[WorkloadRef, Consumer] = {}
@@ -193,7 +195,8 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
 
 
 def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
-    """Return the consumers whose pods decide whether they are restarted, so that ``Scene.pods`` has to have them."""
+    """Return the consumers whose restart depends on their pods. ``Scene.pods`` must have the pods of these
+    consumers."""
     name, before = scene.bound.target.name, Record(revisions=change.before)
     marks = ((each, _mark(each, name, before, change.after)) for each in scene.consumers if not _why_off(each, scene))
     return [consumer for consumer, mark in marks if mark and mark.undecided and not mark.restart]
@@ -202,21 +205,21 @@ def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
 def readers_left(
     readers: Iterable[Reader], target: Target, change: Change, restarted: Collection[str], limit: int = 20
 ) -> list[Reader]:
-    """Return the readers that Keyturn does not restart and that would keep an old value, or read the new one at their
-    next run. ``restarted`` are the names of the Secret's consumers."""
+    """Return the readers that Keyturn does not restart. They would keep an old value, or read the new value at their
+    next run. ``restarted`` has the names of the Secret's consumers."""
     keys = frozenset(change.keys)
     told = (each for each in readers if has_to_be_told(each, target.name, keys, change.after, frozenset(restarted)))
     return list(islice({each.name: each for each in told}.values(), limit))
 
 
 def is_left_alone(reader: Reader) -> bool:
-    """Return whether nothing has to be done about a reader: its next run reads the new value."""
+    """Return whether a reader needs no action, because its next run reads the new value."""
     return reader.sort in (Sort.JOB, Sort.CRON_JOB)
 
 
 def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> RolloutAnnotation | None:
-    """Return the mark that a reconcile writes after ``after``: it first gives the consumer a baseline, if it needs
-    one."""
+    """Return the mark that a reconcile writes after it has written ``after``. If the consumer needs a baseline, the
+    reconcile writes the baseline first."""
     if made := baseline(consumer, name, before, after):
         consumer = replace(consumer, baseline={**consumer.baseline, made.name: made.value})
     return rollout(consumer, name, after, before)
@@ -252,8 +255,8 @@ def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fat
 def _waits(
     scene: Scene, due: Sequence[Consumer], others: Sequence[Consumer], after: Record
 ) -> Mapping[WorkloadRef, Wait]:
-    """Return what consumers that are due wait for. A rollout that fails halts those that come later; nobody can predict
-    that."""
+    """Map each due consumer that has to wait to the reason. A failed rollout would halt the later ones, but cannot be
+    predicted."""
     bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
     candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
     candidates += (other_candidate(each, bound.target.name, after, now) for each in others)

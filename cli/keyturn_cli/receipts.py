@@ -1,7 +1,8 @@
-"""Receipts, read from the log group that infra/aws/receipts.yaml fills: whether a version has arrived in every cluster.
+"""Reader of receipts. The log group of infra/aws/receipts.yaml shows whether a version has arrived in every cluster.
 
-It needs one right, logs:FilterLogEvents on that group, and no access to a cluster. A line counts only if it is an event
-of Keyturn's source and of the group's region. docs/receipts.md says who may write to the group.
+The reader needs only the right to logs:FilterLogEvents on that group, and no access to a cluster. A line counts only if
+it is an event with Keyturn's source and the region of the group. docs/receipts.md names the principals that may write
+to the group.
 """
 
 import json
@@ -20,7 +21,7 @@ from keyturn_contract.message import REASON_HEARTBEAT, REASON_NO_LONGER_BOUND, R
 LOG_GROUP = "/aws/events/keyturn-receipts"
 APPLIED, LIVE = "applied", "live"
 SOURCE = "dev.keyturn"
-LOOK_BACK = 7 * 24 * 3600  # seconds before the wait for which receipts count
+LOOK_BACK = 7 * 24 * 3600  # seconds; receipts count if they are at most this much older than the wait
 POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
 _UNNAMED = "a cluster that the receipt does not name"
 _NOT_CONCERNED = (REASON_HEARTBEAT, REASON_NOT_BOUND, REASON_NO_LONGER_BOUND)
@@ -30,7 +31,7 @@ _ADVICE_GROUP = "deploy infra/aws/receipts.yaml there, or name the log group, th
 
 @dataclass(slots=True)
 class Arrival:
-    """What the receipts say about one version.
+    """The state of one version, as the receipts show it.
 
     ``applied`` is true if every receiver has taken the version. ``hosts`` are the receivers of all clusters that use
     it, once a receipt says which. ``live`` and ``stuck`` are hosts, and ``problems`` says what was refused, by host. A
@@ -44,7 +45,7 @@ class Arrival:
     problems: dict[str, str] = field(default_factory=dict)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Take one receipt into account. Receipts may come twice, and in any order."""
+        """Take one receipt into account. Receipts may arrive twice and in any order."""
         detail, kind = event["detail"], event["detail-type"]
         if kind == "Keyturn Secret Live":
             self.live.add(str(detail["host"]))
@@ -93,7 +94,8 @@ def wait_for_receipts(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Arrival:
-    """Wait until the receipts say that a version is applied, or live, in every cluster, and return what they say.
+    """Wait until the receipts show that a version is applied, or live, in every cluster. Return the state that they
+    show.
 
     ``logs`` is a client of CloudWatch Logs. ``secret_id`` is the name or ARN of the AWS secret. ``goal`` is APPLIED or
     LIVE. ``hosts`` are the receivers of the clusters that must be live. Without them, a receipt of the kind Applied
@@ -152,7 +154,7 @@ def await_version(
     hosts: Sequence[str] = (),
     group: str = LOG_GROUP,
 ) -> ExitCode:
-    """Wait as ``wait_for_receipts`` does, and tell how it ended. The result is FINDING if a binding has refused the
+    """Wait as ``wait_for_receipts`` does, and print the result. The exit code is FINDING if a binding has refused the
     version."""
     arrival = wait_for_receipts(logs, secret_id, version_id, goal, seconds, hosts, group)
     names = sorted(arrival.live if goal == LIVE else arrival.hosts)
@@ -191,7 +193,7 @@ def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str,
         named = str(detail.get("secretArn") or detail["name"])
         if detail["versionId"] != version_id or not may_be_same(named, secret_id):
             return None
-        Arrival().take(event)  # a receipt that lacks a field is none
+        Arrival().take(event)  # raises if the receipt lacks a field
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return dict(event) if isinstance(detail, dict) else None

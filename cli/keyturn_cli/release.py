@@ -19,7 +19,7 @@ COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the receiver that decide what a rotation does. The defaults are the chart's."""
+    """Settings of the receiver that decide the effects of a rotation. The defaults are those of the chart."""
 
     policy_default: Default = Default.DENY
     rollouts: bool = True

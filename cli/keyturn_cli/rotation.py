@@ -1,5 +1,5 @@
-"""Rotation: how far one version of an AWS secret has come. It is derived from the present state of the cluster, as the
-receiver derives it. Nothing here reads a clock or does I/O."""
+"""Progress of one version of an AWS secret in a cluster. It is derived from the cluster's present state, in the same
+way as in the receiver. This module reads no clock and does no I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from keyturn_receiver.core.rollout_progress import RolloutState
 
 
 class Stage(StrEnum):
-    """How far a Secret or a workload has come."""
+    """The stage of a Secret or a workload."""
 
     WAITING = "waiting"  # the Secret has another version, or the workload is not marked yet
     FAILING = "failing"  # the Secret's status is an error
@@ -32,7 +32,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A Secret or a workload of it, and how far it has come. ``why`` is a text for people."""
+    """A Secret or a workload that reads it, with its stage. ``why`` is a text for people."""
 
     name: str
     stage: Stage
@@ -40,13 +40,13 @@ class Place:
 
 
 def has_current(bound: Bound, secret_id: str | None) -> bool:
-    """Return whether a Secret follows the label AWSCURRENT of an AWS secret, or of any."""
+    """Return whether a Secret follows the label AWSCURRENT of one AWS secret (None: of any AWS secret)."""
     sources = bound.sources_of(secret_id) if secret_id else bound.spec.sources
     return any(source.stage == CURRENT for source in sources)
 
 
 def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
-    """Return how far the Secret has come with a version."""
+    """Return the stage of a Secret with regard to a version."""
     name = f"Secret {bound.target}"
     versions = bound.versions_of(secret_id) if secret_id else frozenset(bound.version_ids)
     if version in versions and (bound.record.status == OK):
@@ -60,7 +60,8 @@ def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
 def workload_place(
     consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings, now: float
 ) -> Place:
-    """Return how far a workload has come with the present values of a Secret. ``now`` is in seconds since 1970."""
+    """Return the stage of a workload with regard to the present values of a Secret. ``now`` is in seconds since
+    1970."""
     name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
     levels = (in_namespace, settings.rollout_default, settings.reloader)
     if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):

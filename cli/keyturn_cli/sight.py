@@ -1,4 +1,4 @@
-"""What is read of one cluster for a command: workloads, other readers, and annotations of namespaces, each once."""
+"""Memo of reads from one cluster for one command: workloads, other readers, and annotations of namespaces."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""A notification by hand: "this secret may have changed", signed as the notifier signs it, or as an event in the queue.
+"""Sends a notification by hand: signed in the same way as by the notifier, or as an event in the queue.
 
-A notification is only a hint. A receiver compares the secret with AWS and changes what has to change, so a notification
-by hand can do no harm.
+A notification only says "this secret may have changed". A receiver then compares the secret with AWS, so a notification
+by hand does no harm.
 """
 
 import json
@@ -33,17 +33,18 @@ SOURCE = "dev.keyturn.cli"
 CURRENT = "AWSCURRENT"
 
 Post = Callable[[bytes, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
-"""Function that sends a body with headers to a receiver. It returns the status, the headers with lower-case names, and
-the body of the reply."""
+"""Function that sends a body and headers to a receiver. It returns the reply: status, headers with lower-case names,
+and body."""
 
 
 class NotDelivered(CliError):
-    """The receiver did not take the notification. The text says what it answered, and the advice what to do."""
+    """The receiver did not take the notification. The text has the receiver's answer, and the advice says what to
+    do."""
 
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """A secret as DescribeSecret knows it. ``version_id`` is the version with the label AWSCURRENT, or None."""
+    """A secret as DescribeSecret returns it. ``version_id`` is the version with the label AWSCURRENT, or None."""
 
     arn: str
     name: str
@@ -87,7 +88,7 @@ def notification_of(secret: AwsSecret, now: datetime) -> Notification:
 
 
 def signing_key(aws: Aws, secret_id: str) -> bytes:
-    """Read the current signing key. Raises AwsError, or NotDelivered if it is no key."""
+    """Read the current signing key. Raises AwsError, or NotDelivered if the value is not a signing key."""
     with errors("secretsmanager:GetSecretValue of the signing key", "docs/runbook.md#keyturnnosigningkey writes one"):
         reply = aws.secrets_manager(secret_id).get_secret_value(SecretId=secret_id)
     try:
@@ -131,10 +132,10 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
 
 
 def put_in_queue(aws: Aws, stack: Stack, secret: AwsSecret) -> str:
-    """Put a label move of a secret into the stack's queue, in the form of AWS's own event. Return the event's id.
+    """Put a label move of a secret into the stack's queue, in the form of AWS's own event. Return the id of the event.
 
-    EventBridge takes no event from a user whose source begins with "aws.", so the event begins in the queue.
-    Raises AwsError.
+    The event does not pass through EventBridge, because EventBridge refuses events of users with a source that begins
+    with "aws.". Raises AwsError.
     """
     event = label_move(secret.arn, secret.name, CURRENT, secret.version_id or "", datetime.now(UTC))
     if "QueueUrl" not in stack.outputs:

@@ -1,7 +1,6 @@
-"""What a command is about: an AWS secret with the Secrets that are made from it, or one Secret.
+"""Subject of a command: an AWS secret and the Secrets made from it, or one Secret.
 
-`shop/db` may be the name of an AWS secret, and of a Secret. An AWS secret is looked for first, unless the option
-``--namespace`` is given.
+`shop/db` may name an AWS secret or a Secret. Without the option ``--namespace``, the AWS secret is looked up first.
 """
 
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from keyturn_receiver.core.vocabulary import BIND_LABEL
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret. ``note`` tells what
-    the caller's rights have left out."""
+    """Subject of a command. ``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret.
+    ``note`` says which Secrets the caller may list, if these are not all."""
 
     name: str
     bound: Sequence[Bound]
@@ -30,13 +29,13 @@ class Subject:
 
     @property
     def region(self) -> str:
-        """The AWS region that the Secrets were filled from, or empty if none was filled yet."""
+        """The AWS region from which the Secrets were filled, or an empty text if no Secret was filled yet."""
         arns = (split_version_key(key)[0] for each in self.bound for key in each.record.version_ids)
         return next((named for arn in arns if (named := region(arn))), "")
 
     def only_secret_id(self, otherwise: str) -> str:
-        """Return the AWS secret that the command is about. Raises UsageError with the advice ``otherwise`` if a Secret
-        is made from several."""
+        """Return the one AWS secret of the subject. Raises UsageError with the advice ``otherwise`` if a Secret is made
+        from several AWS secrets."""
         ids = [self.secret_id] if self.secret_id else sorted({each for one in self.bound for each in one.secret_ids})
         if len(ids) != 1:
             raise UsageError(f"{self.name} is made from {len(ids)} AWS secrets", otherwise)
@@ -44,7 +43,7 @@ class Subject:
 
 
 def find_subject(cluster: Cluster, text: str, namespace: str | None) -> Subject:
-    """Return what a command is about. Raises UsageError, NotFound and CliError."""
+    """Return the subject that ``text`` names. Raises UsageError, NotFound and CliError."""
     if not is_secret_id(text):
         raise UsageError(f"{text} is no name of a secret", "write the name or ARN of an AWS secret, or NAMESPACE/NAME")
     if namespace and (found := _secret(cluster, text, namespace)):

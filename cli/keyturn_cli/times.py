@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 
 def seconds_of(text: str) -> float | None:
-    """Return a time in seconds since 1970, with its fraction, or None if it is no time."""
+    """Return a time in seconds since 1970, with its fraction, or None if ``text`` is not a time."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
@@ -12,13 +12,13 @@ def seconds_of(text: str) -> float | None:
 
 
 def ago(text: str, now: float) -> str:
-    """Return how long ago a time was, such as `96s ago`, or `never` without a time."""
+    """Return the age of a time as a text, such as `96s ago`, or `never` without a time."""
     at = seconds_of(text)
     return "never" if at is None else f"{duration(now - at)} ago"
 
 
 def duration(seconds: float) -> str:
-    """Return a duration with one unit, as kubectl has it: 96s, 12m, 5h, 3d."""
+    """Return a duration with one unit, in the format of kubectl: 96s, 12m, 5h, 3d."""
     seconds = max(0, int(seconds))
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:
@@ -27,6 +27,6 @@ def duration(seconds: float) -> str:
 
 
 def read_duration(text: str) -> float | None:
-    """Read a duration such as 90s, 5m or 1h, in seconds, or return None if it is none."""
+    """Parse a duration such as 90s, 5m or 1h. Return seconds, or None if ``text`` is not a duration."""
     number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     return float(number) * unit if unit and number.isdecimal() and len(number) < 7 else None

@@ -1,4 +1,4 @@
-"""Workloads, pods and CronJobs that read Secrets, as the API server has them now."""
+"""Lists of the workloads, pods and CronJobs that read Secrets, read from the API server."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
 
 
 def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[tuple[Pod, str]]:
-    """Yield the pods of a workload, each with the time at which it became ready (RFC 3339), or an empty text."""
+    """Yield the pods of a workload. Each comes with the time at which it became ready (RFC 3339), or an empty text."""
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
         if pod := read_pod(each, consumer.ref, consumer.uid, named):
             conditions = as_object(each.get("status")).get("conditions")

@@ -37,7 +37,7 @@ class Receiver(Protocol):
 
     @property
     def page_url(self) -> str:
-        """URL of the status page. For pods, a port has to be forwarded first."""
+        """URL of the status page. The page of a pod needs a forwarded port."""
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels."""
@@ -52,7 +52,7 @@ class Stack:
     cluster: Cluster
     aws: DeployedAws
     receiver: Receiver
-    certificates: bytes  # PEM, of the authority that has issued the receiver's certificate
+    certificates: bytes  # PEM of the authority that issued the receiver's certificate
 
     def tls(self) -> ssl.SSLContext:
         """Return a context for clients of the receiver."""
@@ -65,7 +65,8 @@ class Stack:
 
 
 class PlannedReceiver:
-    """A receiver that will run as a process. Before it runs, the stack is deployed with its address and certificate."""
+    """A receiver that will run as a process. The stack is deployed with the receiver's address and certificate before
+    the receiver runs."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -73,7 +74,8 @@ class PlannedReceiver:
         (self._port,) = free_ports(1)
 
     def deploy(self, parameters: Mapping[str, str] | None = None, log_events: bool = False) -> Deploying:
-        """Start to deploy the stack for this receiver, in the background. ``parameters`` are more stack parameters."""
+        """Start to deploy the stack for this receiver, in the background. ``parameters`` are additional stack
+        parameters."""
         url = f"https://127.0.0.1:{self._port}/v1/notifications"
         receiver = {"ReceiverUrls": url, "CaBundle": self._certificate.parameter}
         return Deploying(self._directory, {**receiver, **(parameters or {})}, log_events=log_events)

@@ -36,7 +36,7 @@ class UnsupportedMediaType(ValueError):
 
 
 class EventType(StrEnum):
-    """The CloudEvents ``type`` of a notification. It says what happened to the secret, or that this is a heartbeat."""
+    """The CloudEvents ``type`` of a notification. It names the change of the secret, or marks a heartbeat."""
 
     CHANGED = "dev.keyturn.secret.changed.v1"
     DELETED = "dev.keyturn.secret.deleted.v1"
@@ -100,8 +100,8 @@ class Outcome(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a version of an AWS secret in a cluster. LIVE: all pods that read it run it. STUCK: the rollout of a
-    workload goes no further."""
+    """The state of a version of an AWS secret in a cluster. LIVE: all pods that read the secret run the version. STUCK:
+    the rollout of a workload makes no progress."""
 
     LIVE = "live"
     STUCK = "stuck"
@@ -112,7 +112,8 @@ MAX_VERSIONS = 200  # states of versions in one result
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """The state of a version in the receiver's cluster, and when it began, in seconds since 1970.
+    """The state of a version in the receiver's cluster. ``since`` is the time at which the state began, in seconds
+    since 1970.
 
     ``seconds`` is the time from the move of the label until all pods ran the version, or None if it is not known.
     ``consumers`` are the workloads that are stuck, as "Kind/namespace/name". ``changed`` is the time at which the
@@ -139,9 +140,9 @@ class Result:
     """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
 
     The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It tries the Secrets in
-    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too. The result of a
-    heartbeat has in ``versions`` what has become of versions of AWS secrets lately. Releases up to 0.2 neither send nor
-    read it.
+    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too. Only the result of a
+    heartbeat has ``versions``: the recent states of versions of AWS secrets. Releases up to 0.2 neither send nor read
+    ``versions``.
     """
 
     id: str
@@ -153,7 +154,7 @@ class Result:
     versions: tuple[VersionState, ...] = ()
 
     def cut(self, names: int) -> "Result":
-        """Return this result with at most so many names in each of its lists."""
+        """Return this result with at most ``names`` names in each of its lists."""
         return replace(
             self, secrets=self.secrets[:names], consumers=self.consumers[:names], retrying=self.retrying[:names]
         )
@@ -177,9 +178,9 @@ _DATA_FIELDS = {
     "versionId": "version_id",
     "label": "label",
 }
-# RETRYING is encoded as IGNORED, because notifiers of release 0.2 or earlier do not know RETRYING. They take a whole
-# reply for malformed if it has an unknown outcome. ``_parse_result`` restores RETRYING if the result names Secrets in
-# ``retrying``.
+# RETRYING is encoded as IGNORED, because notifiers of release 0.2 or earlier do not know RETRYING. Such a notifier
+# treats a whole reply as malformed if it has an unknown outcome. ``_parse_result`` restores RETRYING if the result
+# names Secrets in ``retrying``.
 _WORDS = {Outcome.RETRYING: Outcome.IGNORED}
 _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
@@ -322,7 +323,7 @@ def _encode_state(state: VersionState) -> dict[str, object]:
 
 
 def _parse_states(states: object) -> tuple[VersionState, ...]:
-    """Parse the states of versions. One that is not understood is left out, because a later release may send it."""
+    """Parse the states of versions. An unknown state is left out, because a later release may send it."""
     parsed = []
     for each in states[:MAX_VERSIONS] if isinstance(states, list) else ():
         try:

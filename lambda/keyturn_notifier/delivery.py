@@ -30,9 +30,9 @@ from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailabl
 CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
 COOLDOWN_SECONDS = 5.0  # seconds for which nothing is sent to an unavailable receiver that has sent no Retry-After
-MAX_REPLY = 256 * 1024  # bytes: ten results, each with the names of hundreds of Secrets
+MAX_REPLY = 256 * 1024  # bytes, enough for ten results that each name hundreds of Secrets
 MAX_DELIVERED = 10_000  # the most results kept in memory
-MAX_KEPT_NAMES = 20  # of each list of a kept result
+MAX_KEPT_NAMES = 20  # for each list of a kept result
 
 
 class ReceiverClient:
@@ -181,7 +181,8 @@ class ReceiverClient:
 
 
 def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
-    """Return a pool of connections to a receiver. They go through the proxy if the proxy serves the URL."""
+    """Return a pool of connections to a receiver. The connections go through the proxy, unless the URL's host is to be
+    called without it."""
     if proxy and proxy.serves(url):
         return urllib3.ProxyManager(proxy.url, ssl_context=context)
     return urllib3.PoolManager(ssl_context=context)

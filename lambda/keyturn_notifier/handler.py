@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
 
-MARGIN_SECONDS = 0.5  # seconds before the end of an invocation at which it waits for nothing any more
+MARGIN_SECONDS = 0.5  # seconds before the end of an invocation at which all waits end
 
 Record = Mapping[str, Any]
 
@@ -189,7 +189,7 @@ def _report(
         },
     )
     for host, each in results.items():
-        if each.status and each.result and each.result.is_refused_by_binding:  # a result that is kept has no status
+        if each.status and each.result and each.result.is_refused_by_binding:  # a kept result has no status
             add_metric(Metric.NOTIFICATIONS_REFUSED_BY_BINDING)
             fields = {"secret_arn": notification.subject, **_fields(host, each.result)}
             logger.warning("refused by a binding", extra={"correlation_id": notification.id, **fields})
@@ -223,7 +223,7 @@ def _report_ca_fault(fault: str) -> None:
 @cache
 def _notifier() -> Notifier:
     """Build the notifier once, for all invocations of one execution environment."""
-    # This is imported only here, because the HTTP client, like boto3, takes long to import.
+    # The import is here, because the HTTP client, like boto3, takes long to import.
     from keyturn_notifier.delivery import ReceiverClient, connection_pool
 
     settings = read_settings()

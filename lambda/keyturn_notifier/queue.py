@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 FIRST_DELAY = 2.0  # seconds
-# In seconds. This equals VisibilityTimeout in template.yaml. Together with maxReceiveCount, it determines how long
+# In seconds, equal to VisibilityTimeout in template.yaml. Together with maxReceiveCount, this value determines how long
 # messages survive an outage of a receiver.
 MAX_DELAY = 180.0
 
@@ -19,8 +19,8 @@ MAX_DELAY = 180.0
 def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
     """Return the seconds until a message that has been received ``receives`` times becomes visible again.
 
-    This is an exponential back-off with jitter. The delay doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to
-    1 shortens the delay by up to half. The delay is never shorter than ``retry_after`` seconds.
+    The delay is an exponential back-off with jitter. It doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to 1
+    shortens the delay by up to half. The delay is never shorter than ``retry_after`` seconds.
     """
     exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
     return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
@@ -83,6 +83,6 @@ class SqsQueue:
 
 
 def receive_count(record: Mapping[str, Any]) -> int:
-    """Return how often SQS has given out a message, which it knows approximately."""
+    """Return the approximate number of times that SQS has delivered a message."""
     text = record.get("attributes", {}).get("ApproximateReceiveCount", "1")
     return max(1, int(text)) if str(text).isdecimal() else 1

@@ -1,7 +1,8 @@
-"""Puts receipts on their event bus. Best effort: nothing here raises, and a delivery never waits for long.
+"""Best-effort publisher of receipts on their event bus. It never raises, and an invocation waits at most MAX_SECONDS
+for it.
 
-Circuit breaker: after a call that fails, receipts are dropped for a minute, so that a network without a way to
-EventBridge delays one invocation a minute and no more.
+Circuit breaker: after a failed call, receipts are dropped for a minute. A network without a route to EventBridge thus
+delays only one invocation per minute.
 """
 
 import time
@@ -15,17 +16,17 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
-MAX_SECONDS = 4.0  # an invocation waits no longer for its receipts
+MAX_SECONDS = 4.0  # the most that an invocation waits for its receipts
 COOLDOWN_SECONDS = 60.0
-MAX_ENTRIES = 10  # of one call
-ATTEMPTS = 2  # for a receipt that EventBridge refuses while it takes others of the same call
+MAX_ENTRIES = 10  # per call
+ATTEMPTS = 2  # for a receipt that EventBridge refuses while it accepts others of the same call
 
-Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and why others are not
+Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why others are not
 
 
 class ReceiptBus:
-    """The event bus ``bus``. ``report`` gets the number of receipts that were put, the number of those that were not,
-    and the reason. ``monotonic`` returns the seconds of the clock that deadlines use."""
+    """Client for the event bus ``bus``. ``report`` is called with the number of receipts that were put, the number of
+    receipts that were not, and the reason. ``monotonic`` returns the seconds of the clock that deadlines use."""
 
     def __init__(
         self,
@@ -38,13 +39,14 @@ class ReceiptBus:
         self._bus = bus
         self._report = report
         self._monotonic = monotonic
-        # A thread, because a look-up of the address has no time-out of its own.
+        # The calls run in a thread, because a DNS look-up has no time-out.
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[Put] | None = None
         self._cooldown_end = float("-inf")
 
     def put(self, receipts: Sequence[Receipt], deadline: float) -> Sequence[Receipt]:
-        """Put receipts, and wait until ``deadline`` or for MAX_SECONDS at most. Return those that are on the bus."""
+        """Put receipts, and wait until ``deadline`` or for MAX_SECONDS at most. Return the receipts that are on the
+        bus."""
         if not receipts:
             return ()
         try:

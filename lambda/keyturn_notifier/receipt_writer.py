@@ -1,4 +1,5 @@
-"""Writes the receipts of one invocation: it collects them while the results come, and puts them at the end."""
+"""Writer of receipts. It collects the receipts of an invocation while results arrive, and puts them on the bus at the
+end."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,14 @@ from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipts import Receipt
 
 MAX_TOLD = 10_000  # ids of receipts about versions that are kept in memory
-MAX_PENDING = 200  # receipts about versions in one invocation; the next heartbeat brings the others again
+MAX_PENDING = 200  # receipts about versions per invocation; the next heartbeat repeats the others
 
 
 class ReceiptWriter:
-    """Writer for one bus. ``with_details`` decides whether receipts have the names of Kubernetes objects.
+    """Writer for one bus. ``with_details`` tells whether receipts have the names of Kubernetes objects.
 
-    Receivers repeat for a quarter of an hour what they say about a version. The writer remembers what it has put, so
-    one execution environment of the function puts each of these receipts once.
+    Receivers repeat each state of a version for a quarter of an hour. The writer remembers the receipts that it has
+    put, so each execution environment of the function puts the receipt of a state once.
     """
 
     def __init__(self, bus: ReceiptBus, with_details: bool) -> None:
@@ -35,8 +36,8 @@ class ReceiptWriter:
         results: Mapping[str, DeliveryResult],
         age: float,
     ) -> None:
-        """Note what became of a notification in this invocation. ``records`` are the SQS records that carried it,
-        ``results`` are by host, and ``age`` is in seconds."""
+        """Collect the receipts about one notification. ``records`` are the SQS records that carried it. ``results`` has
+        the result of each host. ``age`` is in seconds."""
         if notification.type is EventType.HEARTBEAT:
             self._collect_versions(results)
             return
@@ -48,8 +49,8 @@ class ReceiptWriter:
             self._pending.append(receipt)
 
     def flush(self, deadline: float) -> None:
-        """Put what was collected, before ``deadline`` of the monotonic clock. What cannot be put is lost, but for
-        receipts about versions, which a later heartbeat may bring again."""
+        """Put the collected receipts before ``deadline``, which is a time of the monotonic clock. Receipts that cannot
+        be put are lost, except those about versions: a later heartbeat may repeat them."""
         pending = [*self._pending, *self._of_versions.values()]
         self._pending, self._of_versions = [], {}
         for receipt in self._bus.put(pending, deadline):

@@ -1,6 +1,6 @@
-"""Receipts: the events in which the notifier reports back to AWS what became of a secret's change. Pure.
+"""Receipts: events with which the notifier reports the result of a secret's change to AWS. Pure.
 
-docs/receipts.md describes each kind. A receipt has names and never a value.
+docs/receipts.md describes each kind. A receipt has names, but never a value.
 """
 
 import json
@@ -19,18 +19,19 @@ WAITING = "Keyturn Secret Waiting"
 LIVE = "Keyturn Secret Live"
 STUCK = "Keyturn Rollout Stuck"
 WAITING_SECONDS = 300.0
-# The receive of a message at which an event that is still waiting is reported. The back-off makes it 3.5 to 7.5 minutes
+# The receive count of a message at which a waiting event is reported. With the back-off, this is 3.5 to 7.5 minutes
 # after the first receive.
 WAITING_RECEIVE = 9
-# Of all names and reasons in one receipt. One call takes ten receipts of 256 KB in all.
+# The limit for all names and reasons in one receipt. One call accepts ten receipts with a total of 256 KB.
 MAX_NAMES_BYTES = 12 * 1024
 MAX_REASON = 500  # bytes
-_ARN_SUFFIX = len("-a1b2c3")  # AWS appends it to the name
+_ARN_SUFFIX = len("-a1b2c3")  # AWS appends such a suffix to the name
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One event for the receipts' bus. ``detail`` is its content, and ``resources`` are the ARNs that it is about."""
+    """One event for the receipts' bus. ``detail`` is its content. ``resources`` has the ARNs of the secrets that it is
+    about."""
 
     detail_type: str
     resources: Sequence[str]
@@ -53,10 +54,10 @@ class Receipt:
 def applied(
     notification: Notification, results: Mapping[str, DeliveryResult], age: float, with_details: bool
 ) -> Receipt | None:
-    """Return the receipt of a change that every receiver has taken, or None for an event that changes no value.
+    """Return the receipt for a change that every receiver has taken, or None for an event that changes no value.
 
-    ``results`` are by host, and ``age`` is in seconds. ``with_details`` decides whether the receipt has the names of
-    Kubernetes objects.
+    ``results`` has the result of each host, and ``age`` is in seconds. ``with_details`` tells whether the receipt has
+    the names of Kubernetes objects.
     """
     if notification.type is not EventType.CHANGED:
         return None
@@ -74,11 +75,11 @@ def waiting(
     age: float,
     with_details: bool,
 ) -> Receipt | None:
-    """Return the receipt of a change that some receiver has not taken, or None if it is not due.
+    """Return the receipt for a change that some receiver has not taken, or None if no receipt is due.
 
-    It is due for poison at once, and otherwise once for a message: at its first receive if the event is five minutes
-    old by then, or else at its WAITING_RECEIVE-th. SQS keeps nothing else about a message that could say whether this
-    was reported before.
+    A receipt for poison is due at once. Otherwise one receipt is due for each message: at the first receive if the
+    event is five minutes old by then, or else at receive number WAITING_RECEIVE. The count of receives is the only
+    thing that SQS keeps about a message, so only this count can show whether the change was reported before.
     """
     if notification.type is not EventType.CHANGED:
         return None
@@ -90,9 +91,9 @@ def waiting(
 
 
 def of_version(host: str, state: VersionState, with_details: bool) -> Receipt:
-    """Return the receipt of what a receiver says about a version in its cluster.
+    """Return the receipt for the state of a version in a receiver's cluster.
 
-    ``host`` is that of the receiver's URL, so a receiver can say nothing about the clusters of others.
+    ``host`` is the host of the receiver's URL, so a receiver cannot report on another cluster.
     """
     is_live = state.state is State.LIVE
     _, separator, resource = state.arn.partition(":secret:")
@@ -116,7 +117,7 @@ def _is_due(record: Mapping[str, Any], age: float) -> bool:
     if receives == 1:
         return age >= WAITING_SECONDS
     attributes = record.get("attributes", {})
-    # In milliseconds. A message without these attributes was not sent by SQS.
+    # SQS gives these times in milliseconds. A message without these attributes does not come from SQS.
     sent, first = (str(attributes.get(name, "")) for name in ("SentTimestamp", "ApproximateFirstReceiveTimestamp"))
     was_old = sent.isdecimal() and first.isdecimal() and int(first) - int(sent) >= WAITING_SECONDS * 1000
     return receives == WAITING_RECEIVE and not was_old
@@ -152,7 +153,8 @@ def _receipt(
 
 
 def _receiver(host: str, result: DeliveryResult, room: int | None) -> dict[str, Any]:
-    """Return what one receiver has answered. ``room`` is the number of bytes for names, or None for no names."""
+    """Return the part of a receipt about one receiver's answer. ``room`` is the number of bytes for names, or None for
+    no names."""
     answer: dict[str, Any] = {"host": host, "outcome": _outcome(result)}
     if room is None:
         return answer

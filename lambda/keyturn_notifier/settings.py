@@ -113,8 +113,8 @@ def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _certificates(text: str) -> Certificates:
-    """Parse the private CAs. If some of them have faults, these are reported later. If no CA is usable, this raises
-    InvalidSettings, because nothing could be delivered."""
+    """Parse the private CAs. Faults of single CAs are reported later. Raises InvalidSettings if no CA is usable,
+    because nothing could be delivered then."""
     certificates = parse_parameter(text)
     if text and not certificates.der:
         raise InvalidSettings(f"KEYTURN_CA_BUNDLE: {'; '.join(certificates.faults)}")

@@ -8,7 +8,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 NAMESPACE = "Keyturn"
-# template.yaml sets this to the name of the stack, which distinguishes several stacks in one account.
+# template.yaml sets this variable to the name of the stack, which distinguishes several stacks in one account.
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "keyturn")
 
 logger = Logger(service=SERVICE)

@@ -1,4 +1,4 @@
-"""Composition root. Builds the receiver in layers, each from the layers below it. ``runtime`` then runs it."""
+"""Composition root. Builds the receiver in layers, each from the layers below. ``runtime`` then runs the receiver."""
 
 import asyncio
 import logging
@@ -114,7 +114,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What every layer depends on: settings, threads, metrics, liveness and traces."""
+    """The lowest layer, on which all others depend: settings, threads, metrics, liveness and traces."""
 
     settings: Settings
     pools: ThreadPools
@@ -165,7 +165,8 @@ class Controller:
     - ``drift`` and ``poller``: besides the webhook, they submit work to the queue.
     - ``pacer``: paces rollouts.
     - ``releases`` and ``live``: report Secrets that are no longer bound, and rollouts.
-    - ``versions``: knows which versions have reached every pod. None if rollouts are off, because then nobody knows.
+    - ``versions``: knows which versions have reached every pod. None if rollouts are off, because the receiver then
+      watches no workload.
     - ``readers``: reports readers that are not restarted. None if such reports are off.
     - ``restarter``: restarts consumers.
     - ``watch_queue`` and ``watches``: the queue and the detector of watched Secrets.
@@ -199,7 +200,7 @@ def build(
     http, certificates = build_http(process, kube, aws, controller, readiness, hooks)
     observe(process, kube, aws, controller)
 
-    # Every change in the caches triggers a check for drift. The start of leadership triggers one, too.
+    # Every change in the caches, and the start of leadership, triggers a check for drift.
     kube.caches.secrets.add_handler(controller.drift.check)
     secrets = SecretLookup(kube.caches.secrets, kube.caches.watched)
     for cache in (kube.caches.secrets, kube.caches.watched):
@@ -311,7 +312,7 @@ def build_informers(
     served = settings.namespaces
     timeouts = WatchTimeouts(settings.watch_seconds, settings.resync_seconds)
     informers: dict[str, Informer] = {}
-    hashed: list[Reflector[Any]] = []  # those of Secrets whose hashes depend on the record key
+    hashed: list[Reflector[Any]] = []  # the reflectors of Secrets, whose hashes depend on the record key
 
     def list_again() -> None:
         for each in hashed:
@@ -487,8 +488,8 @@ def build_http(
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
     """Build the HTTP servers. Return them with the list of TLS certificates to reload, which has at most one element.
 
-    Without deliveries, nothing listens for notifications. A sender then gets no connection, and never takes that for a
-    refusal of its message.
+    Without deliveries, no server listens for notifications. A sender then gets no connection, which it cannot confuse
+    with a refusal of its message.
     """
     settings, metrics = process.settings, process.metrics
     health = Server(

@@ -1,4 +1,4 @@
-"""Builds the status page, and serves it on the pod's loopback."""
+"""HTTP server of the status page on the pod's loopback, and the builder of the page."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ from keyturn_receiver.telemetry.tracing import Span
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.server import Server
 
-HOST = "127.0.0.1"  # `kubectl port-forward` connects from inside the pod; nothing else can
+HOST = "127.0.0.1"  # only `kubectl port-forward` reaches it, because it connects from inside the pod
 MAX_CONNECTIONS = 64
 GRACE = 1.0  # seconds that open requests have to finish during a shutdown
 RETRY_SECONDS = 30.0  # between two attempts to listen on a port that another process has
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Decorators that the parts of the engine are built with, so that the page knows what they do."""
+    """Decorators of the engine's parts, which record their work for the page."""
 
     span: Callable[[Span], Span]
     reconcile: Callable[[Reconcile], Reconcile]
@@ -62,7 +62,7 @@ NO_HOOKS = Hooks(_same, _same, _same)  # without a page, nothing is recorded
 
 
 class Recorder:
-    """What is recorded for the page: the ring of rotations, and the bindings with trouble."""
+    """Recorder for the page. It holds the ring of rotations, and the bindings with trouble."""
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerIndex, wall: Callable[[], float] = time.time) -> None:
         self.log = RotationLog(secrets, consumers, wall)
@@ -140,7 +140,7 @@ class StatusPage:
 def build_status_page(
     settings: Settings, recorder: Recorder, cluster: Cluster, parts: HealthParts, metrics: Metrics
 ) -> StatusPage:
-    """Build the page from what the watches have shown and what is recorded."""
+    """Build the page over the caches and the recorder."""
     replica = Replica(
         __version__,
         printable(settings.status_page_cluster),

@@ -1,4 +1,4 @@
-"""`keyturn doctor`: finds what is broken, and says what to do."""
+"""`keyturn doctor`: finds faults, and names a remedy for each."""
 
 import os
 import time
@@ -87,7 +87,7 @@ def doctor(
 
 
 def own_release() -> Release:
-    """Return the release whose pod this process runs in, by the pod's settings."""
+    """Return the Helm release of the pod in which this process runs, as the pod's settings name it."""
     default = read_release(DEFAULT_RELEASE)
     namespace = os.environ.get("KEYTURN_LEASE_NAMESPACE", default.namespace)
     return Release(namespace, default.name, os.environ.get("KEYTURN_LEASE_NAME", default.name))

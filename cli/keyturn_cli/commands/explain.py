@@ -1,4 +1,4 @@
-"""`keyturn explain`: what a new version of an AWS secret would change. Nothing is written."""
+"""`keyturn explain`: predicts what a new version of an AWS secret would change. Nothing is written."""
 
 import time
 from base64 import b64decode
@@ -67,7 +67,7 @@ _STYLES = {Outcome.RESTARTS: "green", Outcome.WAITS: "green", Outcome.HELD: "yel
 
 @dataclass(slots=True)
 class Explained:
-    """What would become of one Secret and its readers."""
+    """Prediction for one Secret and its readers."""
 
     bound: Bound
     change: Change
@@ -141,7 +141,7 @@ def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion 
 
 
 def _live(cluster: Cluster, bound: Bound) -> tuple[LiveSecret, Mapping[str, bytes]]:
-    """Read the Secret with its values, which are only compared. This is the one place that reads values."""
+    """Read the Secret with its values. The values are only compared. No other function reads values."""
     target = bound.target
     obj = cluster.get(path("v1", "secrets", target.namespace, target.name))
     metadata = as_object(obj.get("metadata"))

@@ -19,10 +19,10 @@ BARE, FULL = "--wait", f"--wait={Goal.APPLIED}"
 
 
 class RotateCommand(TyperCommand):
-    """Command whose option ``--wait`` needs no value. Typer itself has no option with a value that may be left out."""
+    """Command with an option ``--wait`` whose value is optional. Typer has no options with an optional value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write the value that is left out."""
+        """Insert the default value of ``--wait`` if the value is left out."""
         end = args.index("--") if "--" in args else len(args)
         return super().parse_args(ctx, [FULL if each == BARE else each for each in args[:end]] + args[end:])
 

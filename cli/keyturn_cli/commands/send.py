@@ -1,4 +1,4 @@
-"""`keyturn send`: one notification by hand."""
+"""`keyturn send`: sends one notification by hand."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""`keyturn status`: one line for each bound Secret."""
+"""`keyturn status`: shows one line for each bound Secret."""
 
 import time
 from collections import Counter
@@ -27,7 +27,7 @@ PLACE = Annotated[str | None, typer.Argument(metavar="NS[/NAME]", help="A namesp
 FAILING = Annotated[bool, typer.Option("--failing", help="Only Secrets that need a person to act.")]
 WATCH = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and print each Secret that changes.")]
 COLUMNS = ("NAMESPACE", "SECRET", "AWS SECRET", "VERSION", "APPLIED", "CONSUMERS", "STATUS")
-NEW = 60  # seconds in which a receiver looks at a new Secret
+NEW = 60  # seconds within which a receiver handles a new Secret
 SHOWN = 8  # characters of a version id
 WAITING = "no receiver has looked at it yet"
 
@@ -69,7 +69,7 @@ class Row:
     resource_version: str
 
     def needs_somebody(self, now: float) -> bool:
-        """Return whether the Secret is not as it should be, and is not just new either."""
+        """Return whether the Secret has a fault. A Secret without a status has a fault once it is older than NEW."""
         if self.status:
             return self.status != OK
         created_at = seconds_of(self.created_at)
@@ -140,7 +140,7 @@ def status(
 
 
 def _place(place: str | None, namespace: str | None, all_namespaces: bool) -> tuple[str | None, str | None]:
-    """Return the namespace, None for all, and the name of one Secret, or None."""
+    """Return the namespace (None: all namespaces) and the name of one Secret (None: all Secrets)."""
     if place and (all_namespaces or namespace) and ("/" in place or all_namespaces):
         raise UsageError(f"{place} and an option name the namespace", "give one of them")
     if place and ("/" in place or namespace):
@@ -246,7 +246,7 @@ def _data(row: Row, consumers: Mapping[Target, str] | None, now: float) -> dict[
 def _watch(
     out: Output, cluster: Cluster, watched: Watched, rows: Sequence[Row], consumers: Mapping[Target, str]
 ) -> None:
-    """Print a row whenever a Secret changes, until the caller ends it."""
+    """Print a row whenever a Secret changes, until the user presses Ctrl-C."""
     seen = {row.target: row for row in rows}
     out.flush()
     while True:

@@ -1,4 +1,4 @@
-"""`keyturn trace`: the way of the last rotation, leg by leg."""
+"""`keyturn trace`: shows the last rotation, leg by leg."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -41,13 +41,13 @@ GOOD, BAD, OPEN = "✔", "✗", "…"
 _SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
 MOVED, APPLIED, MARKED, READY, TOLD = range(5)  # ranks of legs
-MAX_EVENTS = 20  # warnings about one Secret that are shown
+MAX_EVENTS = 20  # the most warnings that are shown for one Secret
 
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One step. ``at`` is in seconds since 1970, or None if its time is not known. ``exact`` is false if Kubernetes
-    or AWS tells whole seconds alone. ``rank`` is the place among the steps of one second."""
+    """One leg of a rotation. ``at`` is its time in seconds since 1970, or None if the time is not known. ``exact`` is
+    false if the time has only whole seconds. ``rank`` orders the legs within one second."""
 
     at: float | None
     sign: str
@@ -57,13 +57,14 @@ class Leg:
 
     @property
     def place(self) -> tuple[bool, int, int, float]:
-        """The place in the order. Whole seconds are rounded down, so within a second the rank decides."""
+        """The sort key. Times in whole seconds are rounded down, so ``rank`` decides the order within a second."""
         return (self.at is None, int(self.at or 0), self.rank, self.at or 0.0)
 
 
 @dataclass(slots=True)
 class Trace:
-    """The legs of one rotation. ``open_secrets`` and ``open_workloads`` are those that it has not reached."""
+    """The legs of one rotation. ``open_secrets`` and ``open_workloads`` are those that the rotation has not reached
+    yet."""
 
     version: str
     moved_at: float | None = None
@@ -109,7 +110,7 @@ def trace(
 
 
 def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | None:
-    """Return the Secrets that an event has changed, or None if the text is no event's id."""
+    """Return the Secrets that an event has changed, or None if ``text`` is not the id of an event."""
     if len(text) != 36 or text.count("-") != 4:
         return None
     try:
@@ -144,14 +145,14 @@ def _history(bound: Bound) -> tuple[Change, ...]:
 
 
 def _change(bound: Bound) -> Change | None:
-    """Return the last change in the history, if it is the one that the Secret shows."""
+    """Return the newest change in the history, or None if the Secret does not have the version of this change."""
     newest = next(iter(_history(bound)), None)
-    versions = bound.version_ids  # of several, the history has a digest
+    versions = bound.version_ids  # of several versions, the history has only a digest, which is not compared
     return newest if newest and (len(versions) > 1 or newest.version in versions) else None
 
 
 def _trace(sight: Sight, found: Subject) -> Trace:
-    # The newest version is that of the Secret that was written last.
+    # The Secret that was written last has the newest version.
     newest = max(found.bound, key=lambda each: _applied(each) or 0.0)
     version = ", ".join(each[:8] for each in newest.version_ids) or "none"
     made = Trace(version)

@@ -17,7 +17,7 @@ from keyturn_cli.port_forward import by_client, by_kubectl, check_page, free_por
 from keyturn_cli.release import find_deployment
 from keyturn_receiver.core.json_access import as_object
 
-PAGE_PORT = 9091  # on the pod's loopback, unless the chart says otherwise
+PAGE_PORT = 9091  # on the pod's loopback; the chart's values can change it
 
 
 @reported

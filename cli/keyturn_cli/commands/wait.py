@@ -1,4 +1,4 @@
-"""`keyturn wait`: waits until a version of an AWS secret has arrived, for CI."""
+"""`keyturn wait`: waits in CI until a version of an AWS secret has arrived."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ TICK = 1.0  # seconds between two looks
 
 
 class Goal(StrEnum):
-    """What is waited for."""
+    """The state that ends the wait."""
 
     APPLIED = "applied"
     LIVE = "live"
@@ -255,7 +255,7 @@ def _data(subject: str, version: str, goal: Goal, places: Sequence[tuple[str, Pl
 
 @contextmanager
 def _progress(out: Output) -> Iterator[Any]:
-    """Show one line on stderr that changes, if it is a terminal."""
+    """Show one changing line on stderr if stderr is a terminal."""
     if not out.err.is_terminal:
         yield lambda text: None
         return

@@ -1,4 +1,4 @@
-"""Checks of the stack in AWS: from the rule to the notifier, and the signing key. Pure."""
+"""Checks of the stack in AWS: rule, schedule, queue, notifier and signing key. Pure."""
 
 import fnmatch
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ OVERDUE = timedelta(days=1)
 
 
 def check_path(facts: AwsFacts) -> Iterator[Finding]:
-    """Check the way of an event from the bus to the notifier."""
+    """Check each part between the event bus and the notifier."""
     yield from [skipped("rule", facts.rule)] if isinstance(facts.rule, Unknown) else rule(facts.rule, facts.queue)
     yield schedule(facts.schedule)
     if isinstance(facts.queue, Unknown):
@@ -32,7 +32,7 @@ def check_path(facts: AwsFacts) -> Iterator[Finding]:
 
 
 def rule(rule: Rule, queue: Queue | Unknown) -> Iterator[Finding]:
-    """Check that the rule is enabled, matches what it should, and sends to the queue."""
+    """Check that the rule is enabled, matches a sample event, and sends to the queue."""
     if not rule.enabled:
         yield error(
             f"rule {rule.name} is disabled, so no event reaches the queue", f"aws events enable-rule --name {rule.name}"
@@ -67,8 +67,8 @@ def queue_policy(queue: Queue, rule_arn: str) -> Finding:
 def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> bool:
     """Return whether a queue's policy lets a rule of EventBridge send messages.
 
-    Only what the stack writes is understood: statements for the service with a condition on aws:SourceArn or without
-    one. Others, such as a Deny, are left out.
+    The check understands only statements like those of template.yaml: for the service, with or without a condition on
+    aws:SourceArn. Other statements, such as a Deny, are ignored.
     """
     for statement in _several(policy.get("Statement")):
         principal = statement.get("Principal")
@@ -95,7 +95,7 @@ def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> b
 
 
 def queue_depth(queue: Queue) -> Finding:
-    """Check that events do not wait in the queue."""
+    """Check that no event waits in the queue for long."""
     oldest = queue.oldest
     text = f"queue {queue.messages}"
     if isinstance(oldest, Unknown):
@@ -126,7 +126,8 @@ def undelivered(number: int | Unknown) -> Finding:
 
 
 def notifier(notifier: Notifier) -> Iterator[Finding]:
-    """Check that the function runs, is fed, and can reach the receivers."""
+    """Check that the function is active, that its event source mapping is enabled, and that it can reach the
+    receivers."""
     before = True
     if notifier.state not in ("Active", "Inactive") or notifier.last_update == "Failed":
         before = False
@@ -149,7 +150,7 @@ def notifier(notifier: Notifier) -> Iterator[Finding]:
 
 
 def check_keys(key: SigningKey | Unknown, now: datetime) -> Iterator[Finding]:
-    """Check that the signing key is there, is rotated, and is the one that the receivers read."""
+    """Check that the signing key exists, is rotated, and is the key that the receivers read."""
     if isinstance(key, Unknown):
         yield skipped("signing key", key)
         return
@@ -179,5 +180,5 @@ def check_keys(key: SigningKey | Unknown, now: datetime) -> Iterator[Finding]:
 
 
 def _several(value: Any) -> list[Any]:
-    """Return a list in place of the single value that IAM's policies may have."""
+    """Return a list. IAM's policies may have a single value in place of a list."""
     return value if isinstance(value, list) else [] if value is None else [value]

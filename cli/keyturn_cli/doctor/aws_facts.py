@@ -1,4 +1,4 @@
-"""What the doctor knows of the stack in AWS."""
+"""Facts about the stack in AWS, as plain data for the checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from keyturn_cli.doctor.finding import Unknown
 @dataclass(frozen=True, slots=True)
 class Rule:
     """The EventBridge rule that forwards label moves. ``matches_sample`` is the result of TestEventPattern for an event
-    that the stack's parameters let through. ``targets`` are ARNs."""
+    that matches the stack's parameters. ``targets`` are ARNs."""
 
     name: str
     arn: str
@@ -34,7 +34,7 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Notifier:
     """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
-    has the receivers' hosts that resolve to private addresses, each with one address."""
+    maps each receiver host that resolves to a private address to that address."""
 
     name: str
     state: str
@@ -46,8 +46,8 @@ class Notifier:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The signing key's secret. ``labels`` are the staging labels that any of its versions has. ``written`` is when the
-    current version was made, and ``next_rotation`` when the next rotation is due."""
+    """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time at which
+    the current version was created. ``next_rotation`` is the time at which the next rotation is due."""
 
     arn: str
     labels: frozenset[str]
@@ -60,7 +60,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class AwsFacts:
-    """What the doctor knows of the stack. ``schedule`` is the state of the heartbeats' schedule, such as ENABLED."""
+    """All facts about the stack. ``schedule`` is the state of the heartbeats' schedule, such as ENABLED."""
 
     now: datetime
     rule: Rule | Unknown

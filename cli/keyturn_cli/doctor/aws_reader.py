@@ -1,4 +1,4 @@
-"""Reads the facts of the stack in AWS. No value of a secret is read, except by ``read_identity``, which drops it."""
+"""Reads the facts about the stack in AWS. Only ``read_identity`` reads a secret value, and drops it at once."""
 
 import contextlib
 import ipaddress
@@ -19,20 +19,21 @@ from keyturn_cli.doctor.finding import Unknown
 T = TypeVar("T")
 RULE, SCHEDULE, FUNCTION = "LabelUpdatedRule", "Heartbeat", "Notifier"  # in template.yaml
 HEARTBEAT_SOURCE, HEARTBEAT = "dev.keyturn", "Keyturn Heartbeat"
-# Errors that say that an object of the stack is gone.
+# The codes of the errors for an object of the stack that is gone.
 GONE = ("ResourceNotFoundException", "QueueDoesNotExist", "NotFoundException")
 _METRIC_PERIOD = timedelta(minutes=10)
 
 
 class AwsReader:
-    """Reads the facts of one stack."""
+    """Reads the facts about one stack."""
 
     def __init__(self, aws: Aws, stack: Stack) -> None:
         self._aws = aws
         self._stack = stack
 
     def read(self, used_key: str | None) -> AwsFacts:
-        """Read all facts. ``used_key`` is the id of the signing key that the receivers are set to, if it is known."""
+        """Read all facts. ``used_key`` is the id of the signing key in the receivers' settings, or None if it is not
+        known."""
         outputs = self._stack.outputs
         return AwsFacts(
             now=self._stack.date,
@@ -47,7 +48,7 @@ class AwsReader:
 
     def _rule(self) -> Rule:
         events = self._aws.client("events")
-        # The physical id of a rule of another bus is "bus|rule".
+        # The physical id of a rule on a bus other than the default bus is "bus|rule".
         name = self._stack.resources[RULE].rpartition("|")[2]
         place = {"EventBusName": self._bus()}
         with errors(f"events:DescribeRule {name}"):
@@ -88,7 +89,7 @@ class AwsReader:
         )
 
     def _oldest(self, queue_name: str) -> timedelta:
-        """Return the age of the oldest message: the newest data point of CloudWatch."""
+        """Return the age of the oldest message. This is the newest data point of the metric in CloudWatch."""
         end = datetime.now(UTC)
         with errors("cloudwatch:GetMetricStatistics"):
             points = self._aws.client("cloudwatch").get_metric_statistics(
@@ -151,7 +152,7 @@ class AwsReader:
 
 
 def sample_event(stack: Stack) -> dict[str, Any]:
-    """Return a label move that the stack's parameters let through, of a secret that does not exist."""
+    """Return a label move of an invented secret that matches the stack's rule."""
     prefix, label = passing(stack)
     # The ARN of the signing key has the stack's partition, region and account.
     scope, _, _ = stack.outputs["SigningKeySecretId"].partition(":secret:")
@@ -160,7 +161,7 @@ def sample_event(stack: Stack) -> dict[str, Any]:
 
 
 def passing(stack: Stack) -> tuple[str, str]:
-    """Return the beginning of a secret's name and a staging label that the stack's rule lets through."""
+    """Return the beginning of a secret's name, and a staging label, that both match the stack's rule."""
     prefixes, labels = (stack.parameters.get(name, "").split(",") for name in ("NamePrefixes", "Labels"))
     return prefixes[0], labels[0] or "AWSCURRENT"
 
@@ -181,10 +182,10 @@ def put_heartbeat(aws: Aws, stack: Stack) -> None:
 
 
 def private_hosts(receiver_urls: str) -> dict[str, str]:
-    """Return the hosts of the receivers that resolve to private addresses, each with one address.
+    """Return the receivers' hosts that resolve to private addresses, each with one address.
 
-    A host that does not resolve here may be in a private DNS zone; nothing is said of it. Loopback does not count:
-    only an emulator of AWS on this machine delivers to it.
+    A host that does not resolve here is left out, because it may be in a private DNS zone. Loopback addresses are left
+    out, because only an emulator of AWS on this machine delivers to them.
     """
     found = {}
     for url in filter(None, receiver_urls.split(",")):
@@ -198,8 +199,8 @@ def private_hosts(receiver_urls: str) -> dict[str, str]:
 
 
 def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
-    """Read the AWS identity of this process, and try what the receivers read: the signing key, whose value is dropped
-    at once, and the list of the secrets."""
+    """Read the AWS identity of this process. Try the two reads of the receivers: the signing key, whose value is
+    dropped at once, and the list of the secrets."""
     try:
         with errors("sts:GetCallerIdentity"):
             arn = str(aws.client("sts", aws.region or "us-east-1").get_caller_identity()["Arn"])
@@ -214,7 +215,7 @@ def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
             lambda: aws.secrets_manager(signing_key_id).get_secret_value(SecretId=signing_key_id)
         )
     if aws.region:
-        # Without this right, the poller asks for each bound secret, which is no fault.
+        # The lack of this right is not a fault: the poller then describes each bound secret.
         listed = _refusal(lambda: aws.client("secretsmanager").list_secrets(MaxResults=1))
         if not listed:
             reads["ListSecrets"] = ""
@@ -231,7 +232,7 @@ def _refusal(call: Callable[[], object]) -> str:
 
 
 def _readable(read: Callable[[], T]) -> T | Unknown:
-    """Return what ``read`` returns, or why it cannot be read."""
+    """Return the result of ``read``, or an Unknown with the reason if the read fails."""
     try:
         return read()
     except AwsError as error:

@@ -35,7 +35,7 @@ def check_bindings(bindings: Bindings | Unknown) -> Iterator[Finding]:
 def check_namespaces(bindings: Bindings | Unknown, configuration: Configuration | Unknown) -> Iterator[Finding]:
     """Check that the namespaces of bound Secrets may read secrets."""
     if isinstance(bindings, Unknown):
-        return  # the check of the bindings says why
+        return  # ``check_bindings`` has already reported the reason
     if isinstance(bindings.allowed, Unknown):
         yield skipped("namespaces", bindings.allowed)
         return
@@ -57,7 +57,7 @@ def _failing(bound: list[BoundSecret], refused: frozenset[str]) -> Iterator[Find
         for each in bound
         if each.status
         and each.status != OK
-        # The check of the namespaces has told it, with one remedy for all Secrets of the namespace.
+        # ``check_namespaces`` reports this fault once, with one remedy for all Secrets of the namespace.
         and not (each.namespace in refused and state_of(each.status) == NotAllowed.reason)
     ]
     if failing:
@@ -82,6 +82,6 @@ def _refused_namespaces(bindings: Bindings) -> frozenset[str]:
 
 
 def _other_owner(secret: BoundSecret) -> str:
-    """Return one of the field managers that own a key that Keyturn writes, with that key. Return an empty text if there
-    are none."""
+    """Return a text with a field manager that owns one of the keys that Keyturn writes, and that key. The text is empty
+    if no other field manager owns such a key."""
     return next((f"{min(owners)} ({key})" for key, owners in sorted(secret.owners.items()) if owners), "")

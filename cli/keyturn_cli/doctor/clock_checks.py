@@ -11,8 +11,8 @@ NOTABLE = 30.0  # seconds; time servers keep clocks within less than one
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The AWS identity of this process, and what it may read. ``reads`` has, for each call, an empty text or why it
-    failed."""
+    """The AWS identity of this process and its rights. ``reads`` maps each call to an empty text, or to the reason why
+    the call failed."""
 
     arn: str
     region: str
@@ -20,8 +20,8 @@ class Identity:
 
 
 def check_clocks(skews: Mapping[str, float]) -> Iterator[Finding]:
-    """Check that clocks agree. ``skews`` has the difference of two clocks in seconds, by what the clocks are. The Date
-    header has whole seconds, so a difference is exact to a second."""
+    """Check that clocks agree. ``skews`` maps the names of two clocks to their difference in seconds. A difference is
+    exact to a second, because the Date header has whole seconds."""
     for clocks, seconds in skews.items():
         text = f"{clocks} {round(seconds):+d} s"
         if abs(seconds) > TOLERANCE:
@@ -35,7 +35,7 @@ def check_clocks(skews: Mapping[str, float]) -> Iterator[Finding]:
 
 
 def check_identity(identity: Identity | Unknown) -> Iterator[Finding]:
-    """Check the AWS identity of the pod, its region, and what it may read."""
+    """Check the pod's AWS identity, region and rights to read."""
     if isinstance(identity, Unknown):
         yield error(f"AWS identity: {identity.why}", identity.remedy)
         return
@@ -49,5 +49,5 @@ def check_identity(identity: Identity | Unknown) -> Iterator[Finding]:
 
 
 def unchecked(subjects: Sequence[str], unknown: Unknown) -> tuple[Finding, ...]:
-    """Return the findings that these subjects were not checked."""
+    """Return one finding for each subject, which says that the subject was not checked."""
     return tuple(skipped(each, unknown) for each in subjects)

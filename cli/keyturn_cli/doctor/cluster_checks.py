@@ -7,8 +7,8 @@ from keyturn_cli.doctor.cluster_facts import ClusterFacts, Configuration, Instal
 from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
 
 OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
-# The leader renews the Lease every 2 s, and another replica takes it over after 15 s. The difference to the clock of
-# the API server may add some seconds.
+# The leader renews the Lease every 2 s, and another replica takes the Lease over after 15 s. A difference between the
+# clocks of the leader and of the API server may add some seconds.
 POLLER_SILENCE = timedelta(seconds=30)
 
 
@@ -36,7 +36,7 @@ def kubernetes_version(version: tuple[int, int] | Unknown) -> Finding:
 
 
 def readiness(installation: Installation) -> Finding:
-    """Check that as many receivers are ready as the Deployment asks for."""
+    """Check that the number of ready receivers is the Deployment's number of replicas."""
     ready = [pod for pod in installation.pods if pod.ready]
     text = f"{len(ready)}/{installation.replicas} receivers ready"
     if installation.replicas == 0:
@@ -50,7 +50,7 @@ def readiness(installation: Installation) -> Finding:
 
 
 def versions(installation: Installation, own_version: str) -> Iterator[Finding]:
-    """Check that the receivers are of the same release as this program."""
+    """Check that the receivers have the same version as this program."""
     releases = {pod.version for pod in installation.pods if pod.version}
     if not releases:
         return

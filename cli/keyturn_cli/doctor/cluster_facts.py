@@ -1,4 +1,4 @@
-"""What the doctor knows of a cluster."""
+"""Facts about a cluster, as plain data for the checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ DEFAULT_SILENCE = 180.0  # seconds, the default of KEYTURN_HEARTBEAT_SILENCE_SEC
 
 @dataclass(frozen=True, slots=True)
 class ReceiverPod:
-    """A pod of a receiver. ``version`` is the release that its labels name. ``waits_for`` is the reply of /readyz if
-    the pod is not ready, or empty."""
+    """A pod of a receiver. ``version`` is the version in the pod's labels. ``waits_for`` is the reply of /readyz, or an
+    empty text if the pod is ready."""
 
     name: str
     ready: bool
@@ -23,7 +23,7 @@ class ReceiverPod:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The pods of a Helm release. ``replicas`` is how many of them there should be."""
+    """The pods of a Helm release. ``replicas`` is the number of pods that the Deployment asks for."""
 
     replicas: int
     pods: tuple[ReceiverPod, ...]
@@ -31,9 +31,9 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings of the receivers: the variables of the container whose values are in the Deployment.
+    """The settings of the receivers: those environment variables whose values are in the Deployment.
 
-    Those that come from a Secret or ConfigMap are not read.
+    Variables that come from a Secret or ConfigMap are not read.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +46,8 @@ class Configuration:
 
     @property
     def silence(self) -> float:
-        """Seconds without a heartbeat after which the event path counts as down. 0 if none are expected."""
+        """The seconds without a heartbeat after which the event path counts as down. 0 if no heartbeats are
+        expected."""
         try:
             return float(self.settings.get("KEYTURN_HEARTBEAT_SILENCE_SECONDS", DEFAULT_SILENCE))
         except ValueError:
@@ -54,25 +55,25 @@ class Configuration:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """The namespaces that are served. Empty if all are."""
+        """The served namespaces. Empty if the receivers serve all namespaces."""
         texts = self.settings.get("KEYTURN_NAMESPACES", "").split(",")
         return tuple(filter(None, (text.strip() for text in texts)))
 
     @property
     def policy(self) -> Default:
-        """What a namespace without the annotation `keyturn.dev/allow-secrets` may read."""
+        """The policy for a namespace without the annotation `keyturn.dev/allow-secrets`."""
         return Default.ALLOW if self.settings.get("KEYTURN_POLICY_DEFAULT") == Default.ALLOW else Default.DENY
 
     def is_on(self, setting: str, default: bool) -> bool:
-        """Return whether a setting that is true or false is true."""
+        """Return the value of a boolean setting."""
         text = self.settings.get(setting, "").lower()
         return text in ("true", "1", "yes", "on") if text else default
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The state of a Lease. ``renewed`` is None if no receiver has written it yet. ``sent`` is when the newest
-    heartbeat was sent; only the Lease of the event path has it."""
+    """The state of a Lease. ``renewed`` is None if no receiver has written the Lease yet. ``sent`` is the time at which
+    the newest heartbeat was sent. Only the Lease of the event path has ``sent``."""
 
     name: str
     holder: str = ""
@@ -82,8 +83,8 @@ class LeaseState:
 
 @dataclass(frozen=True, slots=True)
 class BoundSecret:
-    """A Secret with the label `keyturn.dev/bind`. ``owners`` has the field managers, other than Keyturn's, of each key
-    that Keyturn writes."""
+    """A Secret with the label `keyturn.dev/bind`. ``owners`` maps each key that Keyturn writes to the other field
+    managers that own the key."""
 
     namespace: str
     name: str
@@ -97,8 +98,8 @@ class BoundSecret:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """All bound Secrets that the caller may list. ``allowed`` has the annotation `keyturn.dev/allow-secrets` of the
-    namespaces that hold them, or None for a namespace without the annotation."""
+    """All bound Secrets that the caller may list. ``allowed`` maps the namespace of each Secret to its annotation
+    `keyturn.dev/allow-secrets`, or to None if it has no such annotation."""
 
     secrets: tuple[BoundSecret, ...]
     allowed: Mapping[str, str | None] | Unknown
@@ -106,7 +107,7 @@ class Bindings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """What the doctor knows of a cluster. ``now`` is the API server's time."""
+    """All facts about a cluster. ``now`` is the API server's time."""
 
     now: datetime
     kubernetes: tuple[int, int] | Unknown

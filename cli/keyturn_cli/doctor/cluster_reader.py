@@ -1,4 +1,4 @@
-"""Reads the facts of a cluster, with the rights of the caller. No value of a Secret is read."""
+"""Reads the facts about a cluster with the rights of the caller. No value of a Secret is read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ OPERATIONS_PORT = "operations"  # the name of the container's port in the chart
 
 
 class ClusterReader:
-    """Reads the facts of one release in one cluster."""
+    """Reads the facts about one Helm release in one cluster."""
 
     def __init__(self, cluster: Cluster, release: Release, own_settings: Mapping[str, str] | None = None) -> None:
         self._cluster = cluster
@@ -85,7 +85,7 @@ class ClusterReader:
         )
 
     def _readable(self, read: Callable[[], T]) -> T | Unknown:
-        """Return what ``read`` returns. A right that the caller lacks leaves the fact unknown."""
+        """Return the result of ``read``, or an Unknown if the caller lacks the right to read it."""
         try:
             return read()
         except Forbidden as error:
@@ -110,8 +110,8 @@ class ClusterReader:
         return ReceiverPod(str(metadata.get("name")), ready, version, waits_for)
 
     def _waits_for(self, pod: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-        """Return why a pod is not ready: the state of its container, or the reply of /readyz by the API server's
-        proxy."""
+        """Return why a pod is not ready: the state of its container, or the reply of /readyz, read through the API
+        server's proxy."""
         for container in as_objects(status.get("containerStatuses")):
             waiting = as_object(as_object(container.get("state")).get("waiting"))
             if waiting.get("reason"):
@@ -133,7 +133,7 @@ class ClusterReader:
         return Bindings(secrets, self._readable(lambda: self._allowed(held)))
 
     def _secrets(self, namespaces: Sequence[str]) -> Iterator[BoundSecret]:
-        """Read the bound Secrets that the release serves. Other releases may serve other namespaces."""
+        """Read the bound Secrets in the namespaces of the release. Other releases may serve other namespaces."""
         for namespace in namespaces or (None,):
             where, query = path("v1", "secrets", namespace), {"labelSelector": BIND_LABEL}
             yield from map(_secret, self._cluster.list(where, query, accept=METADATA_LIST))
@@ -150,9 +150,9 @@ class ClusterReader:
     def _missing_rights(self, configuration: Configuration | Unknown) -> tuple[str, ...] | Unknown:
         """Ask the API server for each right of the chart.
 
-        Every caller may ask for its own rights. For those of the receivers, a caller outside their pods needs the right
-        to create SubjectAccessReviews. SelfSubjectRulesReview is not used: authorizers that cannot list their rules,
-        such as webhooks, leave it incomplete.
+        Every caller may ask for its own rights. A caller outside the receivers' pods needs the right to create
+        SubjectAccessReviews to ask for the receivers' rights. SelfSubjectRulesReview is not used, because its answer is
+        incomplete with authorizers that cannot list their rules, such as webhooks.
         https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-rules-review-v1/
         """
         if isinstance(configuration, Unknown):
@@ -219,7 +219,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def proxied(pod: Mapping[str, Any], port_name: str, tls: bool = False) -> str:
-    """Return the URL path that leads to a port of a pod by the API server's proxy.
+    """Return the URL path that leads to a port of a pod through the API server's proxy.
 
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#get-connect-proxy-path-get-connect-requests-to-proxy-of-pod
     """

@@ -16,10 +16,10 @@ from keyturn_cli.doctor.url_checks import UrlFacts, check_url
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the doctor knows. A part that was not asked for is None.
+    """All facts for the checks. A part that the caller did not ask for is None.
 
     ``identity`` is known only in a receiver's pod. ``aws`` is Unknown if the stack cannot be read. ``skews`` has the
-    differences of clocks in seconds.
+    differences between clocks in seconds.
     """
 
     cluster: ClusterFacts
@@ -30,7 +30,7 @@ class Facts:
 
 
 def examine(facts: Facts, own_version: str) -> Sequence[Section]:
-    """Make every check. ``own_version`` is the release of this program. Sections without a finding are left out."""
+    """Run all checks, and return the sections that have findings. ``own_version`` is the version of this program."""
     cluster = facts.cluster
     sections: dict[str, Iterator[Finding]] = {
         "cluster": check_cluster(cluster, own_version, with_aws=facts.aws is not None),
@@ -47,7 +47,7 @@ def examine(facts: Facts, own_version: str) -> Sequence[Section]:
 
 
 def count(sections: Sequence[Section], level: Level) -> int:
-    """Return how many findings have this level."""
+    """Return the number of findings with this level."""
     return sum(finding.level is level for section in sections for finding in section.findings)
 
 

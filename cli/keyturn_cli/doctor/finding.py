@@ -1,4 +1,4 @@
-"""Findings: what a check has to say, how serious it is, and what to do."""
+"""Findings: the results of checks, each with a level and a remedy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _SHOWN = 3  # names in one text
 
 
 class Level(StrEnum):
-    """How serious a finding is. SKIPPED means that a fact could not be read, so nothing is known."""
+    """The severity of a finding. SKIPPED means that a fact could not be read, so the check was not made."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -28,9 +28,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A fact that could not be read. ``why`` says why, and ``remedy`` what would let it be read.
+    """A fact that could not be read. ``why`` is the reason. ``remedy`` says how to make the fact readable.
 
-    ``is_fault`` is true if that is a fault of the installation, such as an object that is gone.
+    ``is_fault`` is true if the reason is a fault of the installation, such as an object that is gone.
     """
 
     why: str
@@ -47,29 +47,30 @@ class Section:
 
 
 def ok(text: str) -> Finding:
-    """Return the finding that something is as it should be."""
+    """Return a finding without a fault."""
     return Finding(Level.OK, text)
 
 
 def skipped(subject: str, unknown: Unknown) -> Finding:
-    """Return the finding that ``subject`` was not checked, or that it is broken if that is why it cannot be read."""
+    """Return the finding that ``subject`` was not checked. If ``unknown`` is a fault, return the finding that
+    ``subject`` is broken."""
     if unknown.is_fault:
         return Finding(Level.ERROR, f"{subject}: {unknown.why}", unknown.remedy)
     return Finding(Level.SKIPPED, f"{subject}: not checked, because {unknown.why}", unknown.remedy)
 
 
 def warning(text: str, remedy: str) -> Finding:
-    """Return a finding that needs attention, though rotations arrive."""
+    """Return a finding that needs attention, although rotations still arrive."""
     return Finding(Level.WARNING, text, remedy)
 
 
 def error(text: str, remedy: str) -> Finding:
-    """Return a finding that keeps rotations from arriving somewhere."""
+    """Return a finding about a fault that keeps rotations from arriving."""
     return Finding(Level.ERROR, text, remedy)
 
 
 def some(names: Iterable[str]) -> str:
-    """Join names for a text. Only the first few are named, and the others are counted."""
+    """Join names for a text. The text has the first _SHOWN names, and the number of the others."""
     names = sorted(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -81,7 +82,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def length(duration: timedelta) -> str:
-    """Return a duration for people, in the largest unit that does not make it less than two: "90 s", "12 min", "3 h",
+    """Return a duration for people, in the largest unit in which the number is at least two: "90 s", "12 min", "3 h",
     "61 days"."""
     seconds = duration.total_seconds()
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):

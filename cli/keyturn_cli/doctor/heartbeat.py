@@ -1,4 +1,4 @@
-"""One heartbeat over the whole event path: put on the bus, and seen in the Lease."""
+"""Test of the whole event path: puts one heartbeat on the bus, and waits until the Lease shows it."""
 
 import time
 from collections.abc import Callable
@@ -20,15 +20,15 @@ def send_heartbeat(
     timeout: float = TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Finding:
-    """Put a heartbeat on the bus, and wait until the Lease shows it, or a later one.
+    """Put a heartbeat on the bus, and wait until the Lease shows this heartbeat or a later one.
 
-    The time of an event has whole seconds, and is by the clock of AWS.
+    The time of an event comes from AWS's clock and has whole seconds.
     """
     before = read_lease()
     if isinstance(before, Unknown):
         return skipped("heartbeat", before)
     started = time.monotonic()
-    # AWS's own clock gives the event its time.
+    # The time of the event comes from AWS's clock.
     sent = datetime.fromtimestamp(time.time() - stack.skew, UTC).replace(microsecond=0)
     try:
         put_heartbeat(aws, stack)

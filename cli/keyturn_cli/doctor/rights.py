@@ -1,7 +1,7 @@
 """The rights that the chart gives the receivers' ServiceAccount. Pure.
 
-The chart's values decide which rights there are (charts/keyturn/templates/rbac.yaml), and the receiver's settings show
-these values.
+The chart's values decide which rights the chart grants (charts/keyturn/templates/rbac.yaml). The receiver's settings
+show these values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """The right to one verb. ``namespace`` is empty for a right in all namespaces, or to an object that has none.
-    ``name`` is empty for a right to all objects. ``subresource`` may be empty."""
+    """The right to one verb on one resource. ``namespace`` is empty for a right in all namespaces, or to a
+    cluster-scoped object. ``name`` is empty for a right to all objects. ``subresource`` may be empty."""
 
     verb: str
     group: str
@@ -35,8 +35,8 @@ class Right:
 
 
 def required_rights(configuration: Configuration, namespace: str, release: str) -> Sequence[Right]:
-    """Return the rights that the receivers of a release need. ``namespace`` is the release's own, and ``release`` the
-    beginning of the names of its objects."""
+    """Return the rights that the receivers of a release need. ``namespace`` is the namespace of the release.
+    ``release`` is the beginning of the names of the release's objects."""
     rights = [right for served in configuration.namespaces or ("",) for right in _served(configuration, served)]
     leases = [f"{release}-poller", *([f"{release}-event-path"] if configuration.takes_deliveries else [])]
     rights.append(Right("create", "coordination.k8s.io", "leases", namespace))
@@ -50,7 +50,7 @@ _WATCHED = ("get", "list", "watch", "patch")
 
 
 def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
-    """Yield the rights in a namespace that is served, or in all if ``namespace`` is empty."""
+    """Yield the rights in one served namespace, or in all namespaces if ``namespace`` is empty."""
 
     def rights(group: str, resource: str, *verbs: str, subresource: str = "") -> Iterator[Right]:
         return (Right(verb, group, resource, namespace, subresource=subresource) for verb in verbs)
@@ -75,7 +75,7 @@ def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
 
 
 def check_rights(missing: tuple[str, ...] | Unknown) -> Finding:
-    """Check that the receivers have every right of the chart. ``missing`` names those that they lack."""
+    """Check that the receivers have every right that the chart grants. ``missing`` names the rights that they lack."""
     if isinstance(missing, Unknown):
         return skipped("RBAC of the chart", missing)
     if missing:

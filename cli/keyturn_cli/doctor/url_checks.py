@@ -11,10 +11,11 @@ SOON = timedelta(days=14)
 
 @dataclass(frozen=True, slots=True)
 class UrlFacts:
-    """What a receiver's URL serves.
+    """Facts about a receiver's URL.
 
-    ``expires`` is when its certificate ends, or Unknown with the fault of the TLS connection. ``status`` is the answer
-    to an unsigned POST, and ``by_receiver`` whether a receiver gave it.
+    ``expires`` is the time at which the certificate expires, or Unknown with the fault of the TLS connection.
+    ``status`` is the HTTP status of the reply to an unsigned POST. ``by_receiver`` tells whether a receiver sent that
+    reply.
     """
 
     url: str
@@ -25,7 +26,7 @@ class UrlFacts:
 
 
 def check_url(facts: UrlFacts) -> Iterator[Finding]:
-    """Check the certificate of the URL, and that an unsigned delivery is refused there."""
+    """Check that the URL's certificate is valid, and that the receiver refuses an unsigned delivery."""
     if isinstance(facts.expires, Unknown):
         yield error(f"{facts.url}: {facts.expires.why}", facts.expires.remedy)
         return
@@ -40,7 +41,7 @@ def check_url(facts: UrlFacts) -> Iterator[Finding]:
 
 
 def unsigned_post(status: int | Unknown, by_receiver: bool) -> Finding:
-    """Check the answer to an unsigned POST."""
+    """Check the reply to an unsigned POST."""
     if isinstance(status, Unknown):
         return error(f"unsigned POST: {status.why}", status.remedy)
     text = f"unsigned POST answered {status}"

@@ -1,6 +1,6 @@
-"""Reads what a receiver's URL serves: its certificate, and the answer to an unsigned delivery.
+"""Reads the facts about a receiver's URL: its certificate, and the reply to an unsigned delivery.
 
-The delivery is a heartbeat without a signature, so a receiver refuses it before it looks at its content.
+The delivery is a heartbeat without a signature. A receiver refuses it without reading its content.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from keyturn_contract.message import CONTENT_TYPE_BATCH, RECEIVER_HEADER
 
 
 def read_url_facts(url: SplitResult, ca_file: Path | None, now: datetime) -> UrlFacts:
-    """Read the facts of one URL."""
+    """Read the facts about one URL."""
     text = url.geturl()
     if url.scheme != "https":
         why = "it is not https, and the notifier delivers by https alone"

@@ -1,4 +1,5 @@
-"""Retires the credential before the current one, once every cluster runs the current one. A sample: change `revoke`.
+"""Lambda function that retires the previous credential once every cluster runs the current one. A sample: change
+`revoke`.
 
 It starts with each receipt `Keyturn Secret Live` (docs/receipts.md). It keeps in a table which version each cluster was
 last live with, and since when. Revoking and removing the label AWSPREVIOUS are its last steps, so a run that ends in
@@ -28,8 +29,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 def refusal(event: dict[str, Any], now: float) -> str:
     """Return why a receipt is not believed, or an empty text.
 
-    The rule that starts this function is on the receipts' bus, and only the notifier may put events there. These checks
-    are about principals that may invoke the function directly, and about events that EventBridge plays again.
+    Only the notifier may put events on the receipts' bus, whose rule starts this function. These checks protect against
+    principals that may invoke the function directly, and against events that EventBridge replays.
     """
     if event.get("source") != "dev.keyturn" or event.get("detail-type") != "Keyturn Secret Live":
         return "it is no receipt about a version that is live"
@@ -50,8 +51,8 @@ def clusters() -> set[str]:
 
 
 def retire(detail: dict[str, Any]) -> str:
-    """Note that a cluster is live, and retire the previous credential if it was the last. Return why it is not retired,
-    or an empty text."""
+    """Note that a cluster is live. If all clusters are live now, retire the previous credential. Return why the
+    credential is not retired, or an empty text."""
     arn, version = detail["secretArn"], detail["versionId"]
     live = note(detail)
     if live is None:
@@ -115,10 +116,11 @@ def not_yet(missing: set[str]) -> str:
 
 
 def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Revoke the old credential; do nothing and return False if the new one is the same. It may run twice.
+    """Revoke the old credential. If the new credential is the same, do nothing and return False. Lambda may call this
+    twice.
 
-    This one makes an access key of IAM inactive, which can be undone. For a database, change the password of the old
-    user, or lock it, if both versions have users of their own.
+    This sample makes an access key of IAM inactive, which can be undone. For a database in which each version has a
+    different user, change the password of the old user, or lock the old user.
     """
     if old["AccessKeyId"] == new["AccessKeyId"]:
         return False

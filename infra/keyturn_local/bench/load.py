@@ -1,4 +1,4 @@
-"""Load generator for the webhook. It sends signed deliveries as the notifier does: one by one, in bursts, or as a
+"""Load generator for the webhook. It sends signed deliveries, as the notifier does: one by one, in bursts, or as a
 flood."""
 
 import asyncio
@@ -27,7 +27,7 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 30  # of a batch in a burst
+ATTEMPTS = 30  # for each batch of a burst
 TAKEN = ("applied", "unchanged")  # an earlier attempt may have applied a change after its deadline
 
 

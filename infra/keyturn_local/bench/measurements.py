@@ -36,7 +36,7 @@ IDENTITIES = 1_000  # ServiceAccounts with a role each
 TEAMS = 20  # the number of namespaces that these ServiceAccounts are spread over
 AT_MOST = 1.02 * IDENTITIES  # one call for each, and some calls of the sweep that runs during the count
 SWEEPS = 3  # the number of sweeps at rest whose calls are counted
-SETTLE_SECONDS = 1.0  # time for the watches to show what a rotation and the Deployment controller have written
+SETTLE_SECONDS = 1.0  # time for the watches to show the writes of a rotation and of the Deployment controller
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
 
@@ -83,7 +83,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def restore(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how fast the receiver fills 1,000 bound Secrets that are empty, as in a cluster that was rebuilt."""
+    """Measure how fast the receiver fills 1,000 empty bound Secrets, as after the rebuild of a cluster."""
     names = testbed.aws.names[:BURST]
     create_bound(testbed.cluster, names)
     testbed.create_raw()
@@ -162,7 +162,7 @@ def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
     ones."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
-    until(partial(_swept, receiver))  # calls during the start must not be counted
+    until(partial(_swept, receiver))  # wait first, so that calls during the start are not counted
     sender = testbed.sender(receiver)
     rows = []
     for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):
@@ -248,7 +248,7 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _AtRest:
-    """What was measured of a receiver that has filled IDENTITIES Secrets.
+    """Measurements of a receiver that has filled IDENTITIES Secrets.
 
     ``seconds`` is the time from the receiver's start until all Secrets were filled. ``calls`` counts the calls to AWS,
     and ``lookups`` counts the reads of ServiceAccounts. Both are for one sweep over all Secrets.

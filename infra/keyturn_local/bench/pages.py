@@ -1,7 +1,7 @@
-"""What open status pages cost: eight of them, beside twenty rotations a second.
+"""Measurement of the cost of eight open status pages during twenty rotations a second.
 
-``python -m keyturn_local.bench.pages URL`` is the eight pages: a process of its own, so that it takes no time from the
-load generator. It reads the streams until it is stopped.
+``python -m keyturn_local.bench.pages URL`` opens the eight pages, and reads their streams until it is stopped. It runs
+as a separate process, so that it takes no CPU time from the load generator.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from keyturn_local.processes.environment import IMPORT_ROOTS, clean_environment
 from keyturn_local.processes.program import Program
 from keyturn_receiver.status.streams import MAX_STREAMS
 
-SAMPLES = 200  # rotations in one phase
-PHASES = 4  # without and with pages, in turn
+SAMPLES = 200  # the number of rotations in one phase
+PHASES = 4  # the number of phases, without and with pages in turn
 OPEN = "pages are open"
 
 
 def open_pages(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure the latency of rotations without and with MAX_STREAMS open pages, in alternating phases, and the memory
-    that the pages take."""
+    """Measure the latency of rotations without and with MAX_STREAMS open pages, in alternating phases. Measure the
+    memory that the pages take."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]

@@ -1,7 +1,7 @@
 """The measurements of `make bench` that restart workloads.
 
-Their floor is raw applies of Secrets and raw patches of pod templates. The same Deployment controller works beside
-both. The cluster has no nodes, so that no pod starts.
+Their floor is raw applies of Secrets and raw patches of pod templates. The same Deployment controller runs during the
+measurements and the floor. No pod starts, because the cluster has no nodes.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ def many_readers(testbed: Testbed, _: Latencies) -> list[Row]:
     raw = [f"raw-reader-{number}" for number in range(READERS)]
     _create(testbed, [*((each, secret_name(name)) for each in ours), *((each, "none") for each in raw)])
     receiver = _started(testbed)
-    # The Secret also has the Deployment that ``rollouts`` has made.
+    # The Deployment that ``rollouts`` has created also reads this Secret.
     count = READERS + (1 if testbed.cluster.list("deployments", NAMESPACE, f"app=web-{BURST - 1}") else 0)
 
     def rotate() -> float:
@@ -127,7 +127,7 @@ def _started(testbed: Testbed) -> LocalReceiver:
 
 
 def _create(testbed: Testbed, deployments: Sequence[tuple[str, str]]) -> None:
-    """Create Deployments of one pod. Each is given with the name of the Secret that it reads."""
+    """Create Deployments of one pod. Each item is the name of a Deployment and the name of the Secret that it reads."""
 
     async def create(api: Api, deployment: tuple[str, str]) -> None:
         await api.request("POST", path("apps/v1", "deployments", NAMESPACE), body=consumer(*deployment))

@@ -27,7 +27,7 @@ from keyturn_receiver.core.revision import Record, version_key, write_record
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations a second
 BINDINGS = 10_000
-RAW_LABEL = "bench.example/state"  # as long as the receiver's label; with that one, the receiver would release Secrets
+RAW_LABEL = "bench.example/state"  # as long as the receiver's label, which would make the receiver release the Secrets
 BURST = 1_000  # the number of bindings and of raw applies in measurements that would take too long with BINDINGS
 
 
@@ -47,7 +47,7 @@ class Testbed:
         self._round = 0
 
     def receiver(self, **settings: str) -> LocalReceiver:
-        """Return a replica that has not been started. It is stopped with the testbed. By default, it polls once an
+        """Return a replica that is not started yet. The end of the testbed stops it. By default, it polls once an
         hour."""
         quiet = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}
         receiver = LocalReceiver(
@@ -105,7 +105,7 @@ class Testbed:
 
     def floor(self, count: int, deployments: Sequence[str] = ()) -> list[float]:
         """Read one value, apply one Secret, and patch the pod template of one of the ``deployments``, if there are any.
-        Do it RATE times per second. Return the duration of each in seconds."""
+        Start ``count`` of these sequences, RATE per second. Return the duration of each sequence in seconds."""
         self._round += 1
         client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
@@ -134,7 +134,7 @@ class Testbed:
         )
 
     async def _apply(self, api: Api, number: int) -> None:
-        """Apply one Secret by server-side apply, with the same fields that the receiver would write."""
+        """Apply one Secret by server-side apply, with the fields that the receiver would write."""
         name = self.aws.names[number]
         version_id = f"{self._round:08d}-{number:08d}-0000-0000-00000000"
         digest = f"{self._round:032d}{number:032d}"

@@ -1,4 +1,4 @@
-"""Program of `make demo`. It starts all parts, runs the scenarios, and prints the verdict."""
+"""Entry point of `make demo`. It starts all parts, runs the scenarios, and prints the verdict."""
 
 import argparse
 import os
@@ -86,7 +86,7 @@ def _run(stack: Stack, node: bool, keep: bool) -> int:
 
 @contextmanager
 def _stack(directory: Path, context: str | None, node: bool) -> Iterator[Stack]:
-    """Start all parts. The control plane starts while SAM deploys. A cluster of the user is checked first."""
+    """Start all parts. The control plane starts while SAM deploys. A cluster that the user names is checked first."""
     with ExitStack() as parts:
         cluster: Cluster | None = None
         if context or os.environ.get("KUBECONFIG"):
@@ -136,7 +136,7 @@ def _control_plane(directory: Path, node: bool) -> Iterator[Cluster]:
 
 
 def _check(cluster: Cluster, server: str) -> None:
-    """Refuse a cluster that does not answer, or that holds objects with which the demo would interfere."""
+    """Refuse a cluster that does not answer, or whose objects the demo would disturb."""
     try:
         cluster.kubectl("get", "--raw=/api/v1/namespaces?limit=1", "--request-timeout=10s")
     except KubectlFailed as error:
@@ -155,7 +155,7 @@ def _check(cluster: Cluster, server: str) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the original failure. ``error`` may be a failure of the clean-up after it."""
+    """Return the original failure. ``error`` may be a later failure of the clean-up."""
     while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error

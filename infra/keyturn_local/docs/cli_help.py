@@ -1,7 +1,7 @@
 """Writes the help of each command into docs/cli.md, and finds the samples of output in it.
 
-``python -m keyturn_local.docs.cli_help`` writes the help. The rest of the page is written by hand. A block of code
-belongs to the comment above it, such as ``<!-- help: status -->``.
+``python -m keyturn_local.docs.cli_help`` writes the help. The rest of the page is written by hand. A comment above a
+block of code, such as ``<!-- help: status -->``, names the block.
 """
 
 import re
@@ -21,19 +21,19 @@ def commands() -> list[str]:
 
 
 def help_of(command: str) -> str:
-    """Return what a command prints with ``--help``, in a terminal of 80 columns."""
+    """Return the output of a command with ``--help`` in a terminal of 80 columns."""
     arguments = ["--help"] if command == "keyturn" else [command, "--help"]
     ran = CliRunner().invoke(app, arguments, prog_name="keyturn", env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
     return ran.output.replace("\r\n", "\n")
 
 
 def blocks(page: str, sort: str) -> dict[str, str]:
-    """Return the blocks of a page by their names. ``sort`` is "help" or "sample"."""
+    """Return the blocks of a page, by name. ``sort`` is "help" or "sample"."""
     return {name: text for _, found, name, text, _ in _BLOCK.findall(page) if found == sort}
 
 
 def with_blocks(page: str, sort: str, texts: dict[str, str]) -> str:
-    """Return a page with other texts in its blocks. Blocks that ``texts`` lacks stay."""
+    """Return a page with the texts of its blocks replaced. Blocks that are not in ``texts`` stay unchanged."""
 
     def replaced(block: re.Match[str]) -> str:
         head, found, name, text, end = block.groups()

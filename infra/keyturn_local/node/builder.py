@@ -1,4 +1,4 @@
-"""Builds images. Debian's buildah builds Dockerfiles without a daemon, and leaves nothing on the machine."""
+"""Builder of images. Debian's buildah builds Dockerfiles without a daemon, and leaves no files on the machine."""
 
 import ast
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from keyturn_local.toolchain import debian
 
-# buildah, and those of its dependencies that may be missing on a machine.
+# The packages of buildah and of those dependencies that may be missing on a machine.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man")
-# buildah executes itself again without LD_LIBRARY_PATH. So its libraries are mounted over those of the machine.
+# buildah re-executes itself without LD_LIBRARY_PATH, so its libraries are mounted over those of the machine.
 WITH_LIBRARIES = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 

@@ -24,7 +24,7 @@ CNI = ("ptp", "host-local", "loopback")
 CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
 NEEDED = ("ip", "mount")  # these must be on the PATH
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
-# Each program, and those of its dependencies that may be missing on a machine.
+# The packages of each program and of those dependencies that may be missing on a machine.
 RUNC_PACKAGES = ("runc", "libseccomp2")
 IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 

@@ -1,4 +1,4 @@
-"""For calls of the notifier's function without Lambda: the variables and the context that Lambda would give it."""
+"""Environment variables and context for calls of the notifier's function without Lambda."""
 
 import time
 import uuid

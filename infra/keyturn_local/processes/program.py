@@ -1,4 +1,4 @@
-"""Child processes that never outlive this process, even if it is killed with SIGKILL."""
+"""Child processes that never outlive this process, even if this process is killed with SIGKILL."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# The code of the guard, which is a process between this process and the program. When this process ends for whatever
-# reason, the guard's standard input is closed, and the guard kills the program's whole process group. Unlike
-# PR_SET_PDEATHSIG, this depends neither on the forking thread nor on Linux.
+# The code of the guard, which is a process between this process and the program. When this process ends for any reason,
+# the guard's standard input is closed, and the guard kills the program's whole process group. Unlike PR_SET_PDEATHSIG,
+# this depends neither on the forking thread nor on Linux.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -36,8 +36,8 @@ class StartFailed(RuntimeError):
 
 
 class Stoppable:
-    """Base class of parts that run until ``stop`` is called. Used as a context manager, such a part is stopped at the
-    end."""
+    """Base class of parts that run until ``stop`` is called. A part can be used as a context manager, which calls
+    ``stop`` at the end."""
 
     def stop(self) -> None:
         """Stop gracefully."""
@@ -81,8 +81,8 @@ class Program:
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` returns true. Raises StartFailed if the program ends before that, or after
-        ``seconds``."""
+        """Wait until ``ready`` returns true. Raises StartFailed if the program ends first, or if ``seconds`` have
+        passed."""
         end = time.monotonic() + seconds
         while not ready():
             failure = (
@@ -123,7 +123,7 @@ class Program:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
-    """Return a condition for ``wait_for``. It is true if ``url`` answers with the status 200."""
+    """Return a condition for ``wait_for``. The condition is true if ``url`` answers with the status 200."""
 
     def ask() -> bool:
         try:

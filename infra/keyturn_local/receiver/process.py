@@ -1,4 +1,4 @@
-"""The receiver as a process. It has the rights that the chart's RBAC gives to its ServiceAccount."""
+"""The receiver as a local process. It has the rights that the chart's RBAC grants to the receiver's ServiceAccount."""
 
 import signal
 import sys
@@ -21,8 +21,8 @@ class LocalReceiver:
     """One replica, which keeps its ports when it restarts.
 
     ``aws`` has the environment variables that point to AWS. ``python`` is the interpreter of an environment in which
-    the receiver is installed as in the image. A process with such an interpreter sees neither this repository nor the
-    environment of this process. If ``certificate`` is given, the receiver serves TLS. ``port`` is given if
+    the receiver is installed as in the image. With such an interpreter, the receiver sees neither this repository nor
+    the environment variables of this process. With ``certificate``, the receiver serves TLS. ``port`` is needed only if
     the URL must be known before the receiver is created.
     """
 
@@ -98,7 +98,7 @@ class LocalReceiver:
             self._program.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Resume a paused process."""
         if self._program:
             self._program.send_signal(signal.SIGCONT)
 

@@ -1,5 +1,4 @@
-"""The receiver as a Helm release of the chart. It runs in pods on a real node (node/) and not as a process
-(process.py)."""
+"""The receiver as a Helm release of the chart. Its pods run on a real node (node/); process.py is the alternative."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from keyturn_local.node import images, network
 from keyturn_local.processes.program import StartFailed, Stoppable
 from keyturn_local.receiver.process import total
 
-NAME = "keyturn"  # the name of the release, and so of its Deployment and its Service
+NAME = "keyturn"  # the name of the release, its Deployment and its Service
 RECEIVERS = "app.kubernetes.io/component=receiver"
 OPERATIONS_PORT = 9090
 PAGE_PORT = 9091

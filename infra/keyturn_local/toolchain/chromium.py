@@ -1,6 +1,6 @@
-"""Chromium for the tests of the status page: the one on the PATH, or the Debian package, unpacked into the cache.
+"""Chromium for the tests of the status page: the program on the PATH, or the Debian package, unpacked into the cache.
 
-Playwright drives it. Its own browsers are not downloaded.
+Playwright drives this Chromium. The browsers of Playwright are not downloaded.
 """
 
 import os
@@ -26,11 +26,12 @@ _FONTS = """<?xml version="1.0"?>
 
 
 class ChromiumNotFound(RuntimeError):
-    """There is no Chromium, and none can be unpacked. The text says why."""
+    """Chromium is not installed, and the Debian package cannot be unpacked. The text says why."""
 
 
 def resolve() -> Path:
-    """Return the program to start. The first call on a machine downloads some 150 MB. Raises ChromiumNotFound."""
+    """Return the path of the program to start. The first call on a machine downloads about 150 MB. Raises
+    ChromiumNotFound."""
     for name in ON_PATH:
         if found := shutil.which(name):
             return Path(found)
@@ -56,8 +57,8 @@ def _write_launcher(folder: Path, final: Path) -> None:
 
 
 def _libraries(folder: Path) -> list[Path]:
-    """Return the folders with shared libraries: those of ``debian.libraries``, and folders of single packages in them,
-    such as that of PulseAudio."""
+    """Return the folders with shared libraries: those of ``debian.libraries``, and their subfolders of single packages,
+    such as PulseAudio's."""
     found = debian.libraries(folder)
     return [*found, *sorted({each.parent for root in found for each in root.glob("*/lib*.so*")})]
 

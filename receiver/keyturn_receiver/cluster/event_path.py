@@ -1,5 +1,5 @@
-"""Monitors the event path, on which AWS's events reach the receiver. Each heartbeat arrives at only one replica, which
-passes it on to the other replicas through a Lease."""
+"""Monitor of the event path, on which AWS's events reach the receiver. Each heartbeat arrives at only one replica,
+which passes it on to the other replicas through a Lease."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ class EventPathMonitor:
     than every heartbeat that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime``
     is the time at which the newest heartbeat was sent.
 
-    ``now`` returns monotonic seconds. ``wall`` returns the time in UTC. It is written to the Lease as ``renewTime``. It
-    is compared with another replica's time only when this replica first reads the Lease, to compute the Lease's age.
+    ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is written to the Lease as ``renewTime``.
+    Two replicas' times are compared only when this replica first reads the Lease, to compute the Lease's age.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class EventPathMonitor:
         else:
             age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
             received_at = self._now() - max(0.0, age)
-            # No heartbeat has arrived here yet, so what the Lease says replaces the initial assumption.
+            # No heartbeat has arrived here yet, so the Lease replaces the initial assumption.
             if self._published:
                 self._last_heartbeat = received_at
             else:

@@ -1,7 +1,7 @@
 """Memo of histories. A write of a Secret has to repeat the annotation ``keyturn.dev/history``, which no cache keeps.
 
-It holds the annotations that this replica has read or written lately, so that a rotation costs no read of the Secret.
-It is bounded, because the histories of 10,000 Secrets would take 12 MB.
+The memo holds the annotations that this replica has recently read or written, so that a rotation needs no read of the
+Secret. The memo is bounded, because the histories of 10,000 Secrets would take 12 MB.
 """
 
 from keyturn_receiver.core.plan import LiveSecret
@@ -17,10 +17,10 @@ class HistoryMemo:
         self._histories: FairMap[str, str, tuple[str, str]] = FairMap(MAX_HISTORIES)
 
     def get(self, live: LiveSecret) -> str | None:
-        """Return the history that this version of a Secret has, or None if it is not remembered."""
+        """Return the history of this version of a Secret, or None if the memo does not have it."""
         resource_version, history = self._histories.get(live.target.namespace, live.uid) or ("", "")
         return history if resource_version == live.resource_version else None
 
     def keep(self, live: LiveSecret, resource_version: str, history: str) -> None:
-        """Remember the history that a version of a Secret has."""
+        """Remember the history of one version of a Secret."""
         self._histories.put(live.target.namespace, live.uid, (resource_version, history))

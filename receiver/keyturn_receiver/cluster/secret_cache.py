@@ -1,11 +1,11 @@
 """Informer cache of the bound Secrets. It finds a Secret's metadata by target, or by the AWS secret that the Secret
 names.
 
-A reflector fills the cache. Of the values in a Secret, only the answer to one question is kept: whether they are as
-Keyturn wrote them. The cache also holds fingerprints of the values that this replica has read or written. Everything
-that it knows about a Secret is dropped together with the Secret.
+A reflector fills the cache. The cache does not keep the values of a Secret. It keeps only whether the values are as
+Keyturn wrote them, and fingerprints of the values that this replica has read or written. All entries of a Secret are
+dropped together with the Secret.
 
-Tenants write annotations and keys, so what is kept of them is bounded: for each Secret, and for each namespace.
+Tenants write annotations and keys, so the kept annotations and keys are bounded for each Secret and for each namespace.
 """
 
 import sys
@@ -55,17 +55,17 @@ SMALL = 2048  # characters; a Secret's annotations of up to this length together
 MAX_SMALL = 512  # how many Secrets with small annotations are kept in parsed form
 MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are kept in parsed form
 
-_RECORD = RECORD[:-1]  # the time of the last write is left out, because it is only for people
+_RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
 _SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOUNT, STATUS, VERSION_IDS))
-_RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # where the record is in the kept texts
+_RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the place of the record in the kept texts
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
 MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
 MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
 LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
-MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that its record lacks; if they take more, none of them is kept
+MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that are not in its record; of more bytes, no key is kept
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
 
 TOO_MUCH = (
@@ -78,15 +78,15 @@ TOO_MUCH = (
 class BoundSecret:
     """Cached metadata of a bound Secret, without its data.
 
-    ``names`` are all the names that the Secret's AWS secrets may have. ``scopes`` are the accounts and regions that the
+    ``names`` are all possible names of the Secret's AWS secrets. ``scopes`` are the accounts and regions that the
     binding names (``account_scope``). ``integrity`` tells whether the Secret's keys and its record are as Keyturn wrote
-    them. ``texts`` are the annotations and the label ``keyturn.dev/state``. They are kept unparsed, which takes less
-    memory. ``faults`` say what is wrong with the names of the Secret's annotations and labels. ``lost_record`` is true
-    if Keyturn has filled the Secret, but the cache no longer has the record. ``fault`` is an error of the binding that
-    cannot be seen from the Secret itself. ``seen_at`` is the time, in monotonic seconds, at which this replica first
-    saw this version of the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the
-    Secret; it is kept as long as the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its
-    record, or None if they are too long to be kept.
+    them. ``texts`` are the annotations and the label ``keyturn.dev/state``, unparsed to save memory. ``faults`` are the
+    faults of the names of the Secret's annotations and labels. ``lost_record`` is true if Keyturn has filled the
+    Secret, but the cache no longer has the record. ``fault`` is an error of the binding that the Secret itself does not
+    show. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
+    ``first_seen_at`` is the time at which this replica first saw any version of the Secret; this time is kept as long
+    as the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its record, or None if they take
+    more than MAX_OTHER_KEYS.
     """
 
     target: Target
@@ -105,7 +105,7 @@ class BoundSecret:
 
     @property
     def keys(self) -> frozenset[str] | None:
-        """The keys that the Secret has, or None if they are too many to be kept."""
+        """All keys of the Secret, or None if ``other_keys`` is None."""
         return None if self.other_keys is None else frozenset((*self.record.revisions, *self.other_keys))
 
     @property
@@ -125,7 +125,7 @@ class BoundSecret:
 
     @property
     def versions_text(self) -> str:
-        """The annotation with the version ids, as it is, or an empty text. This does not parse the record."""
+        """The unparsed annotation with the version ids, or an empty text. This does not parse the record."""
         return self.texts[_VERSION_IDS] or ""
 
     @property
@@ -135,19 +135,19 @@ class BoundSecret:
 
     @property
     def is_intact(self) -> bool:
-        """Whether no change by others was found in what Keyturn wrote."""
+        """Whether the keys and the record are still as Keyturn wrote them, as far as is known."""
         return self.integrity is not Integrity.BROKEN
 
     @property
     def large_bytes(self) -> int:
-        """The bytes of memory that the annotations take if they count towards the limit of the namespace; otherwise
+        """The bytes of memory that the annotations take, if they count towards the limit of the namespace. Otherwise
         0."""
         size = sum(sys.getsizeof(text) for text in self.texts if text)
         return size if size > LARGE else 0
 
 
 def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
-    """Reduce a bound Secret, as the API server returns it, to what the cache keeps."""
+    """Reduce a bound Secret, as the API server returns it, to the cache entry."""
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
@@ -184,7 +184,7 @@ def _other_keys(keys: Iterable[str], record: Record) -> tuple[str, ...] | None:
 
 
 def _kept(name: str, text: str | None) -> str | None:
-    # An annotation that is cut is still too long to be valid, so the error is the same.
+    # A cut annotation is still too long to be valid, so the error is the same.
     limit = MAX_DATA_ANNOTATION + 1 if name == DATA else None if name in (CHANGED_AT, *_RECORD) else MAX_TEXT
     return text[:limit] if text is not None else None
 
@@ -202,8 +202,8 @@ class CopiedSecret:
     copy: Copy
 
 
-# A caller needs the same binding several times in a row, and then not again for a long time. What is kept here stays
-# when its Secret is gone. So only a few large texts are kept, and they do not push out the small ones.
+# A caller needs the same binding several times in a row, and then not again for a long time. An entry stays when its
+# Secret is gone. So the number of large texts is small, and large texts have a separate cache from small ones.
 def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
     return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
 
@@ -246,8 +246,8 @@ class _Values:
 class SecretCache:
     """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
 
-    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` has what is
-    remembered of Secrets that were deleted, or lost their record.
+    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` remembers Secrets
+    that were deleted or lost their record.
     """
 
     def __init__(self, keyed: KeyedHash) -> None:
@@ -334,7 +334,7 @@ class SecretCache:
     def keep_values(self, live: LiveSecret, resource_version: str, fingerprints: Mapping[str, bytes]) -> None:
         """Keep the fingerprints of values that this replica has just read or written.
 
-        Whoever writes a Secret decides how many keys it has. So no fingerprints are kept of a Secret with more than
+        Tenants decide how many keys a Secret has. So no fingerprints are kept of a Secret with more than
         MAX_FINGERPRINTS keys.
         """
         if live.target not in self._by_target or len(fingerprints) > MAX_FINGERPRINTS:
@@ -347,7 +347,7 @@ class SecretCache:
         """Forget the former Secrets of a namespace that was deleted."""
         self.former.forget(namespace)
         for target in self.in_namespace(namespace):
-            self.drop_values(target)  # without them, nothing is remembered when the watch shows the deletion later
+            self.drop_values(target)  # so that a deletion, which the watch shows later, is not remembered
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
@@ -427,9 +427,9 @@ class SecretCache:
 
 
 def _follow(cached: BoundSecret, kept: BoundSecret) -> BoundSecret:
-    """Return ``kept``, the new version of a Secret, corrected by what the earlier version ``cached`` shows."""
+    """Return ``kept``, the new version of a Secret, with corrections from the earlier version ``cached``."""
     integrity_now = kept.integrity
     if cached.integrity is Integrity.INTACT and integrity_now is Integrity.UNKEYED:
-        integrity_now = Integrity.BROKEN  # somebody has taken the keyed hash away
+        integrity_now = Integrity.BROKEN  # another writer has removed the keyed hash
     lost = kept.lost_record or (not kept.record.was_written and (cached.lost_record or cached.record.was_written))
     return replace(kept, integrity=integrity_now, lost_record=lost, first_seen_at=cached.first_seen_at)

@@ -44,7 +44,7 @@ class SecretClient:
     """Reads and writes single bound Secrets.
 
     ``fingerprint`` makes a digest of each value that is read. ``keyed`` makes the hashes that are written. ``now``
-    returns the time in UTC. The time is written on the Secret for people, and no decision depends on it.
+    returns the time in UTC. This time is written on the Secret for people, and no decision depends on it.
     """
 
     def __init__(self, api: Api, fingerprint: Fingerprint, keyed: KeyedHash, now: Callable[[], datetime]) -> None:
@@ -102,10 +102,10 @@ class SecretClient:
         return {key: b64decode(data[key]) for key in keys if key in data}
 
     async def read_history(self, live: LiveSecret) -> str:
-        """Return the annotation ``keyturn.dev/history`` as a write has to repeat it (``kept_history``).
+        """Return the annotation ``keyturn.dev/history`` in the form that a write has to repeat (``kept_history``).
 
-        The Secret is read only if this replica does not remember the history of this version.
-        Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
+        The Secret is read only if the memo does not have the history of this version. Raises Conflict if the Secret has
+        changed since it was read, and the same errors as ``read``.
         """
         history = self.histories.get(live)
         if history is None:
@@ -115,9 +115,10 @@ class SecretClient:
         return history
 
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes], history: str = "") -> str:
-        """Write our keys and annotations by server-side apply. Return the Secret's new resource version.
+        """Write Keyturn's keys and annotations by server-side apply. Return the Secret's new resource version.
 
-        ``history`` is the annotation ``keyturn.dev/history``. The API server removes it if the apply does not name it.
+        ``history`` is the annotation ``keyturn.dev/history``. The API server removes this annotation if the apply does
+        not name it.
 
         Keys and annotations of other writers stay. Raises Conflict if the Secret was changed or deleted after it was
         read. An apply that names no resource version would create a deleted Secret again, and could overwrite a newer
@@ -152,8 +153,8 @@ class SecretClient:
         """Write the status of a Secret and its label ``keyturn.dev/state``, and return the Secret's new resource
         version.
 
-        ``reconciled`` is the request to reconcile that was served, or empty.
-        Raises Conflict if the Secret has changed since it was read.
+        ``reconciled`` is the served request to reconcile, or an empty text. Raises Conflict if the Secret has changed
+        since it was read.
         """
         body: Json = {
             "metadata": {

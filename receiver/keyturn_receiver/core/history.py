@@ -1,7 +1,7 @@
 """History: the last changes of a bound Secret's values, in one annotation of the Secret.
 
-It is only for people and for the tools that show it. No decision depends on it, it is no part of the record, and it
-holds no value. If it is lost or garbled, it begins again with the next change.
+The history is only for people and for the tools that show it. No decision depends on it. It is not part of the record,
+and it holds no value. If the annotation is lost or garbled, the history starts again with the next change.
 """
 
 import json
@@ -14,12 +14,12 @@ from keyturn_receiver.core.write_times import parse_time
 
 HISTORY = "keyturn.dev/history"
 MAX_CHANGES = 5
-MAX_BYTES = 1200  # of the annotation, whose characters are all ASCII
+MAX_BYTES = 1200  # limit for the annotation, whose characters are all ASCII
 
 _MAX_COUNT = 1_000_000
 # A version id has 32 to 64 characters:
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html
-_ID = re.compile(r"[!#-\[\]-~]{0,64}")  # printable, without spaces, and without what JSON has to escape
+_ID = re.compile(r"[!#-\[\]-~]{0,64}")  # printable, without spaces and without characters that JSON has to escape
 _CAUSE = re.compile(r"[a-z_]{0,20}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 
@@ -29,12 +29,12 @@ class Change:
     """One write that changed values of a bound Secret.
 
     ``at`` is the time of the write, by the receiver's clock (RFC 3339 in UTC, with milliseconds). ``version`` is the
-    version id that the Secret was made from, and ``was`` the one before; ``was`` is empty at the first write. If the
-    Secret is made from several AWS secrets, both are compound versions (``revision.compound_version``). ``moved_at`` is
-    the time at which the staging label moved to the version, by AWS's clock (RFC 3339 in UTC, whole seconds). ``cause``
-    is the cause of the reconcile, such as "notification" or "poll". ``event`` is the id of the EventBridge event.
-    ``moved_at`` and ``event`` are empty if they are not known. ``keys`` is the number of keys whose value was written
-    or removed. ``due`` is the number of consumers that were due for a restart because of it.
+    version id that the Secret was made from. ``was`` is the version id before the write, and is empty for the first
+    write. If the Secret is made from several AWS secrets, both are compound versions (``revision.compound_version``).
+    ``moved_at`` is the time at which the staging label moved to the version, by AWS's clock (RFC 3339 in UTC, whole
+    seconds). ``cause`` is the cause of the reconcile, such as "notification" or "poll". ``event`` is the id of the
+    EventBridge event. ``moved_at`` and ``event`` are empty if they are not known. ``keys`` is the number of keys whose
+    value was written or removed. ``due`` is the number of consumers that were due for a restart because of the write.
     """
 
     at: str
@@ -48,15 +48,15 @@ class Change:
 
 
 def stamp(at: datetime) -> str:
-    """Return a time as ``Change.at`` has it."""
+    """Return a time in the format of ``Change.at``."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def read_history(text: str | None) -> tuple[Change, ...]:
-    """Read the annotation: the last changes, the newest first.
+    """Parse the annotation. Return the last changes, newest first.
 
-    The result is empty if the annotation is missing, garbled, or longer than Keyturn writes it. Fields that are not
-    known are ignored, because a newer release may have written them.
+    The result is empty if the annotation is missing, garbled, or longer than Keyturn writes it. Unknown fields are
+    ignored, because a newer release may have written them.
     """
     if not text or len(text) > MAX_BYTES:
         return ()
@@ -73,16 +73,16 @@ def read_history(text: str | None) -> tuple[Change, ...]:
 
 
 def kept_history(text: str | None) -> str:
-    """Return the annotation as a write keeps it that changes no value. It is empty if there is no readable history."""
+    """Return the annotation for a write that changes no value. The result is empty if there is no readable history."""
     return _write_history(read_history(text))
 
 
 def add(text: str | None, change: Change) -> str:
-    """Return the annotation with one more change, as its first entry.
+    """Return the annotation with one more change as its first entry.
 
-    At most MAX_CHANGES are kept, and at most MAX_BYTES; the oldest go. Changes that follow each other without a new
-    version take one entry, the last one. Otherwise a writer that changes the Secret again and again, and whose edits
-    Keyturn reverts, would push out the rotations. An id that the annotation cannot hold is left out.
+    The annotation keeps at most MAX_CHANGES changes and at most MAX_BYTES. The oldest changes are dropped. Of
+    consecutive changes without a new version, only the last is kept. Otherwise a writer whose repeated edits Keyturn
+    reverts would push out the rotations. An id that the annotation cannot hold is left out.
     """
     change = replace(
         change,
@@ -112,8 +112,8 @@ def _write_history(changes: tuple[Change, ...]) -> str:
 
 
 def _entries(changes: tuple[Change, ...]) -> Iterable[dict[str, str | int]]:
-    """Yield what is written of each change. ``was`` is left out where it is the version of the next entry, so that five
-    entries fit."""
+    """Yield the JSON object of each change. ``was`` is left out if it equals the version of the next entry, so that
+    five entries fit."""
     for number, change in enumerate(changes):
         before = changes[number + 1].version if number + 1 < len(changes) else ""
         yield {
@@ -129,7 +129,7 @@ def _entries(changes: tuple[Change, ...]) -> Iterable[dict[str, str | int]]:
 
 
 def _read_change(entry: object, before: str) -> Change:
-    """Read one entry. ``before`` is the version of the entry before it in time. Raises ValueError if it is garbled."""
+    """Parse one entry. ``before`` is the version of the next older entry. Raises ValueError if the entry is garbled."""
     if not isinstance(entry, dict):
         raise ValueError("an entry of the history has to be an object")
     moved_at = _text(entry, "moved", _TIME) if "moved" in entry else ""

@@ -1,4 +1,4 @@
-"""Pods of a consumer: what they read, and what tells whether they have read the present values of a Secret."""
+"""Pods of a consumer: their reads of Secrets, and the times that show whether they have read the present values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ _NO_SPEC: Mapping[str, object] = {"containers": [], "initContainers": []}
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod, reduced to what it reads, and to what tells how old its values are.
+    """A pod, reduced to its reads of Secrets and to the times that show the age of its values.
 
     ``created`` is in seconds since 1970; a pod whose time is not known counts as very old. ``marks`` are Keyturn's
-    annotations, which a pod has from the template that it was made from. ``started`` is about the Secrets that the
-    containers read only by ``env`` and ``envFrom``: such a container reads the Secret again whenever it starts. For
-    each of these Secrets, ``started`` has the earliest time at which a container that reads it began its present run.
-    A Secret is left out while one of these containers does not run. The kubelet's clock gives these times.
-    ``has_started`` tells whether a container of the pod has ever started. ``ready_at`` is the time at which the pod
-    became ready, in seconds since 1970, or None if it is not ready or the time is not known.
+    annotations, which the pod has got from its template. ``started`` is about the Secrets that the containers read only
+    by ``env`` and ``envFrom``: such a container reads the Secret again whenever it starts. For each of these Secrets,
+    ``started`` has the earliest time at which a container that reads it began its present run. A Secret is left out
+    while one of these containers does not run. The kubelet's clock gives these times. ``has_started`` tells whether a
+    container of the pod has ever started. ``ready_at`` is the time at which the pod became ready, in seconds since
+    1970, or None if it is not ready or the time is not known.
     """
 
     reads: Mapping[str, Reads]
@@ -37,7 +37,8 @@ class Pod:
 def read_pod(
     pod: Mapping[str, object], workload: WorkloadRef, workload_uid: str, named: Iterable[str] = ()
 ) -> Pod | None:
-    """Parse a pod as the API server returns it. Returns None if it belongs to another workload, is ending or has ended.
+    """Parse a pod as the API server returns it. Returns None if the pod belongs to another workload, is ending or has
+    ended.
 
     ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
     to its ReplicaSets, whose names begin with the Deployment's.
@@ -66,7 +67,7 @@ def read_pod(
 
 
 def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
-    """Return ``Pod.started``: when containers that read a Secret only by environment variables were last started."""
+    """Return ``Pod.started``: the last starts of the containers that read a Secret only by environment variables."""
     spec, status = as_object(pod.get("spec")), as_object(pod.get("status"))
     inits, containers = as_objects(spec.get("initContainers")), as_objects(spec.get("containers"))
     # Files are not read again by a start, and an init container does not run again.

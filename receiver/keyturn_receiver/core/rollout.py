@@ -1,11 +1,11 @@
-"""Rollout decision: whether to restart a consumer. It depends only on the consumer's marks, the Secret's record, and
-the pods: what counts is what the pods run.
+"""Rollout decision: whether to restart a consumer. The decision depends only on the consumer's marks, the Secret's
+record, and the values that the pods run.
 
 A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
-that the pods read. On the pod template, a mark asks for a restart. On the workload itself, a mark restarts nothing. It
-says that the pods were found to run these revisions, or that the workload is new. Such a mark is *settled*, and takes
-precedence over a mark on the template. A consumer is up to date if its mark equals the mark that follows from the
-Secret's record. Otherwise the consumer is restarted if one of its pods is behind, and gets a settled mark if none is.
+that the pods read. On the pod template, a mark asks for a restart. A mark on the workload itself restarts nothing. Such
+a mark is *settled*: the pods were found to run these revisions, or the workload is new. A settled mark takes precedence
+over a mark on the template. A consumer is up to date if its mark equals the mark that follows from the Secret's record.
+Otherwise the consumer is restarted if one of its pods is behind, and gets a settled mark if none is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,8 @@ from keyturn_receiver.core.write_times import REMOVED, WriteTime
 # A pod takes longer than this from its creation to the start of a container. So a container may have started without a
 # key only if its pod was created more than this many seconds before the key appeared.
 START_SECONDS = 2
-# The kubelet's clock gives the times at which containers start, the API server's clock those of writes. A container
-# counts as started after a write only if it was started at least this many seconds after the write.
+# The times of container starts come from the kubelet's clock, and the times of writes from the API server's clock. A
+# container counts as started after a write only if it was started at least this many seconds after the write.
 CLOCK_SECONDS = 60
 _NOW = 1 << 62  # later than every time of the API server, in seconds
 
@@ -29,9 +29,9 @@ _NOW = 1 << 62  # later than every time of the API server, in seconds
 class RolloutAnnotation:
     """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
-    ``undecided`` is true if the pods still have to be looked at: the mark restarts them only if one of them
-    ``is_behind``. ``marked`` is true if the consumer has another mark. Then its pods may have read values about which
-    the Secret no longer tells anything.
+    ``undecided`` is true if the pods still have to be read: the mark restarts them only if one of them ``is_behind``.
+    ``marked`` is true if the consumer has another mark. Its pods may then have read values that the Secret's record no
+    longer describes.
     """
 
     name: str
@@ -59,11 +59,12 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
 def rollout(
     consumer: Consumer, secret_name: str, record: Record, before: Record | None = None
 ) -> RolloutAnnotation | None:
-    """Return the mark for a consumer whose mark is not that of ``record``, or None if it is up to date.
+    """Return the mark for a consumer whose mark differs from that of ``record``, or None if the consumer is up to date.
 
-    ``before`` is given only if the caller has just written ``record`` in place of ``before``, and knows the consumer
-    from before that write. If the consumer has a mark, all its pods are then older than the keys that were written, so
-    it is restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its pods read.
+    ``before`` is given only if the caller has just written ``record`` in place of ``before``, and has the state of the
+    consumer from before that write. If the consumer has a mark, all its pods are then older than the keys that were
+    written, so it is restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its
+    pods read.
 
     A consumer whose keys are all gone is restarted if they are optional. Otherwise its pods keep the old value, because
     no container would start without the keys.
@@ -72,7 +73,7 @@ def rollout(
     value = _mark_value(reads, record)
     current = _current_mark(consumer, secret_name, record)
     if not value and current and reads.optional and record.revisions and _may_have_removed(record):
-        value = record.mark_prefix + digest({}, ())  # a key that its pods have read is gone, and they start without it
+        value = record.mark_prefix + digest({}, ())  # the pods start without a key that they have read and that is gone
     if not value or current == value:
         return None
     name, marked = mark_name(secret_name), bool(current)
@@ -90,7 +91,7 @@ def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping
 
 
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
-    """Return the mark on the pod template if it stands for the present revisions, so that the rollout of this template
+    """Return the mark on the pod template if it stands for the present revisions. The rollout of this template then
     brings the present values to the pods. Otherwise return None."""
     mark = consumer.marks.get(mark_name(secret_name)) or consumer.marks.get(former_mark_name(secret_name) or "")
     if not mark:
@@ -112,8 +113,8 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
 
 
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
-    """Return when a key that the pods read was last written, in seconds since 1970 by the API server's clock, or None
-    if that is not known."""
+    """Return the time at which a key that the pods read was last written, in seconds since 1970 by the API server's
+    clock. Return None if this time is not known."""
     reads = consumer.reads.get(secret_name, Reads())
     times = record.write_times
     read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
@@ -161,8 +162,8 @@ def _may_be_behind(
     ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``.
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
-    because a pod takes a while to start. This is relied on only if a watch has shown the workload without delay, and if
-    the workload has no mark: otherwise nothing tells that the write did not come at the end of that second.
+    because a pod takes a while to start. The function relies on this only if a watch has shown the workload without
+    delay, and if the workload has no mark. Otherwise the write may have come at the end of that second.
     """
     if reads is None:
         return False
@@ -232,8 +233,8 @@ def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str |
 def _is_mark_of(mark: str, record: Record) -> bool:
     """Return whether a mark may come from a record like this one.
 
-    Only marks for watched Secrets have a prefix. It ends with a dot, and tells with which record key the revisions were
-    made (``watched.py``). A mark for another record key tells nothing about this record.
+    Only marks for watched Secrets have a prefix. The prefix identifies the record key with which the revisions were
+    made, and ends with a dot (``watched.py``). A mark for another record key tells nothing about this record.
     """
     return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 

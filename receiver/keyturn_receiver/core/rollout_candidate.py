@@ -25,20 +25,20 @@ def due_candidate(
 ) -> Candidate:
     """Return the candidate for a consumer that is due.
 
-    ``window`` is the rollout window of the namespace, which counts if the workload has none of its own. ``is_open``
-    tells whether the consumer's rollout is unfinished already. The times are in seconds since 1970.
+    ``window`` is the rollout window of the namespace, which applies if the workload has no window. ``is_open`` tells
+    whether the consumer already has an unfinished rollout. The times are in seconds since 1970.
     """
     ref, order = consumer.ref, consumer.order
     opens = opens_at(window if consumer.window is None else consumer.window, now)
-    if opens == INFINITY:  # the namespace's window is not understood: nobody waits for this consumer
+    if opens == INFINITY:  # the namespace's window is invalid, so no other consumer waits for this one
         return Candidate(ref, ConsumerState.SETTLED, order)
     takes_slot = consumer.hold is None and not is_open
     return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, backed_off_until, quiet_at=quiet_at)
 
 
 def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: float) -> Candidate:
-    """Return the candidate for a consumer that is not due. ``record`` is that of the Secret, and ``now`` the time in
-    seconds since 1970."""
+    """Return the candidate for a consumer that is not due. ``record`` is the record of the Secret. ``now`` is the time
+    in seconds since 1970."""
     ref, order = consumer.ref, consumer.order
     if consumer.hold or consumer.progress is None or not is_restarted(consumer, secret_name, record):
         return Candidate(ref, ConsumerState.SETTLED, order)

@@ -1,6 +1,6 @@
 """Rollout permission: whether a consumer of a Secret may be restarted.
 
-The innermost level that says something decides (``core/rollout_switch.py``), unless Reloader restarts the consumer.
+The innermost level with a setting decides (``core/rollout_switch.py``), unless Reloader restarts the consumer.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def permits(
 ) -> bool:
     """Return whether a consumer may be restarted for the Secret at ``target``.
 
-    ``in_namespace`` are the annotations of the namespace. ``default`` is what the chart says, which is the outermost
+    ``in_namespace`` has the annotations of the namespace. ``default`` is the chart's setting, which is the outermost
     level. ``reloader`` tells whether Reloader is in the cluster.
     """
     if is_left_to_reloader(consumer, target, spec, reloader):
@@ -35,7 +35,7 @@ def permits(
 
 
 def is_left_to_reloader(consumer: Consumer, target: Target, spec: BindingSpec, reloader: ReloaderMode) -> bool:
-    """Return whether Reloader restarts the consumer when the Secret changes. A second restart would do no good."""
+    """Return whether Reloader restarts the consumer when the Secret changes. A second restart would be useless."""
     rules = consumer.reloader
     if reloader is not ReloaderMode.RUNNING or rules is None or spec.reloader_ignore == "true":
         return False

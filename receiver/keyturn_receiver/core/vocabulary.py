@@ -1,8 +1,7 @@
 """Vocabulary: the names of Keyturn's annotations and labels, and the objects that they belong on.
 
-A name that is not known is a fault. Otherwise a misspelt annotation would have no effect, or not the effect that its
-author meant. Names that a newer release of Keyturn has written are no faults: Kubernetes records Keyturn as their
-owner.
+An unknown name is a fault. Otherwise a misspelt annotation would silently lack the effect that its author meant. Names
+that a newer release of Keyturn has written are not faults, because Kubernetes records Keyturn as their owner.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +19,12 @@ WATCH_LABEL = f"{DOMAIN}/watch"
 MAX_FAULTS = 10  # faults of one object that are reported
 MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
 
-# Values of the label with which an author says that a Secret is not bound.
+# Values of the label for a Secret that is not bound.
 NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})
 
 
 class Place(StrEnum):
-    """Where an annotation or a label is."""
+    """The object on which an annotation or a label is."""
 
     SECRET = "Secret"  # noqa: S105 - a kind of object
     WORKLOAD = "workload"
@@ -72,7 +71,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
 )
 LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "watch": (_S,), "state": (_S,)}
 _ANNOTATIONS = {**DECLARED, **WRITTEN}
-# Words that an author may use for an annotation, and that are not spelt like it.
+# Synonyms: words that an author may use for an annotation, but that are not spelt like it.
 SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(
         ("key", "keys", "template", "values", "map", "mapping", "properties", "items", "fields", "expressions"), "data"
@@ -95,18 +94,18 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def plain_spelling(word: str) -> str:
-    """Return the common form of all spellings of a name: it is the same for `secretId`, `secret_id` and `Secret-ID`."""
+    """Return the common form of all spellings of a name. `secretId`, `secret_id` and `Secret-ID` have the same form."""
     return word.lower().replace("-", "").replace("_", "").replace(".", "")
 
 
 _WORDS = frozenset(plain_spelling(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
 _MAX_DOMAIN = 16  # characters; a longer domain cannot be a misspelling of Keyturn's
-# How much a domain has to be like Keyturn's. For one of Keyturn's own words, a domain that is fairly near is enough. A
-# word that others use, too, such as `name`, needs a domain that is very near: saturn.dev and return.dev are only
-# fairly near, and may be the domains of others.
+# The similarity to Keyturn's domain that a domain needs. For one of Keyturn's own words, a fairly similar domain is
+# enough. A word that others also use, such as `name`, needs a very similar domain, because saturn.dev and return.dev
+# are fairly similar and may be the domains of others.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
-# Names that are known in another place, and that an author may use for an annotation in this place.
+# Names that are known on other objects, and that an author may use for an annotation on this object.
 HOMONYMS: Mapping[tuple[Place, str], str] = {
     (Place.NAMESPACE, "secrets"): "allow-secrets",
     (Place.NAMESPACE, "restart"): "rollout",
@@ -115,8 +114,7 @@ HOMONYMS: Mapping[tuple[Place, str], str] = {
 
 
 def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is wrong with the names of a bound Secret's annotations and labels, and with the label that binds
-    it."""
+    """Return the faults of the names of a bound Secret's annotations and labels, and of the label that binds it."""
     labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
     value = labels.get(BIND_LABEL)
     faults = [] if value == "true" else [f'label {BIND_LABEL} is "{value}": set it to "true"']
@@ -126,7 +124,7 @@ def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def object_faults(metadata: Mapping[str, object], place: Place) -> tuple[str, ...]:
-    """Return what is wrong with the names of an object's annotations and labels."""
+    """Return the faults of the names of an object's annotations and labels."""
     labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
     return _first(name_faults(metadata, annotations, labels, place))
 
@@ -168,7 +166,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
     domain, _, word = name.partition("/")
     is_exact = word in DECLARED or word in LABELS
     if domain != DOMAIN and not _is_near_domain(domain, _FAIRLY_NEAR if is_exact else _VERY_NEAR):
-        return None  # the domain of somebody else
+        return None  # the domain belongs to another project
     places = _places(name, LABELS if what == "label" else _ANNOTATIONS)
     if domain == DOMAIN and (place, word) in HOMONYMS:
         kind = "annotation " if what == "label" else ""
@@ -180,7 +178,7 @@ def _fault(what: str, name: str, place: Place) -> str | None:
     nearest = _nearest(word, place)
     if nearest is None:
         if domain != DOMAIN and not is_exact:
-            return None  # the word means nothing to Keyturn in this place, so the name is somebody else's
+            return None  # Keyturn does not use the word on this object, so the name belongs to another project
         known = ", ".join(f"{DOMAIN}/{each}" for each, owners in DECLARED.items() if place in owners)
         return f"{what} {name} is not known: " + (f"remove it, or use one of {known}" if known else "remove it")
     kind = "label " if nearest in LABELS else "annotation " if what == "label" else ""

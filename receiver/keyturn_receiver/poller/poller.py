@@ -1,4 +1,4 @@
-"""The poller decides when to sweep, and queues the stale bindings that each sweep finds."""
+"""Poller: decides when to sweep, and queues the stale bindings that each sweep finds."""
 
 import asyncio
 import logging
@@ -129,7 +129,8 @@ class Poller:
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
         """Sweep once, and queue each stale binding. Return the stale bindings.
 
-        If one store fails, the others are still swept. Raises Interrupted if this replica is no longer the leader.
+        A failed store does not stop the sweeps of the others. Raises Interrupted if this replica is no longer the
+        leader.
         """
         by_store, own = await self._sweep_own(ping)
         results = await asyncio.gather(*self._start_others(by_store, ping))
@@ -155,8 +156,8 @@ class Poller:
     ) -> "Sequence[asyncio.Task[Sequence[StaleBinding]]]":
         """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
 
-        A store whose last sweep still runs is left out, and so is one that rests after failures. Namespaces take turns,
-        and no namespace gets more than its share of the lanes, however long its stores hang.
+        A store is left out if its last sweep still runs, or if it rests after failures. Namespaces take turns, and no
+        namespace gets more than its share of the lanes, however long its stores hang.
         """
         started = []
         owners = {key: _owner(key, bindings) for key, bindings in by_store.items()}
@@ -248,8 +249,8 @@ class Poller:
         return self._is_leader()
 
     def _queue_stale(self, stale: Sequence[StaleBinding]) -> None:
-        """Queue the stale bindings. While the event path is healthy, delay those whose secret changed only recently, so
-        that their notification gets a chance to handle them first."""
+        """Queue the stale bindings. While the event path is healthy, delay bindings whose AWS secret changed recently,
+        so that the notification of the change can handle them first."""
         head_start = min(NOTIFICATION_HEAD_START, self._interval / 10)
         for each in stale:
             changed_at = each.metadata.changed_at if each.metadata else None

@@ -1,4 +1,4 @@
-"""Restarts the consumers of a Secret, usually by a mark, which is an annotation on the pod template.
+"""Restarter of a Secret's consumers. It usually writes a mark, which is an annotation on the pod template.
 
 The write of a mark fails if the workload has changed since the restart was decided.
 """
@@ -38,17 +38,17 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
-# Seconds in which a reconcile begins to write baselines, and as many in which it begins restarts. The next reconcile
-# goes on with the rest. So a Secret with very many consumers does not hold a slot of the work queue for long, and does
-# not hold up the reply to a delivery.
+# Seconds within which a reconcile starts to write baselines, and again within which it starts restarts. The next
+# reconcile does the rest. So a Secret with very many consumers neither holds a slot of the work queue for long nor
+# delays the reply to a delivery.
 MARK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
-    the consumers whose marks the API server refused, each with its error. ``faults`` say which annotations of Reloader
-    on the Secret are not understood. ``turn`` tells what the other consumers wait for."""
+    the consumers whose marks the API server refused, each with its error. ``faults`` name the annotations of Reloader
+    on the Secret that are invalid. ``turn`` has the reasons why the other consumers wait."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
@@ -59,8 +59,8 @@ class RolloutResult:
 
 @dataclass(frozen=True, slots=True)
 class Restraints:
-    """What may keep a consumer from being restarted: the policy, a fight with another writer, evictions of its pods,
-    the pace, and changes of its other Secrets, if these are waited for."""
+    """The parts that may hold back a restart: the policy, fights with other writers, evictions, the pace, and the wait
+    for changes of a consumer's other Secrets, if there is such a wait."""
 
     policy: RolloutPolicy
     fights: RolloutFights
@@ -99,15 +99,15 @@ class ConsumerRestarter:
         self._wall = wall
 
     def add_owner_handler(self, on_owner: Callable[[Consumer, str, str], None]) -> None:
-        """Register ``on_owner``, which reports that another field manager than Keyturn's owns the mark of a consumer.
+        """Register ``on_owner``, which reports that a foreign field manager owns the mark of a consumer.
 
-        It is called when the ages of a consumer's pods have to decide whether to restart it. Its arguments are the
+        ``on_owner`` is called if the restart of a consumer depends on the ages of its pods. Its arguments are the
         consumer, the name of the mark, and the field manager.
         """
         self._owner_handlers.append(on_owner)
 
     def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
-        """Return a workload from the cache, or None if it is no consumer of the Secret."""
+        """Return a workload from the cache, or None if the workload is not a consumer of the Secret."""
         return self._index.get(ref, target)
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
@@ -115,7 +115,7 @@ class ConsumerRestarter:
         return self._index.of(target)
 
     def count(self, target: Target) -> int:
-        """Return how many consumers of a Secret are cached."""
+        """Return the number of cached consumers of a Secret."""
         return self._index.count(target)
 
     def permitted(self, consumers: Sequence[Consumer], target: Target, spec: BindingSpec) -> Sequence[Consumer]:
@@ -133,7 +133,7 @@ class ConsumerRestarter:
     def in_turn(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
     ) -> tuple[Sequence[Consumer], str]:
-        """Return those of ``consumers`` that are due and may be marked now, and what the status should say of a halt.
+        """Return those of ``consumers`` that are due and may be marked now, and the text for the status about a halt.
 
         The text is empty if no failed rollout halts the others.
         """
@@ -141,8 +141,8 @@ class ConsumerRestarter:
         return (*turn.start, *turn.unpaced), turn.halt
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until other consumers may be marked because time has passed, such as when a window opens.
-        Return None if no such time is known."""
+        """Return the seconds until the passage of time lets other consumers be marked, such as the time until a window
+        opens. Return None if no such time is known."""
         return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
@@ -160,12 +160,12 @@ class ConsumerRestarter:
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
     ) -> Sequence[Consumer]:
-        """Write a baseline to each consumer that has no mark and that the write of ``after`` concerns.
+        """Write a baseline to each consumer that has no mark and reads a key that the write of ``after`` changes.
 
-        A baseline is the mark for the revisions ``before`` that write. Return all consumers as they are afterwards.
+        A baseline is the mark for the revisions ``before`` that write. Return the new state of all consumers.
 
-        If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` will meet
-        the same refusal and report it. Other errors are raised after all consumers have been tried. If there are
+        If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` then gets
+        the same refusal and reports it. Other errors are raised after all consumers have been tried. If there are
         several errors, ``first_retryable`` selects the one to raise.
         """
         former = Record(revisions=before)
@@ -237,8 +237,8 @@ class ConsumerRestarter:
         record: Record,
         restart: Callable[[Consumer], Awaitable[Consumer | None]],
     ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
-        """Restart consumers while it is somebody's turn. Return those that were restarted, the error that
-        ``first_retryable`` selects, and what the others wait for."""
+        """Restart consumers until no consumer has its turn. Return the restarted consumers, the error that
+        ``first_retryable`` selects, and the turn with the reasons of the others' waits."""
         restarted: list[Consumer] = []
         errors: list[KeyturnError | None] = []
         tried: set[WorkloadRef] = set()
@@ -246,7 +246,7 @@ class ConsumerRestarter:
         while True:
             turn = self._pacer.turn(target, spec, consumers, record, tried)
             taken = (*turn.start, *turn.unpaced)
-            # A consumer that was refused, or needs no restart, leaves its slot to the next one.
+            # A consumer that was refused, or needs no restart, frees its slot for the next one.
             if not taken or time.monotonic() >= end:
                 return restarted, first_retryable(*errors), turn
             with self._pacer.starting(turn.start):
@@ -317,7 +317,8 @@ class ConsumerRestarter:
         raise _conflict(refused, current)
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
-        """Return when the keys that a consumer reads were last written, by the API server's clock, and the record.
+        """Return the time at which the keys that a consumer reads were last written, by the API server's clock, and the
+        record.
 
         A record that this reconcile has just written does not have the time yet. The record is then read again.
         """
@@ -355,8 +356,8 @@ class ConsumerRestarter:
 
 
 def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
-    """Return the error for a consumer that could not be marked. ``refused`` is the state at the last attempt, and
-    ``current`` the state that was read after it."""
+    """Return the error for a consumer that could not be marked. ``refused`` is the state at the last attempt.
+    ``current`` is the state that was read after the last attempt."""
     if refused and current and refused.resource_version != current.resource_version:
         return Contended(f"{current.ref} keeps changing: trying again")
     # The workload does not change, so the conflict is a fault of the API server.
@@ -364,7 +365,7 @@ def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
 
 
 def _seen_as(cached: Consumer, current: Consumer | None) -> Consumer | None:
-    """Return a consumer that was just read, with what only the cache knows of it."""
+    """Return ``current`` with the attributes that only the cache knows."""
     return replace(current, seen_late=cached.seen_late) if current else None
 
 

@@ -1,8 +1,9 @@
-"""Follows the rollouts that Keyturn has started until they end.
+"""Reporter of rollouts. It follows each rollout that Keyturn has started until the rollout ends.
 
-It reports when the last pod runs the new value, and when a rollout goes no further. Everything is derived from what the
-watches show, so the reports survive a crash and a change of leader. Every replica follows the rollouts, but only the
-leader writes the Events. The name of an Event is derived from the rollout, so a new leader reports no rollout again.
+It reports the time at which the last pod runs the new value, and rollouts that make no progress. All reports are
+derived from the watches, so they survive a crash and a change of leader. Every replica follows the rollouts, but only
+the leader writes the Events. The name of an Event is derived from the rollout, so a new leader reports no rollout
+again.
 """
 
 import asyncio
@@ -31,9 +32,8 @@ from keyturn_receiver.telemetry.metrics import Metrics
 
 LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest
-# A rollout that this replica has not followed is reported only within so many seconds after its mark, or after its end.
-# The API server keeps Events for an hour. So if another replica has reported such a recent rollout, its Event still
-# exists.
+# Seconds after its mark, or its end, within which a rollout is reported that this replica has not followed. The API
+# server keeps Events for an hour, so the Event of another replica about such a recent rollout still exists.
 RECENT = 2700
 GRACE = 60  # seconds from a deadline until this replica reports it; Kubernetes may report it earlier
 TICK = 5.0  # seconds between two looks at the deadlines, while there is a rollout
@@ -45,7 +45,7 @@ _Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for whi
 @dataclass(slots=True)
 class _Rollout:
     """A rollout for one mark. ``furthest`` is the largest sum so far of its updated pods and its ready pods.
-    ``moved_at`` is the time at which the rollout last went further, in seconds since 1970."""
+    ``moved_at`` is the time of the last progress, in seconds since 1970."""
 
     mark: str
     moved_at: float
@@ -57,7 +57,8 @@ class _Rollout:
 
 
 class LiveReporter:
-    """Live reporter. ``is_leader`` returns whether this replica leads, and ``wall`` the time in seconds since 1970."""
+    """Live reporter. ``is_leader`` returns whether this replica leads. ``wall`` returns the time in seconds since
+    1970."""
 
     def __init__(
         self,
@@ -78,33 +79,33 @@ class LiveReporter:
         self._wall = wall
         self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
         self._stuck: set[_Key] = set()
-        # What has changed since the last look. Only objects in the caches are here, so their number is bounded.
+        # The changes since the last look. They are bounded, because they only name objects in the caches.
         self._consumers: dict[WorkloadRef, Consumer] = {}
         self._targets: dict[Target, None] = {}
         self._to_explain: dict[_Key, None] = {}  # stuck rollouts whose pods have to be read
         self._changed, self._unexplained = asyncio.Event(), asyncio.Event()
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at a consumer whose rollout has come further, or fallen back."""
+        """Look at a consumer whose rollout has made progress or has fallen back."""
         if after.marks or (before and before.marks):
             self._consumers[after.ref] = after
             self._changed.set()
 
     def on_secret(self, target: Target) -> None:
-        """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
+        """Look at the consumers of a changed Secret. The watch may have shown a mark before the Secret."""
         if self._restarter.count(target):
             self._targets[target] = None
             self._changed.set()
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
-        """Forget a consumer that no longer reads a Secret, or is gone."""
+        """Forget a consumer that is gone or no longer reads a Secret."""
         self._forget((ref, target.name))
 
     def on_evicted(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
         """Report that all pods of a consumer run the new value after evictions, which change no template.
 
         The arguments are those of the handlers of ``PodEvictor``. If the Secret has changed since, nothing is reported,
-        because its new value makes further evictions.
+        because its new value causes further evictions.
         """
         bound = self._secrets.get(target)
         if bound and has_mark_of(consumer, target.name, bound.record):
@@ -120,15 +121,15 @@ class LiveReporter:
         self._changed.set()
 
     def stuck(self) -> int:
-        """Return how many rollouts go no further, or 0 if this replica does not lead."""
+        """Return the number of stuck rollouts, or 0 if this replica does not lead."""
         return len(self._stuck) if self._is_leader() else 0
 
     def is_stuck(self, ref: WorkloadRef, secret_name: str) -> bool:
-        """Return whether the rollout of a workload for a Secret goes no further."""
+        """Return whether the rollout of a workload for a Secret is stuck."""
         return (ref, secret_name) in self._stuck
 
     def stuck_rollouts(self) -> Collection[tuple[WorkloadRef, str]]:
-        """Return the rollouts that go no further: each workload, with the name of the Secret that it restarts for."""
+        """Return the stuck rollouts: each workload with the name of the Secret for which it restarts."""
         return tuple(self._stuck)
 
     async def run(self) -> None:
@@ -189,7 +190,7 @@ class LiveReporter:
             self._forget(key)
             if not is_recent:
                 return
-            # Progress before this replica's first look counts as made at the last change of the status.
+            # Progress from before this replica's first look gets the time of the status's last change.
             rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
             if evicted := self._rollouts.put(ref.namespace, key, rollout):
                 self._stuck.discard(evicted)
@@ -221,7 +222,7 @@ class LiveReporter:
                 rollout.moved_at = now
             rollout.furthest = reached
         if rollout.was_complete or (consumer.hold and consumer.hold.every_pod):
-            self._stuck.discard(key)  # its pods fail for a reason of their own, or wait for somebody
+            self._stuck.discard(key)  # its pods fail for another reason, or wait for a person
             return
         failed = progress.state is RolloutState.FAILED
         if not failed and now - rollout.moved_at < progress.deadline + GRACE:
@@ -250,7 +251,7 @@ class LiveReporter:
     def _tell_live(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
     ) -> str:
-        """Report on the workload that its ``pods`` run the new value since ``ended_at``, and return the words about the
+        """Report on the workload that its ``pods`` run the new value since ``ended_at``. Return the text about the
         version and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
@@ -348,10 +349,11 @@ class LiveReporter:
 
 
 def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:
-    """Return the time from which the duration of a rollout counts, and whether that is the move of the staging label.
+    """Return the time from which the duration of a rollout counts, and whether this is the time of the staging label's
+    move.
 
-    It is otherwise the time of the Secret's write, for one of two reasons: the time of the move is not known, or the
-    keys that the pods read were written for an earlier move. The time is None if it is not known either.
+    The time is that of the Secret's write if the time of the move is not known, or if the keys that the pods read were
+    written for an earlier move. It is None if the time of the write is not known either.
     """
     written = written_at(consumer, bound.target.name, bound.record)
     moved = bound.record.moved_at

@@ -1,9 +1,9 @@
-"""Evicts the pods that use an older value of a Secret, one by one, if the workload asks for evictions
+"""Evictor of the pods that use an older value of a Secret. It works one by one, if the workload asks for evictions
 (``core/restart_way.py``).
 
 Such pods are called "behind". They are evicted through the Eviction API, which respects PodDisruptionBudgets. The next
 pod is evicted only after as many pods are Ready as the workload should have. Each step is derived from the cluster's
-state: the pods that are behind are what is left to do. So another replica can go on after a crash. Only the leader
+state: the remaining work is the pods that are behind. So another replica can continue after a crash. Only the leader
 evicts.
 """
 
@@ -31,10 +31,10 @@ MAX_RUNS_PER_NAMESPACE = 5
 STEP_SECONDS = 1.0  # between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event tells the reason
-FINISH_SECONDS = 600.0  # for which the pods are waited for that replace the evicted ones; then others have the place
+FINISH_SECONDS = 600.0  # to wait for the pods that replace the evicted ones; the place is then free for others
 REFUSED_SECONDS = 300.0  # until a refused eviction is tried again
-# Seconds after which a check asks again whether the evictions of a workload can begin. They cannot begin if too many
-# other workloads are in progress, if they have begun already, or if this replica does not lead.
+# Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if too many other
+# workloads are in progress, if they have begun already, or if this replica does not lead.
 RECHECK = 15.0
 WAITS = "RestartWaits"
 
@@ -58,7 +58,7 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 @dataclass(slots=True)
 class _Run:
     """The evictions of one workload. ``waits`` counts the looks without an eviction since ``waits_since``, in monotonic
-    seconds. ``replaced_at`` is the time of the last eviction, or at which no pod that is behind was left, in monotonic
+    seconds. ``replaced_at`` is the time of the last eviction, or the time at which no pod was behind, in monotonic
     seconds. It is None before that."""
 
     target: Target
@@ -70,9 +70,9 @@ class _Run:
 
 
 class PodEvictor:
-    """Pod evictor. Works on several workloads at a time. Each namespace has a share of them.
+    """Pod evictor. Works on several workloads at a time, with a share for each namespace.
 
-    ``is_leader`` returns whether this replica leads, and ``now`` monotonic seconds.
+    ``is_leader`` returns whether this replica leads. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class PodEvictor:
         """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
 
         Its arguments are the Secret, the workload with its new mark, the number of its pods, and the time at which the
-        last of them became ready, in seconds since 1970, or None if that is not known. It is not called if this replica
-        stops to lead before, or if the pods are not Ready within FINISH_SECONDS.
+        last of them became ready, in seconds since 1970, or None if that is not known. ``on_done`` is not called if
+        this replica stops leading first, or if the pods are not Ready within FINISH_SECONDS.
         """
         self._done_handlers.append(on_done)
 
@@ -107,14 +107,15 @@ class PodEvictor:
         return self._runs.get(consumer.ref.namespace, consumer.ref) is not None
 
     def delay(self, consumer: Consumer) -> float:
-        """Return the seconds after which to ask again for a due consumer; 0.0 if no eviction holds it up."""
+        """Return the seconds until the next check of a due consumer, or 0.0 if no eviction delays the consumer."""
         return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
 
     def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
         """Begin to evict those pods of a consumer that use an older value than the Secret has.
 
-        If no such pod is left, only the end is reported, which an earlier leader may not have done. The evictions go on
-        in the background. Return whether they have begun. ``permits`` tells whether a consumer may be restarted.
+        If no such pod is left, only the end is reported, because an earlier leader may not have reported it. The
+        evictions run in the background. Return whether they have begun. ``permits`` tells whether a consumer may be
+        restarted.
         """
         if not self._has_room_for(consumer):
             return False
@@ -187,7 +188,7 @@ class PodEvictor:
         return STEP_SECONDS
 
     async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:
-        """Wait until the pods are Ready that replace the evicted ones. Return what ``_try_step`` returns."""
+        """Wait until the pods that replace the evicted ones are Ready. The result is that of ``_try_step``."""
         if run.replaced_at is None or self._now() - run.replaced_at > FINISH_SECONDS:
             return None
         ready, ready_at = 0, None
@@ -203,7 +204,7 @@ class PodEvictor:
         return None
 
     async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
-        """Return the pod to evict next, or None if none is behind, and whether as many pods are Ready as should be.
+        """Return the pod to evict next (None: no pod is behind), and whether all wanted pods are Ready.
 
         Pods that are not Ready go first, because their eviction takes nothing away. Older pods go before younger pods.
         """

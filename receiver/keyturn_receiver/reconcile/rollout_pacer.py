@@ -1,8 +1,8 @@
-"""Rollout pacer: which consumers of a Secret may be restarted now, and who waits for what.
+"""Rollout pacer: decides which consumers of a Secret may be restarted now, and why the others wait.
 
-It applies ``core/rollout_schedule.py`` to what the caches show. The decision is made anew each time. The state that is
-kept here has only two purposes: it bridges the moment until a watch shows this replica's own writes, and it tells which
-Secrets have to be checked again, and when.
+The pacer applies ``core/rollout_schedule.py`` to the caches, and repeats the decision at each call. Its state has only
+two purposes: it holds this replica's writes until a watch shows them, and it holds the Secrets to be checked again,
+with the times of the checks.
 """
 
 import time
@@ -36,15 +36,15 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 # Seconds after which a Secret that waits for the rollouts of other Secrets is checked again, whatever the watches show.
 MAX_WAIT = 30.0
-MAX_LOOK_AGAIN = 600.0  # seconds; a window opens by the wall clock, which may be set meanwhile
-MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each of another namespace
+MAX_LOOK_AGAIN = 600.0  # seconds; a window opens by the wall clock, which may be set during the wait
+MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace
 MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; those beyond are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
 
 
 @dataclass(frozen=True, slots=True)
 class PaceLimits:
-    """How many rollouts may be unfinished at a time. None means no limit."""
+    """Limits for the number of unfinished rollouts at a time. None means no limit."""
 
     per_secret: int = 10
     per_namespace: int | None = None
@@ -53,7 +53,7 @@ class PaceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Whose turn it is: the consumers that may be restarted now, in order, and what the others wait for.
+    """The consumers that may be restarted now, in order, and the reasons why the others wait.
 
     ``unpaced`` are consumers that need a new mark, but whose pods do not restart when the mark is written. They get
     their marks without waiting. ``halted_by`` is the consumer whose failed rollout keeps the others from being
@@ -75,10 +75,10 @@ class _Waiting:
 
 
 class RolloutPacer:
-    """Rollout pacer. ``is_leader`` returns whether this replica leads, and ``wall`` the seconds since 1970.
+    """Rollout pacer. ``is_leader`` returns whether this replica leads. ``wall`` returns the seconds since 1970.
 
     If the rollouts of a namespace or of the cluster are limited, only the leader starts rollouts, because two replicas
-    could not agree on which of them takes the last slot.
+    could both take the last slot.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class RolloutPacer:
         record: Record,
         tried: Collection[WorkloadRef] = (),
     ) -> Turn:
-        """Return whose turn it is among ``consumers``, which are those that the policy permits to restart.
+        """Return the turn of ``consumers``, which are those that the policy permits to restart.
 
-        Consumers in ``tried`` that are still due are passed over, because their mark has just been refused, or is not
+        Consumers in ``tried`` that are still due are skipped, because their mark has just been refused or is not
         needed.
         """
         current = [self._latest(each) for each in consumers]
@@ -134,7 +134,7 @@ class RolloutPacer:
             self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
             for each in current
         ]
-        # Consumers that may not be restarted any more count, too, until their rollouts end.
+        # Consumers that may no longer be restarted also count until their rollouts end.
         open_now = sum(self._is_open(self._latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
@@ -159,42 +159,43 @@ class RolloutPacer:
             self._starting = +self._starting
 
     def observe(self, consumer: Consumer) -> None:
-        """Take a consumer as this replica has just written or read it. The watch may show it later."""
+        """Record the state of a consumer that this replica has just written or read. The watch may show this state
+        later."""
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until the schedule of a Secret has to be made again, or None if no time is set."""
+        """Return the seconds until the next schedule of a Secret, or None if no time is set."""
         waiting = self._waiting.get(target)
         if waiting is None or waiting.look_again_at == INFINITY:
             return None
         return min(MAX_LOOK_AGAIN, max(0.0, waiting.look_again_at - self._wall()))
 
     def forget(self, target: Target) -> None:
-        """Forget a Secret for which nobody waits, or that is gone."""
+        """Forget a Secret that is gone, or for which no consumer waits."""
         self._waiting.pop(target, None)
         self._halted.discard(target)
         self._for_slots.pop(target.namespace, target)
 
     def halted(self) -> int:
-        """Return how many Secrets have a failed consumer that halts the others."""
+        """Return the number of Secrets with a failed consumer that halts the others."""
         return len(self._halted)
 
     def waiting(self, reason: WaitReason) -> int:
-        """Return how many consumers wait for this reason."""
+        """Return the number of consumers that wait for this reason."""
         return sum(each.reasons[reason] for each in self._waiting.values())
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Wake the Secrets that wait for a consumer, if its rollout has ended or failed, or if the consumer now holds
-        back its pods."""
+        """Wake the Secrets that wait for a consumer if the rollout of the consumer has ended or failed, or if the
+        consumer now holds back its pods."""
         if before is None or _stance(before) != _stance(after):
             self._wake(after.ref, after.reads)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
-        """Wake a Secret that a consumer does not read any more, or whose consumer is gone."""
+        """Wake a Secret whose consumer is gone or no longer reads the Secret."""
         self._wake(ref, (target.name,))
 
     def on_started_leading(self) -> None:
-        """Wake every Secret that waits, because some were left to the leader."""
+        """Wake every waiting Secret, because some Secrets wait only for a leader."""
         for target in list(self._waiting):
             self._index.notify(target)
 
@@ -241,7 +242,7 @@ class RolloutPacer:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
     def _shared_slots(self, namespace: str) -> float:
-        """Return how many more rollouts the limits of the namespace and of the cluster allow to begin now."""
+        """Return the number of further rollouts that the limits of the namespace and of the cluster allow now."""
         cluster = self._limits.per_cluster
         limits = (self._limits.per_namespace, read_pace(self._namespaces.annotations(namespace)))
         of_namespace = min((each for each in limits if each is not None), default=None)
@@ -273,7 +274,7 @@ class RolloutPacer:
         return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
 
     def _is_ahead(self, written: Consumer) -> bool:
-        """Return whether the cache does not show this state of a consumer yet. If it does, forget it here.
+        """Return whether the cache does not show this state of a consumer yet. Forget the state if the cache shows it.
 
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions

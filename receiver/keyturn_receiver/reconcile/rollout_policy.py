@@ -1,4 +1,4 @@
-"""Rollout policy: which consumers of a Secret may be restarted."""
+"""Rollout policy: decides which consumers of a Secret may be restarted."""
 
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import BindingSpec, Target
@@ -9,8 +9,8 @@ from keyturn_receiver.core.rollout_switch import Switch
 
 
 class RolloutPolicy:
-    """Rollout policy (``core/rollout_permission.py``). ``default`` is what
-    the chart says, which is the outermost level. ``reloader`` tells whether Reloader is in the cluster."""
+    """Rollout policy (``core/rollout_permission.py``). ``default`` is the chart's setting, which is the outermost
+    level. ``reloader`` tells whether Reloader is in the cluster."""
 
     def __init__(
         self, namespaces: NamespaceCache, default: Switch, reloader: ReloaderMode = ReloaderMode.ABSENT
@@ -25,7 +25,7 @@ class RolloutPolicy:
         return permits(consumer, target, spec, annotations, self._default, self._reloader)
 
     def faults(self, spec: BindingSpec) -> tuple[str, ...]:
-        """Return what is wrong with Reloader's annotations on a Secret, if Keyturn follows them."""
+        """Return the faults of Reloader's annotations on a Secret, if Keyturn follows these annotations."""
         if self._reloader is not ReloaderMode.REPLACED:
             return ()
         return tuple(secret_rule_faults(spec.reloader_ignore, spec.reloader_match))

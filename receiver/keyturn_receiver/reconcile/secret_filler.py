@@ -1,5 +1,5 @@
-"""Fills one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks for
-deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
+"""Filler of one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks
+for deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,11 +42,11 @@ class FillResult:
     """The state of a Secret after a reconcile has tried to fill it.
 
     ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``. The record is
-    then current, and ``before`` has the revisions that it replaces. ``status_outdated`` is true if the only
-    thing left to write is the status, to clear an earlier refusal. The status is cleared after the restarts. Otherwise
-    each retry would write the Secret twice, and each write triggers our own watch. ``resource_version`` is
-    that of the Secret after the write. If ``written`` is true and there is an ``error``, the error keeps only some keys
-    from being filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
+    then current, and ``before`` has the revisions that it replaces. ``status_outdated`` is true if the only thing left
+    to write is the status, to clear an earlier refusal. The status is cleared after the restarts. Otherwise each retry
+    would write the Secret twice, and each write triggers this receiver's watch. ``resource_version`` is that of the
+    Secret after the write. If ``written`` is true and there is an ``error``, the error keeps only some keys from being
+    filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
     """
 
     record: Record
@@ -86,7 +86,7 @@ class SecretFiller:
     async def fill(
         self, live: LiveSecret, spec: BindingSpec, consumers: Sequence[Consumer], request: Request
     ) -> FillResult:
-        """Fill the Secret, or delete it. If that fails, the result has the error, and the Secret keeps its last good
+        """Fill the Secret, or delete it. If this fails, the result has the error, and the Secret keeps its last good
         content.
 
         Raises Conflict if the Secret or a workload has changed since it was read.
@@ -119,8 +119,8 @@ class SecretFiller:
         request: Request,
     ) -> FillResult:
         check_type(live.type)
-        # If only some values are replaced, the others are written again as they are on the Secret. So no other writer
-        # may have changed them.
+        # If only some values are replaced, the other values are written again unchanged. So no other writer may have
+        # changed them.
         divisible = len(binding.groups) > 1 and live.record.was_written and live.integrity is Integrity.INTACT
         sources = binding.sources
         if divisible:
@@ -200,7 +200,7 @@ class SecretFiller:
 
 
 async def _count_due(secret_name: str, consumers: Sequence[Consumer], planned: Plan) -> int:
-    """Return how many consumers are due for a restart because of the planned write."""
+    """Return the number of consumers that are due for a restart because of the planned write."""
     count, time_slice = 0, TimeSlice()
     for consumer in consumers:
         count += is_due(consumer, secret_name, planned.record, planned.before)
@@ -209,9 +209,9 @@ async def _count_due(secret_name: str, consumers: Sequence[Consumer], planned: P
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:
-    """Return when the staging label moved to the latest of the versions that are written.
+    """Return the time at which the staging label moved to the latest of the written versions.
 
-    If no value changes, the recorded time stays. The result is None if ``request`` does not tell the time.
+    If no value changes, the recorded time stays. The result is None if ``request`` does not have the time.
     """
     if not planned.changed_keys:
         return before.moved_at

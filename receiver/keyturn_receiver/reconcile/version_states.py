@@ -1,8 +1,8 @@
-"""Version states: which versions of AWS secrets have lately reached every pod of this cluster, and which are stuck.
+"""Version states: the versions of AWS secrets that have recently reached every pod of this cluster, or are stuck.
 
-The replies to heartbeats carry them, so that AWS learns it (docs/receipts.md). Everything is derived from the caches,
-so any replica can answer, also after a restart. A version is live when every Secret that was made from its AWS secret
-has it, and every workload that reads one of them runs it. A workload that may not be restarted counts, too.
+The replies to heartbeats carry the states to AWS (docs/receipts.md). The states are derived from the caches, so any
+replica can answer, even after a restart. A version is live when every Secret made from its AWS secret has the version,
+and every workload that reads such a Secret runs it. Workloads that may not be restarted also count.
 """
 
 import time
@@ -20,13 +20,13 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.resilience.fair_map import FairMap
 
-WINDOW = 900  # seconds for which a state is told
-MAX_AGE = 86_400  # seconds after which a version that is not live is followed no longer
+WINDOW = 900  # seconds for which a state is reported
+MAX_AGE = 86_400  # seconds after which a version that is not live is no longer followed
 MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most loses its oldest
-# Characters of one answer. It has to fit into what the notifier reads, beside ten results.
+# Characters of one answer. The answer and ten results have to fit into the reply that the notifier reads.
 MAX_LENGTH = 24 * 1024
 MAX_CONSUMERS = 3  # names of stuck workloads in one state
-MAX_SECRETS = 200  # Secrets of one AWS secret that are looked at; with more, its versions are not told
+MAX_SECRETS = 200  # Secrets of one AWS secret; with more, the versions of this AWS secret are not reported
 MAX_CHECKED = 2000  # AWS secrets that one answer looks at
 
 
@@ -34,8 +34,9 @@ MAX_CHECKED = 2000  # AWS secrets that one answer looks at
 class _Followed:
     """A Secret that has changed.
 
-    ``version_ids`` are those of its record, by ARN and label. ``since`` is the time of the change, and ``stuck_since``
-    the time at which it was found to be stuck, in seconds since 1970. ``told`` counts the answers that named it.
+    ``version_ids`` maps ARN and label to the version id in the Secret's record. ``since`` is the time of the change.
+    ``stuck_since`` is the time at which a rollout was found to be stuck. Both are in seconds since 1970. ``told``
+    counts the answers that named the Secret.
     """
 
     version_ids: Mapping[str, str]
@@ -77,7 +78,8 @@ class VersionStates:
             self._followed.put(target.namespace, target, _Followed(bound.record.version_ids, since))
 
     def recent(self) -> Sequence[VersionState]:
-        """Return the states that began within WINDOW seconds. Those that were told least come first, if not all fit."""
+        """Return the states that began within WINDOW seconds. The least reported states come first, because not all may
+        fit."""
         now, states, checked = self._wall(), [], set[str]()
         for target, followed in self._all():
             if now - followed.since >= MAX_AGE:
@@ -125,7 +127,7 @@ class VersionStates:
         for bound in filter(None, map(self._secrets.get, targets)):
             versions = {each for key, each in bound.record.version_ids.items() if split_version_key(key)[0] == arn}
             if not versions:
-                continue  # never filled from it, so no pod has a value of it
+                continue  # the Secret was never filled from the AWS secret, so no pod has a value of it
             if versions != {version_id} or not bound.is_intact:
                 return None
             changed = max(changed, _changed_at(bound))
@@ -150,19 +152,20 @@ class VersionStates:
 
 
 def _changed_at(bound: BoundSecret) -> float:
-    """Return when the values of a Secret last changed, in seconds since 1970, or 0 if that is not known."""
+    """Return the time at which the values of a Secret last changed, in seconds since 1970, or 0 if the time is not
+    known."""
     times = [each.at for each in bound.record.latest_times if each.at is not None]
     return max([*times, bound.record.moved_at or 0])
 
 
 def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:
-    """Return when all pods of a consumer came to run the present values, or 0 if that was before they changed last.
-    Return None if they do not run them, or if that cannot be known."""
+    """Return the time at which the last pod of a consumer began to run the present values, or 0 if all pods run them
+    since an unknown time. Return None if some pod does not run the present values, or if this is not known."""
     name = bound.target.name
     if lacks_keys(consumer, name, bound.record) or rollout(consumer, name, bound.record):
         return None
     if mark_name(name) in consumer.baseline and not consumer.by_time:
-        return 0  # its pods were found to run them
+        return 0  # a settled mark: the pods were found to run the values
     progress = consumer.progress
     if progress is None or not progress.is_complete:
         return None

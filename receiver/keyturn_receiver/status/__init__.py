@@ -1,5 +1,5 @@
-"""The status page: what this replica knows of bindings and rotations, for people.
+"""The status page, which shows people the bindings and rotations that this replica knows.
 
-It is served on the pod's loopback only: the right to forward a port of the pod is the right to see it. It reads the
-caches and decides nothing. It shows no value, and no name of a key that the binding does not name itself.
+The page is served only on the pod's loopback, so the right to forward a port of the pod is the right to see the page.
+It reads the caches and makes no decisions. It shows no values, and only the names of keys that the binding names.
 """

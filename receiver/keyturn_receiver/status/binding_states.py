@@ -1,4 +1,4 @@
-"""Which bindings are not as they should be. It is kept up to date with each change, so that no page walks over all."""
+"""Index of the bindings with trouble. Each change updates the index, so that no page has to look at all bindings."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +17,7 @@ MAX_TEXT = 600  # characters of a status that are shown
 
 
 class BindingState(StrEnum):
-    """The state of a binding. ``FAILING`` and ``HALTED`` need somebody; ``RETRYING`` and ``NEW`` may end by
+    """The state of a binding. ``FAILING`` and ``HALTED`` need a person. ``RETRYING`` and ``NEW`` may end by
     themselves."""
 
     OK = "ok"
@@ -29,7 +29,8 @@ class BindingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a binding. ``since`` is the time at which this replica first saw it, in seconds since 1970."""
+    """The trouble of a binding. ``since`` is the time at which this replica first saw the trouble, in seconds since
+    1970."""
 
     target: Target
     state: BindingState
@@ -39,7 +40,7 @@ class Trouble:
 
     @property
     def needs_somebody(self) -> bool:
-        """Whether it ends only if somebody changes something."""
+        """Whether the trouble ends only if a person changes something."""
         return self.state in (BindingState.FAILING, BindingState.HALTED)
 
 
@@ -60,16 +61,16 @@ class BindingStates:
         self._handlers.append(on_change)
 
     def of(self, target: Target) -> Trouble | None:
-        """Return what is wrong with a binding, or None."""
+        """Return the trouble of a binding, or None."""
         told = self._told.get(target)
         return told if told and told.needs_somebody else self._retried.get(target) or told
 
     def needing_somebody(self) -> Iterator[Trouble]:
-        """Yield what only somebody can end, the newest first."""
+        """Yield the troubles that need a person, newest first."""
         return (each for each in reversed(self._told.values()) if each.needs_somebody)
 
     def count(self, state: BindingState) -> int:
-        """Return how many bindings have this state."""
+        """Return the number of bindings in this state."""
         if state is BindingState.OK:
             return len(self._secrets) - len(self._told.keys() | self._retried.keys())
         return sum(self.state(target) is state for target in {*self._told, *self._retried})
@@ -108,7 +109,7 @@ class BindingStates:
     def recorded(
         self, reconcile: Callable[[Target, Request], Awaitable[ReconcileResult]]
     ) -> Callable[[Target, Request], Awaitable[ReconcileResult]]:
-        """Return a function that also keeps the errors that this replica retries."""
+        """Decorate a reconcile function, so that the errors that this replica retries are also kept here."""
 
         async def run(target: Target, request: Request) -> ReconcileResult:
             result = await reconcile(target, request)

@@ -1,4 +1,4 @@
-"""The view of one binding, and the rows of the list of bindings: pure functions over what the caches hold."""
+"""View of one binding, and rows of the list of bindings: pure functions over entries of the caches."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -21,7 +21,8 @@ MAX_TEXT = 256  # characters of a name that the author of a binding writes
 
 
 class SourceView(View, frozen=True):
-    """An AWS secret that a binding names, as its author wrote it. ``versions`` are those that the Secret holds."""
+    """An AWS secret that a binding names, as its author wrote it. ``versions`` are the versions that the Secret
+    holds."""
 
     secret: str
     stage: str
@@ -30,7 +31,7 @@ class SourceView(View, frozen=True):
 
 
 class ConsumerView(View, frozen=True):
-    """A workload whose pods read the Secret. ``reads`` says which keys, and ``text`` how far its pods are."""
+    """A workload whose pods read the Secret. ``reads`` names the keys. ``text`` describes the progress of the pods."""
 
     kind: str
     name: str
@@ -55,7 +56,7 @@ class ChangeView(View, frozen=True):
 class BindingView(View, frozen=True):
     """One binding. ``keys`` are those that the binding names; ``other_keys`` counts the rest.
 
-    ``history`` is None if it was not asked for, and ``history_error`` says why it could not be read.
+    ``history`` is None if the request did not ask for it. ``history_error`` says why the history could not be read.
     """
 
     namespace: str
@@ -133,8 +134,8 @@ def consumer_views(
     permitted: Collection[WorkloadRef],
     stuck: Collection[WorkloadRef],
 ) -> list[ConsumerView]:
-    """Return the views of a Secret's consumers, those that need somebody first. ``permitted`` are the workloads that
-    Keyturn may restart for the Secret, and ``stuck`` those whose rollout goes no further."""
+    """Return the views of a Secret's consumers, first those that need a person. ``permitted`` has the workloads that
+    Keyturn may restart for the Secret. ``stuck`` has the workloads with a stuck rollout."""
     named = frozenset(named_keys(bound.keys or bound.record.revisions.keys(), bound.spec.data))
     views = []
     for consumer in consumers:

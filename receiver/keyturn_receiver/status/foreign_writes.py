@@ -1,6 +1,6 @@
-"""Tells which changes of a Secret's versions another replica has made.
+"""Detector of foreign writes: changes of a Secret's versions that another replica has made.
 
-Each replica sees the writes of all, but knows the cause of its own only.
+Each replica sees the writes of all replicas, but knows only the causes of the writes that it makes.
 """
 
 import time
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from keyturn_receiver.core.binding import Target
 
-WATCH_SECONDS = 5.0  # in which the watch shows this replica's own write
+WATCH_SECONDS = 5.0  # within which the watch shows a write of this replica
 
 
 class ForeignWrites:
-    """Change detector. ``now`` returns monotonic seconds."""
+    """Detector of foreign writes. ``now`` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -21,18 +21,18 @@ class ForeignWrites:
         self._awaited: dict[Target, float] = {}  # own writes that the watch has not shown yet, and until when
 
     def begin(self, target: Target) -> None:
-        """Note that a reconcile of this replica begins. There is at most one for each Secret."""
+        """Note that a reconcile of this replica begins. Each Secret has at most one reconcile at a time."""
         self._running[target] = self._versions.get(target)
 
     def finish(self, target: Target, changed: bool) -> None:
-        """Note that it has ended, and whether it has changed the Secret."""
+        """Note that the reconcile has ended, and whether it has changed the Secret."""
         before = self._running.pop(target, None)
         if changed and self._versions.get(target) == before:
             self._awaited[target] = self._now() + WATCH_SECONDS
 
     def is_foreign(self, target: Target, versions: str | None) -> bool:
-        """Return whether another replica has given the Secret its ``versions``, which are the text of the annotation;
-        None if the Secret is gone. The first fill of a Secret does not count."""
+        """Return whether another replica has written the present versions. ``versions`` is the text of the annotation,
+        or None if the Secret is gone. The first fill of a Secret does not count."""
         if versions is None:
             self._versions.pop(target, None)
             self._awaited.pop(target, None)

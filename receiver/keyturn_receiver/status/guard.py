@@ -1,7 +1,7 @@
-"""Guard middleware of the status page. It refuses what a browser sends on behalf of another site.
+"""Guard middleware of the status page. It refuses the requests that a browser sends on behalf of another site.
 
-The page has no login: the right to forward a port of the pod is the right to look. But every page in the viewer's
-browser can send requests to localhost, too.
+The page has no login: the right to forward a port of the pod is the right to see the page. But every other page in the
+viewer's browser can also send requests to localhost.
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# A name of an attacker's that resolves to 127.0.0.1 is another name (DNS rebinding).
+# The check of the name stops DNS rebinding: an attacker's name that resolves to 127.0.0.1 does not match.
 _HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _METHODS = ("GET", "HEAD")
 _SITES = (b"same-origin", b"none")  # https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
@@ -20,8 +20,9 @@ NOT_GET = "the status page only shows: use GET"
 
 
 class Guard:
-    """Middleware. Refuses other hosts, requests of other sites and methods that change something; adds headers that
-    keep the answers in this browser tab. ``policy`` is the Content-Security-Policy."""
+    """ASGI middleware. Refuses other hosts, requests of other sites, and methods that change something. Adds headers
+    that keep other sites from reading or framing the answers, and the browser from storing them. ``policy`` is the
+    Content-Security-Policy."""
 
     def __init__(self, app: ASGIApp, policy: str) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The lines about what the receiver depends on: event path, poller, AWS and Kubernetes. No API is called."""
+"""Health lines of the parts that the receiver depends on: event path, poller, AWS and Kubernetes. No API is called."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ MAX_NAMES = 3  # lists that are named as missing
 
 
 class Parts(Protocol):
-    """What the lines are read from."""
+    """Source of the health lines."""
 
     def event_path(self) -> tuple[bool, float | None]:
         """Return whether the event path is healthy, and the seconds since the last heartbeat (None: not expected)."""
@@ -26,7 +26,7 @@ class Parts(Protocol):
         """Return why AWS refuses the receiver's own credentials, or None."""
 
     def missing_lists(self) -> Sequence[str]:
-        """Return what the receiver still waits for before it can answer deliveries."""
+        """Return the names of the missing lists, without which the receiver cannot answer deliveries."""
 
 
 def health(parts: Parts) -> tuple[Health, ...]:
@@ -67,12 +67,12 @@ def _kubernetes(parts: Parts) -> Health:
 
 
 def ago(seconds: float) -> str:
-    """Return how long ago something was."""
+    """Return a text for a time in the past."""
     return "just now" if seconds < 1.5 else f"{span(seconds)} ago"
 
 
 def span(seconds: float) -> str:
-    """Return a number of seconds in the largest fitting unit."""
+    """Return a text for a duration, in the largest fitting unit."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

@@ -1,7 +1,7 @@
-"""What the status page reads: the caches, the ring of rotations, and the parts whose health it shows.
+"""Read model of the status page, over the caches, the ring of rotations, and the parts whose health the page shows.
 
-Everything comes from memory. One thing is read from the API server: the history of a binding whose details somebody
-opens.
+All data comes from memory, except the history of a binding, which is read from the API server when a viewer opens the
+details.
 """
 
 import time
@@ -32,7 +32,7 @@ MAX_PAGE = 200  # bindings in one page of the list
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The Kubernetes side of the page: what the watches have shown, and who restarts and follows consumers."""
+    """The Kubernetes side of the page: the caches, and the parts that restart and follow consumers."""
 
     secrets: SecretCache
     consumers: ConsumerIndex
@@ -105,8 +105,8 @@ class PageData:
         return views.BindingPage(len(found), offset, tuple(rows))
 
     async def binding(self, target: Target, with_history: bool) -> BindingView | None:
-        """Return one binding, or None if no Secret of this name is bound. With its history, the Secret's metadata is
-        read from the API server."""
+        """Return one binding, or None if no bound Secret has this name. If ``with_history`` is true, the Secret's
+        metadata is read from the API server."""
         bound = self._cluster.secrets.get(target)
         if bound is None:
             return None
@@ -125,7 +125,7 @@ class PageData:
         return binding_view(bound, self._states.of(target), consumers, self._log.of(target), history, history_error)
 
     def _stuck(self) -> list[views.Attention]:
-        """Return the rollouts that go no further, as bindings that need somebody."""
+        """Return the stuck rollouts as bindings that need a person."""
         found = []
         for ref, name in islice(self._cluster.live.stuck_rollouts(), views.MAX_ATTENTION):
             target = Target(ref.namespace, name)

@@ -1,7 +1,7 @@
-"""Rotations as this replica has seen them, with the time of each leg.
+"""Records of the rotations that this replica has seen, with the time of each leg.
 
-All times are seconds since 1970 by this replica's clock, with fractions, except ``told_at``. That is the time at which
-the staging label moved, in whole seconds by AWS's clock.
+All times but one are in seconds since 1970 by this replica's clock, with fractions. The exception is ``told_at``, the
+time at which the staging label moved, in whole seconds by AWS's clock.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ MAX_TEXT = 400  # characters that are kept of an error or a reason
 
 
 class RolloutLeg(StrEnum):
-    """How far a consumer has come. ``ROLLING`` is the only state that is expected to end by itself."""
+    """The state of a consumer's rollout. Only ``ROLLING`` is expected to end by itself."""
 
     ROLLING = "rolling"
     LIVE = "live"  # all its pods run the new value
     FAILED = "failed"
-    HELD = "held"  # a setting of the workload keeps its pods
-    SUPERSEDED = "superseded"  # a later change of the Secret has taken its place
+    HELD = "held"  # a setting of the workload keeps the old pods
+    SUPERSEDED = "superseded"  # a later change of the Secret has replaced the rollout
     GONE = "gone"  # the workload no longer reads the Secret
 
 
 @dataclass(slots=True)
 class ConsumerRollout:
-    """The rollout of one consumer. ``note`` says what holds it back, or why it has failed."""
+    """The rollout of one consumer. ``note`` is the reason why the rollout is held back or has failed."""
 
     ref: WorkloadRef
     marked_at: float
@@ -43,7 +43,7 @@ class ConsumerRollout:
     note: str = ""
 
     def follow(self, consumer: Consumer, now: float) -> bool:
-        """Take over how far the consumer has come. Return whether anything has changed."""
+        """Update the rollout from the consumer's progress. Return whether anything has changed."""
         progress, hold = consumer.progress, consumer.hold
         if progress is None:
             return False
@@ -56,12 +56,12 @@ class ConsumerRollout:
         elif progress.is_complete:
             self.leg = RolloutLeg.LIVE
             self.live_at = self.live_at or now
-        elif self.live_at is None:  # pods that fail later, do so for a reason of their own
+        elif self.live_at is None:  # pods that fail after that have another reason
             self.leg = RolloutLeg.FAILED if progress.state is RolloutState.FAILED else RolloutLeg.ROLLING
         return before != (self.leg, self.wanted, self.updated, self.ready, self.note)
 
     def end(self, leg: RolloutLeg) -> bool:
-        """Stop following a rollout that has not ended. Return whether it had not."""
+        """Stop following an unfinished rollout. Return whether the rollout was unfinished."""
         if self.leg is not RolloutLeg.ROLLING:
             return False
         self.leg = leg
@@ -70,7 +70,7 @@ class ConsumerRollout:
 
 @dataclass(slots=True)
 class SecretFill:
-    """What one rotation did to one Secret. ``reason`` and ``error`` are those of the last attempt, or empty."""
+    """The effect of one rotation on one Secret. ``reason`` and ``error`` are those of the last attempt, or empty."""
 
     target: Target
     started_at: float
@@ -86,17 +86,17 @@ class SecretFill:
 
     @property
     def is_open(self) -> bool:
-        """Whether the fill, or the rollout of a consumer, goes on."""
+        """Whether the fill, or the rollout of a consumer, is unfinished."""
         waits = self.done_at is None or (bool(self.error) and self.is_temporary)
         return waits or any(each.leg is RolloutLeg.ROLLING for each in self.consumers.values())
 
 
 @dataclass(slots=True)
 class Rotation:
-    """One rotation: a notification, what the poller found, or what another replica did.
+    """One rotation, which began with a notification, a find of the poller, or a write of another replica.
 
-    ``id`` is the event's id, or one made here. ``cause`` is "event", "poll" or "replica". ``outcome`` and
-    ``answered_at`` are those of the last answer to the sender.
+    ``id`` is the id of the event, or a generated id. ``cause`` is "event", "poll" or "replica". ``outcome`` and
+    ``answered_at`` describe the last answer to the sender.
     """
 
     id: str
@@ -115,12 +115,12 @@ class Rotation:
 
     @property
     def is_open(self) -> bool:
-        """Whether any of its Secrets, or their consumers, is not done yet."""
+        """Whether a Secret of the rotation, or a consumer, is not done yet."""
         return any(fill.is_open for fill in self.fills.values())
 
     @property
     def began_at(self) -> float:
-        """The time at which the label moved, as far as it is known, and otherwise the time at which it was received."""
+        """The time at which the label moved, or, if it is not known, the time at which the rotation was received."""
         return self.received_at if self.told_at is None else min(self.told_at, self.received_at)
 
     @property
@@ -142,12 +142,13 @@ class Rotation:
             yield from fill.consumers.values()
 
     def live_at(self) -> float | None:
-        """Return when the last pod ran the new value. Returns None before that, or if no pod was restarted."""
+        """Return the time at which the last pod ran the new value. Return None before that, or if no pod was
+        restarted."""
         times = [each.live_at for each in self.consumers()]
         if not times or None in times:
             return None
         return max(each for each in times if each is not None)
 
     def applied_at(self) -> float | None:
-        """Return when the last of its Secrets was written, or None if none was."""
+        """Return the time at which the last Secret of the rotation was written, or None if no Secret was written."""
         return max((each.applied_at for each in self.fills.values() if each.applied_at is not None), default=None)

@@ -1,7 +1,7 @@
 """Ring buffer of the last rotations, with the time of each leg.
 
-It wraps the engine from outside: the handler of notifications, the function that reconciles, and the spans of its legs.
-Nothing depends on it, and it is lost when the process ends.
+The log decorates the handler of notifications, the function that reconciles, and the spans of the legs. No part depends
+on the log, and its content is lost when the process ends.
 """
 
 import time
@@ -48,7 +48,7 @@ Reconcile = Callable[[Target, Request], Awaitable[ReconcileResult]]
 
 
 class Change:
-    """The kinds of changes that the handlers are told."""
+    """The kinds of changes with which the handlers are called."""
 
     DELIVERY, APPLIED, ROLLOUT = "delivery", "applied", "rollout"
 
@@ -63,7 +63,7 @@ class Handler(Protocol):
 
 @dataclass(slots=True)
 class _Run:
-    """A reconcile that runs: the time at which each leg ended last."""
+    """A running reconcile, with the time at which each leg last ended."""
 
     legs: dict[str, float] = field(default_factory=dict)
 
@@ -93,11 +93,11 @@ class RotationLog:
         self._handlers.append(on_change)
 
     def newest_first(self) -> Iterator[Rotation]:
-        """Yield the rotations, the newest first."""
+        """Yield the rotations, newest first."""
         return reversed(self._rotations.values())
 
     def of(self, target: Target) -> list[Rotation]:
-        """Return the rotations of one Secret, the newest first."""
+        """Return the rotations of one Secret, newest first."""
         return [rotation for rotation in self.newest_first() if target in rotation.fills]
 
     def handling(self, handler: Handler) -> Handler:
@@ -105,7 +105,7 @@ class RotationLog:
         return _RecordingHandler(self, handler, self._barrier)
 
     def recorded(self, reconcile: Reconcile) -> Reconcile:
-        """Return a function that also keeps what each reconcile does."""
+        """Decorate a reconcile function, so that its results are also kept here."""
 
         async def run(target: Target, request: Request) -> ReconcileResult:
             call = self._barrier.call
@@ -125,7 +125,7 @@ class RotationLog:
         return run
 
     def traced(self, span: Span) -> Span:
-        """Return a function that opens the same spans, and also keeps when the legs of a reconcile end."""
+        """Decorate a function that opens spans, so that the end of each leg of a reconcile is also kept here."""
 
         def open_span(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[Any]:
             opened, run = span(name, event_ids, **attributes), _run.get()
@@ -145,7 +145,7 @@ class RotationLog:
     # --- Notifications
 
     def arrived(self, notification: Notification) -> None:
-        """Keep a notification. It is in the ring from the first reconcile that serves it."""
+        """Keep a notification. The first reconcile that serves the notification puts it into the ring."""
         known = self._rotations.get(notification.id)
         if known:
             known.attempts += 1
@@ -163,7 +163,7 @@ class RotationLog:
         )
 
     def answered(self, notification: Notification, result: Result | None) -> None:
-        """Keep the answer to a notification; None if there was none."""
+        """Keep the answer to a notification. ``result`` is None if there was no answer."""
         self._arriving.pop(notification.id, None)
         rotation = self._rotations.get(notification.id)
         if rotation is None or result is None:
@@ -190,7 +190,7 @@ class RotationLog:
         if not rotations and result.changed and Cause.POLL in request.causes:
             rotations = [self._polled(target, request, result)]
         elif not rotations and latest and (result.restarted or not result.changed):
-            rotations = [latest]  # a retry, or the restart of a consumer whose turn came later
+            rotations = [latest]  # a retry, or a restart whose turn came later
         for rotation in rotations:
             is_kept = rotation.id in self._rotations  # the one before it may have taken its room
             if is_kept and (fill := self._fill(rotation, target)):
@@ -232,7 +232,7 @@ class RotationLog:
         return rotation
 
     def _keep_foreign(self, bound: BoundSecret) -> None:
-        """Keep what another replica has done to a Secret, by the rotation that it belongs to."""
+        """Keep another replica's write of a Secret in the rotation to which it belongs."""
         versions, now = set(bound.record.version_ids.values()), self._wall()
         recent = islice(self.newest_first(), MAX_LOOKED_AT)
         rotation = next((each for each in recent if each.version in versions), None)
@@ -279,7 +279,7 @@ class RotationLog:
     # --- Rollouts
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at a consumer whose rollout has come further, or fallen back."""
+        """Look at a consumer whose rollout has made progress or has fallen back."""
         if not self._latest:
             return
         for name in after.reads:
@@ -288,7 +288,7 @@ class RotationLog:
                 self._look(rotation, rotation.fills[target], after)
 
     def on_secret(self, target: Target) -> None:
-        """Look at the consumers of a Secret that has changed: a mark may have been seen before its Secret was."""
+        """Look at the consumers of a changed Secret. The watch may have shown a mark before the Secret."""
         bound = self._secrets.get(target)
         # Only a record with a valid keyed hash counts, because a tenant can write any version ids into the annotation.
         is_proven = bound is None or bound.integrity is Integrity.INTACT
@@ -299,7 +299,7 @@ class RotationLog:
                 self._look(rotation, rotation.fills[target], consumer)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
-        """Stop following a consumer that no longer reads a Secret, or is gone."""
+        """Stop following a consumer that is gone or no longer reads a Secret."""
         rotation = self._latest.get(target)
         rollout = rotation.fills[target].consumers.get(ref) if rotation else None
         if rotation and rollout and rollout.end(RolloutLeg.GONE):

@@ -1,4 +1,4 @@
-"""Routes of the status page: one page, its JSON, and the stream of changes."""
+"""HTTP routes of the status page: the page, the JSON, and the stream of changes."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ MAX_QUERY = 300  # characters of a search
 
 
 def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:
-    """Build the ASGI application. ``replica`` is shown in the page before the first snapshot arrives."""
+    """Build the ASGI application. The page shows ``replica`` before the first snapshot arrives."""
     style, script = ((TEMPLATES / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; connect-src 'self';"

@@ -22,7 +22,7 @@ _Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, 
 
 
 class Streams:
-    """Publisher. Tells every open stream of changes. Changes within INTERVAL are told together.
+    """Publisher. Sends changes to every open stream. Changes within INTERVAL are sent together.
 
     ``snapshot`` returns the first screen as JSON, and ``encode`` one rotation. A stream holds at most
     MAX_PENDING rotations.
@@ -53,13 +53,13 @@ class Streams:
         self._open.discard(stream)
 
     def on_rotation(self, rotation: Rotation, kind: str) -> None:
-        """Tell the streams of a change of a rotation."""
+        """Send the change of a rotation to the streams."""
         for stream in self._open:
             stream.add(rotation, kind)
         self.on_change()
 
     def on_change(self) -> None:
-        """Tell the streams of a change, at the latest after INTERVAL."""
+        """Send a snapshot to the streams, at the latest after INTERVAL."""
         if self._open and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time(), self._told_at + INTERVAL), self._tell)
@@ -71,13 +71,13 @@ class Streams:
             stream.due.set()
 
     def end(self) -> None:
-        """End all streams, because the process ends. The pages connect to another one."""
+        """End all streams, because the process ends. The pages then connect to another process."""
         self.ended = True
         for stream in self._open:
             stream.due.set()
 
     def snapshot(self) -> bytes:
-        """Return the first screen. The streams share it until the next change, for at most INTERVAL."""
+        """Return the first screen. All streams share one snapshot until the next change, for at most INTERVAL."""
         now = asyncio.get_running_loop().time()
         if self._shared is None or now - self._shared[0] >= INTERVAL:
             self._shared = (now, self._snapshot())
@@ -89,7 +89,7 @@ class Streams:
 
 
 class Stream:
-    """One open page."""
+    """Stream of one open page."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
@@ -103,7 +103,7 @@ class Stream:
         self.pending[rotation.id] = (kind, rotation)
 
     def close(self) -> None:
-        """Give the place to another page."""
+        """Close the stream, so that another page can have its place."""
         self._streams.close(self)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:

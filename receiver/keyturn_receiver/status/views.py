@@ -1,4 +1,4 @@
-"""Views of the caches, as the status page and its JSON show them: pure functions that give frozen structs.
+"""Views of the caches for the status page and its JSON: pure functions that return frozen structs.
 
 Times are seconds since 1970. A view holds names, states and the texts of statuses. It never holds a value, and of the
 names of keys it holds only those that the binding names itself, and those in the text of a status.
@@ -14,7 +14,7 @@ from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.status.binding_states import BindingState, Trouble
 from keyturn_receiver.status.rotation import ConsumerRollout, Rotation, SecretFill
 
-MAX_ATTENTION = 50  # bindings that need somebody and are named in a snapshot
+MAX_ATTENTION = 50  # bindings in a snapshot that need a person
 MAX_SHOWN = 60  # rotations in a snapshot
 
 
@@ -108,7 +108,7 @@ class Propagation(View, frozen=True):
 
 
 class Attention(View, frozen=True):
-    """A binding that needs somebody."""
+    """A binding that needs a person."""
 
     namespace: str
     name: str
@@ -119,7 +119,7 @@ class Attention(View, frozen=True):
 
 
 class Replica(View, frozen=True):
-    """Who serves the page. ``installation`` is the namespace and the name of the Helm release."""
+    """The replica that serves the page. ``installation`` is the namespace and the name of the Helm release."""
 
     release: str
     cluster: str
@@ -129,7 +129,7 @@ class Replica(View, frozen=True):
 
 
 class Status(View, frozen=True):
-    """The whole first screen. ``more_attention`` is the number of bindings that need somebody and are not listed."""
+    """The whole first screen. ``more_attention`` is the number of bindings that need a person and are not listed."""
 
     replica: Replica
     now: float
@@ -142,7 +142,7 @@ class Status(View, frozen=True):
 
 
 class BindingRow(View, frozen=True):
-    """One row of the list of bindings. ``secrets`` are the AWS secrets that it names."""
+    """One row of the list of bindings. ``secrets`` are the AWS secrets that the binding names."""
 
     namespace: str
     name: str
@@ -156,7 +156,8 @@ class BindingRow(View, frozen=True):
 
 
 class BindingPage(View, frozen=True):
-    """A page of the list. ``total`` counts all bindings that match, and ``offset`` those before this page."""
+    """A page of the list. ``total`` is the number of all matching bindings. ``offset`` is the number of those before
+    this page."""
 
     total: int
     offset: int
@@ -232,8 +233,8 @@ def attention_view(trouble: Trouble) -> Attention:
 
 
 def propagation(rotations: Iterable[Rotation]) -> Propagation:
-    """Return how long rotations took until the last pod was ready. Those whose label moved at an unknown time, and
-    those that restarted no pod, do not count."""
+    """Return the times that rotations took until the last pod was ready. Rotations without a known time of the label's
+    move, and rotations that restarted no pod, do not count."""
     seconds = sorted(
         max(0.0, live_at - rotation.told_at)
         for rotation in rotations

@@ -1,4 +1,4 @@
-"""Notification handler. Turns one verified notification into its result."""
+"""Notification handler. Turns one verified notification into a result."""
 
 import asyncio
 import time
@@ -29,7 +29,8 @@ from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_REASON_LENGTH = 1000  # characters
-# Characters of each list of names in a result. The ten results of a delivery must fit into what the notifier reads.
+# Characters of each list of names in a result. The ten results of a delivery must fit into the reply that the notifier
+# reads.
 MAX_NAMES_LENGTH = 7000
 
 _Completion = ReconcileResult | KeyturnError | None  # None: the reconcile is not done within the deadline
@@ -41,7 +42,7 @@ class _PendingReconcile:
 
     ``expected`` has the version ids that the Secret should be made from. ``about`` are the AWS secrets of the binding
     that the notification concerns. ``may_fail_alone`` is true if the binding reads with an AWS role of its namespace,
-    or reads several AWS secrets. Such reads can fail although AWS answers all other readers.
+    or reads several AWS secrets. Such reads can fail even if AWS answers all other readers.
     """
 
     target: Target
@@ -71,7 +72,7 @@ class _PendingReconcile:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What has become of one reconcile by the time of the reply.
+    """State of one reconcile at the time of the reply.
 
     ``held_up`` is true if the reconcile waits because its namespace already uses its full share of the work queue.
     """
@@ -89,7 +90,7 @@ class NotificationHandler:
     """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
     ``on_heartbeat`` is called with the time of each heartbeat that is recent enough. ``now`` returns the time in UTC.
-    ``versions`` returns what the reply to a heartbeat says about versions of AWS secrets.
+    ``versions`` returns the states of AWS secrets' versions for the reply to a heartbeat.
     """
 
     def __init__(
@@ -216,7 +217,7 @@ async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.
 
 
 def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: bool) -> Result:
-    """Return the result of a notification. If its outcome is FAILED, the sender has to send the notification again.
+    """Return the result of a notification. If the outcome is FAILED, the sender has to send the notification again.
 
     A binding may be left undone because of its own namespace. Such a binding does not make the notification
     fail. Otherwise one namespace could hold up the acknowledgement for all others. The work queue tries the binding
@@ -254,11 +255,11 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
 
 
 def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
-    """Return whether a binding is not done because of what its own namespace does.
+    """Return whether the binding's namespace is the cause why the binding is not done.
 
     ``done_namespaces`` are the namespaces in which bindings of the same notification are done. If another namespace is
-    among them, AWS and Kubernetes work. Then the fault lies with the binding's own namespace: it uses its full share of
-    the work queue, its AWS role fails, or another AWS secret of the binding is slow.
+    among them, AWS and Kubernetes work. The cause then lies in the binding's namespace: the namespace uses its full
+    share of the work queue, its AWS role fails, or another AWS secret of the binding is slow.
     """
     error = outcome.completion
     if isinstance(error, Temporary) and (error.caused_by_tenant or outcome.reconcile.waits_for_another):

@@ -1,7 +1,7 @@
 """Replay cache. A delivery that arrives again, byte for byte, gets the same results as before, and causes no work.
 
-The notifier signs each attempt anew, with the time of the attempt. So a delivery with the same bytes is a replay, or
-was sent again by a proxy.
+The notifier signs each attempt separately, with the time of the attempt. So a delivery with the same bytes is a replay,
+or a proxy has sent it again.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class ReplayCache:
         """Return the results of the delivery. ``handle`` is called only if the cache does not know the delivery.
 
         A replay of a delivery that is still being handled waits for the results of that delivery. If ``handle`` raises
-        an error, all who wait get that error, and nothing is kept.
+        an error, all waiting calls raise that error, and nothing is kept.
         """
         if digest in self:
             return await asyncio.shield(self._entries[digest].results)
@@ -69,7 +69,7 @@ class ReplayCache:
         except BaseException as error:
             self._discard(digest, entry)
             entry.results.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())
-            entry.results.exception()  # this marks the error as retrieved, because maybe nobody waits for it
+            entry.results.exception()  # marks the error as retrieved, because no call may wait for it
             raise
         entry.results.set_result(results)
         if any(result.outcome is Outcome.FAILED for result in results):

@@ -1,4 +1,4 @@
-"""Webhook. The notifier delivers to ``POST /v1/notifications`` (docs/design.md#wire-contract).
+"""Webhook to which the notifier delivers: ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
 The webhook checks each delivery in this order: the size of its body, its signature, its content, whether it is a
 replay, and the free capacity. The cheapest check comes first. A delivery that is refused, or that is a replay, causes
@@ -98,7 +98,7 @@ class WebhookEndpoint:
     def app(self) -> ASGIApp:
         """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
-        app.router.redirect_slashes = False  # a redirect would lead to whatever host the Host header names
+        app.router.redirect_slashes = False  # a redirect would lead to the host that the Host header names
         return _mark_replies(app)
 
     def start_draining(self) -> None:

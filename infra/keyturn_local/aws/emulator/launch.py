@@ -130,7 +130,7 @@ def _permit(properties: Properties) -> tuple[str, dict[str, str]]:
     return identifier, {}
 
 
-# --- The policy of a bus: its effect, and that PutEvents asks it -----------------------------------------------------
+# --- The policy of a bus has an effect, and PutEvents checks it ------------------------------------------------------
 
 
 def _bus_policy(name: str) -> Any:
@@ -410,7 +410,7 @@ def _put_api_event(name: str, request: dict[str, Any], answer: dict[str, Any]) -
 
 
 def _with_properties(handler: Any, change: Callable[[Properties], Properties]) -> Any:
-    """Return a provisioner that calls ``handler`` with properties that ``change`` has changed."""
+    """Return a provisioner that calls ``handler`` with the properties that ``change`` returns."""
     return lambda *arguments: handler(*(change(each) if isinstance(each, dict) else each for each in arguments))
 
 
