@@ -18,6 +18,7 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 20, 3
+_CONFIGURATION = "check AWS_PROFILE and ~/.aws/config"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError")
 
 
@@ -55,13 +56,17 @@ def configured_region() -> str | None:
 
 class Aws:
     """Access to AWS. Clients are made when they are used first. AWS_REGION comes before the region of boto3's own
-    configuration, and the credentials are boto3's."""
+    configuration, and the credentials are boto3's. Raises AwsError if that configuration cannot be used."""
 
     def __init__(self) -> None:
         # The import of AWS's SDK takes half a second. Help and completion do not need the SDK.
         import boto3
+        from botocore.exceptions import BotoCoreError
 
-        self._session = boto3.Session(region_name=configured_region())
+        try:
+            self._session = boto3.Session(region_name=configured_region())
+        except BotoCoreError as error:  # such as ProfileNotFound
+            raise AwsError("the configuration", type(error).__name__, _CONFIGURATION) from None
 
     @property
     def region(self) -> str:
@@ -81,7 +86,7 @@ class Aws:
         except NoRegionError:
             raise AwsError(service, "no region", "set AWS_REGION") from None
         except BotoCoreError as error:
-            raise AwsError(service, type(error).__name__, "check AWS_PROFILE and ~/.aws/config") from None
+            raise AwsError(service, type(error).__name__, _CONFIGURATION) from None
 
     def stack(self, name: str) -> Stack:
         """Read a stack. Raises AwsError."""

@@ -43,6 +43,13 @@ def test_aws_region_comes_before_botos_own_configuration(
     assert Aws().secrets_manager(arn).meta.region_name == _client(arn, "").meta.region_name == "ap-south-1"
 
 
+def test_profile_that_does_not_exist_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    ran = CliRunner().invoke(app, ["redeliver", "--list"])
+    assert ran.exit_code == 1
+    assert ran.stderr == "Error: AWS: the configuration: ProfileNotFound: check AWS_PROFILE and ~/.aws/config\n"
+
+
 def remembering(name: str, *events: str) -> Bound:
     """Return a Secret with one change for each event, the last one being the newest."""
     text = ""
