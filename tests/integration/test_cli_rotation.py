@@ -487,7 +487,7 @@ def test_failed_rollout_ends_a_wait(shop: Shop) -> None:
     version = shop.rotate(600)
     told = shop.run("wait", "db", "-n", shop.namespace, "--version", version, "--for", "live", "--timeout", "90s")
     assert told.code == 4, told
-    assert told.err.startswith(
+    assert told.err.splitlines()[-1].startswith(
         f"Error: version {version[:8]}: Deployment {shop.namespace}/broken in keyturn-local (0/1 pods;"
         " ProgressDeadlineExceeded): see its pods"
     )
