@@ -4,6 +4,7 @@ Each fixture imports what it starts. If these imports were at the top of the fil
 seconds, even the unit tests.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -30,6 +31,9 @@ FEW = {"MaximumConcurrency": "2"}  # batches, so that few copies of the notifier
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: the test takes half a minute or more, so it starts before others")
     bypass_proxies()
+    # A shell ignores interrupts in the jobs that it starts in the background, and so would every program that a test
+    # starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)  # runs after tests have been deselected

@@ -57,6 +57,7 @@ COMBINABLE: dict[str, Values] = {
     "heartbeats": {"heartbeats": {"silenceSeconds": 0}},
     "deliveries": {"deliveries": {"deadlineSeconds": 4, "maximum": 8, "maxConnections": 100}},
     "status page": {"statusPage": {"port": 9191, "clusterName": "blue"}},
+    "no status page": {"statusPage": {"enabled": False}},
     "times": {"drainSeconds": 0, "stuckSeconds": 60, "watches": {"seconds": 30, "resyncSeconds": 600}},
     "work": {"work": {"concurrency": 8, "kubernetesRequests": 4, "awsThreads": 2}},
     "errors alone": {"logLevel": "ERROR"},
