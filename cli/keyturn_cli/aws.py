@@ -121,6 +121,15 @@ class Aws:
             raise UsageError(f"{secret_id} is no name of a secret", "write the name or ARN of an AWS secret")
         return self.client("secretsmanager", region(secret_id))
 
+    def describe_secret(self, secret_id: str) -> Mapping[str, Any]:
+        """Return the reply of DescribeSecret. Raises the errors of ``secrets_manager``."""
+        client = self.secrets_manager(secret_id)
+        with errors(
+            f"secretsmanager:DescribeSecret {secret_id}", "check the name and the region (AWS_REGION), or write the ARN"
+        ):
+            secret: Mapping[str, Any] = client.describe_secret(SecretId=secret_id)
+        return secret
+
 
 @contextmanager
 def errors(call: str, advice: str = "") -> Iterator[None]:

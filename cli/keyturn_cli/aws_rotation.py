@@ -7,8 +7,9 @@ from typing import Any
 
 from keyturn_cli.aws import Aws, AwsError, errors
 from keyturn_cli.errors import CliError, TimedOut
+from keyturn_receiver.core.binding import CURRENT
 
-CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
+PENDING = "AWSPENDING"
 PAUSE = 1.0  # seconds between two looks
 
 
@@ -23,8 +24,7 @@ class Rotation:
 
 def start(aws: Aws, secret_id: str) -> Rotation:
     """Start a rotation. Raises AwsError, or CliError if the secret cannot be rotated now."""
-    client = aws.secrets_manager(secret_id)
-    secret = _describe(client, secret_id)
+    secret = aws.describe_secret(secret_id)
     name = str(secret.get("Name") or secret_id)
     if not secret.get("RotationEnabled"):
         raise CliError(
@@ -33,7 +33,7 @@ def start(aws: Aws, secret_id: str) -> Rotation:
         )
     try:
         with errors(f"secretsmanager:RotateSecret {secret_id}"):
-            reply = client.rotate_secret(SecretId=secret_id)
+            reply = aws.secrets_manager(secret_id).rotate_secret(SecretId=secret_id)
     except AwsError as error:
         pending = _pending(secret)
         if error.code != "InvalidRequestException" or not pending:
@@ -56,9 +56,9 @@ def wait_for_label(
 
     Raises TimedOut, CliError if the rotation was cancelled, and AwsError.
     """
-    client, started = aws.secrets_manager(rotation.arn), now()
+    started = now()
     while True:
-        stages = _describe(client, rotation.arn).get("VersionIdsToStages") or {}
+        stages = aws.describe_secret(rotation.arn).get("VersionIdsToStages") or {}
         labels = stages.get(rotation.version_id)
         if labels is not None and CURRENT in labels:
             return now() - started
@@ -79,11 +79,3 @@ def _pending(secret: Mapping[str, Any]) -> str:
     """
     stages = secret.get("VersionIdsToStages") or {}
     return next((version for version, labels in stages.items() if PENDING in labels and CURRENT not in labels), "")
-
-
-def _describe(client: Any, secret_id: str) -> Mapping[str, Any]:
-    with errors(
-        f"secretsmanager:DescribeSecret {secret_id}", "check the name and the region (AWS_REGION), or write the ARN"
-    ):
-        secret: Mapping[str, Any] = client.describe_secret(SecretId=secret_id)
-    return secret

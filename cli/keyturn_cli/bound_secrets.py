@@ -8,6 +8,7 @@ from msgspec import Raw
 from msgspec.json import Decoder
 
 from keyturn_cli.cluster import METADATA, METADATA_LIST, OBJECT, Cluster, path
+from keyturn_cli.errors import CliError
 from keyturn_receiver.core.arn import candidate_names, may_share_account
 from keyturn_receiver.core.binding import BindingSpec, Source, Target, is_bound, read_spec, versions_of
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields, owned
@@ -59,6 +60,11 @@ class Bound:
         """Return the versions of an AWS secret that the Secret was made from."""
         found = (versions_of(source, self.record.version_ids) for source in self.sources_of(secret_id))
         return frozenset(version for versions in found for version in versions.values())
+
+
+def not_bound(target: Target) -> CliError:
+    """Return the error for a Secret that is not bound."""
+    return CliError(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
 
 
 def may_be_same(secret_id: str, other: str) -> bool:

@@ -83,6 +83,11 @@ class Output:
         """Write a line to stderr, for people. JSON and YAML on stdout stay whole."""
         self.err.print(Text(printable(text)), soft_wrap=True)
 
+    def notes(self, texts: Iterable[str]) -> None:
+        """Write notes that limit the answer, one line each."""
+        for text in texts:
+            self.note(f"note: {text}")
+
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> None:
         """Write a table. On a terminal, the last column is folded. If this column would be narrower than MIN_LAST, each
         row becomes a block of lines. ``styles`` has a style of rich for each row."""

@@ -28,9 +28,9 @@ from keyturn_contract.message import (
 )
 from keyturn_contract.signature import TOLERANCE, InvalidKey, parse_key, sign
 from keyturn_receiver.core.arn import account_id, full_name, region
+from keyturn_receiver.core.binding import CURRENT
 
 SOURCE = "dev.keyturn.cli"
-CURRENT = "AWSCURRENT"
 
 Post = Callable[[bytes, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
 """Function that sends a body and headers to a receiver. It returns the reply: status, headers with lower-case names,
@@ -53,10 +53,7 @@ class AwsSecret:
 
 def describe(aws: Aws, secret_id: str) -> AwsSecret:
     """Describe a secret. Raises AwsError."""
-    with errors(
-        f"secretsmanager:DescribeSecret {secret_id}", "check the name and the region (AWS_REGION), or write the ARN"
-    ):
-        secret = aws.secrets_manager(secret_id).describe_secret(SecretId=secret_id)
+    secret = aws.describe_secret(secret_id)
     stages: Mapping[str, list[str]] = secret.get("VersionIdsToStages") or {}
     version_id = next((version for version, labels in stages.items() if CURRENT in labels), None)
     return AwsSecret(str(secret["ARN"]), str(secret.get("Name") or full_name(secret["ARN"])), version_id)

@@ -6,9 +6,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keyturn_cli.bound_secrets import Bound, get_bound, list_bound
+from keyturn_cli.bound_secrets import Bound, get_bound, list_bound, not_bound
 from keyturn_cli.cluster import Cluster
-from keyturn_cli.errors import CliError, Forbidden, NotFound, UsageError
+from keyturn_cli.errors import Forbidden, NotFound, UsageError
 from keyturn_cli.options import read_target
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
@@ -66,9 +66,7 @@ def _secret(cluster: Cluster, text: str, namespace: str) -> Subject | None:
     except (UsageError, NotFound):
         return None
     if found is None:
-        raise CliError(
-            f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)'
-        )
+        raise not_bound(target)
     return Subject(f"Secret {target}", [found])
 
 

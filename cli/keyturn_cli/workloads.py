@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.errors import Forbidden, NotFound
 from keyturn_receiver.core.consumer import Consumer, read_consumer
-from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.unrestarted import Reader, read_cron_job, read_running_pod
@@ -58,14 +57,8 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
     return readers, denied
 
 
-def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[tuple[Pod, str]]:
-    """Yield the pods of a workload. Each comes with the time at which it became ready (RFC 3339), or an empty text."""
+def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[Pod]:
+    """Yield the pods of a workload."""
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
         if pod := read_pod(each, consumer.ref, consumer.uid, named):
-            conditions = as_object(each.get("status")).get("conditions")
-            ready = [
-                str(condition.get("lastTransitionTime", ""))
-                for condition in (conditions if isinstance(conditions, list) else [])
-                if condition.get("type") == "Ready" and condition.get("status") == "True"
-            ]
-            yield pod, ready[0] if ready else ""
+            yield pod

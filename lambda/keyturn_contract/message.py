@@ -359,7 +359,7 @@ def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
 
 def _is_encodable(text: str) -> bool:
     """Return whether a text has an encoding. JSON can escape half a surrogate pair, which no UTF-8 has."""
-    return not any("\ud800" <= each <= "\udfff" for each in text)
+    return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _load(body: bytes) -> object:

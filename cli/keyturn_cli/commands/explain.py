@@ -42,6 +42,7 @@ from keyturn_cli.prediction import (
 from keyturn_cli.release import settings_of
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
+from keyturn_cli.words import counted
 from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields
@@ -105,8 +106,7 @@ def explain(
         out.data(_data(found, explained, list(sight.notes)))
     else:
         _show(out, found, explained, stage or "")
-        for each in sight.notes:
-            out.note(f"note: {each}")
+        out.notes(sight.notes)
     return ExitCode.FINDING if any(each.change.error for each in explained) else ExitCode.FINE
 
 
@@ -131,7 +131,7 @@ def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion 
     name = bound.target.name
     consumers = [each for each in sight.consumers(bound.target.namespace) if name in each.reads]
     scene = partial(Scene, bound, consumers, in_namespace, sight.settings, time.time())
-    pods = {each.ref: [pod for pod, _ in pods_of(sight.cluster, each)] for each in needs_pods(scene(), change)}
+    pods = {each.ref: list(pods_of(sight.cluster, each)) for each in needs_pods(scene(), change)}
     if change.error:
         return Explained(bound, change, [Fate(each.ref, Outcome.UNCONCERNED, each.reads[name]) for each in consumers])
     left = readers_left(
@@ -204,13 +204,9 @@ def _summary(explained: Sequence[Explained]) -> str:
         fate.ref for each in explained for fate in each.fates if fate.outcome in (Outcome.RESTARTS, Outcome.WAITS)
     }
     return (
-        f"{_count(len(explained), 'Secret')}, {failing} not filled; {_count(len(every), 'workload')} read"
+        f"{counted(len(explained), 'Secret')}, {failing} not filled; {counted(len(every), 'workload')} read"
         f"{'s' if len(every) == 1 else ''} {'it' if len(explained) == 1 else 'them'}, {len(restarting)} would restart"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _data(found: Subject, explained: Sequence[Explained], notes: Sequence[str]) -> dict[str, Any]:

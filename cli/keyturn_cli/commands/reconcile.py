@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.bound_secrets import not_bound
 from keyturn_cli.cluster import MERGE_PATCH, METADATA, Cluster, path
-from keyturn_cli.errors import CliError, reported
+from keyturn_cli.errors import reported
 from keyturn_cli.options import Context, Namespace, NoColor, OutputFormat, read_target
 from keyturn_cli.output import Format, Output
 from keyturn_receiver.core.binding import RECONCILE
@@ -35,9 +36,7 @@ def reconcile(
     resource = path("v1", "secrets", target.namespace, target.name)
     labels = as_object(as_object(cluster.get(resource, accept=METADATA).get("metadata")).get("labels"))
     if labels.get(BIND_LABEL) != "true":
-        raise CliError(
-            f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)'
-        )
+        raise not_bound(target)
     token = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     cluster.send("PATCH", resource, {"metadata": {"annotations": {RECONCILE: token}}}, MERGE_PATCH, METADATA)
     if out.is_data:

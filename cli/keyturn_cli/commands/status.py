@@ -11,11 +11,13 @@ import typer
 from msgspec import Struct
 from msgspec.json import Decoder
 
+from keyturn_cli.bound_secrets import not_bound
 from keyturn_cli.cluster import METADATA, METADATA_LIST, Cluster, path
-from keyturn_cli.errors import CliError, ExitCode, Forbidden, UsageError, reported
+from keyturn_cli.errors import ExitCode, Forbidden, UsageError, reported
 from keyturn_cli.options import AllNamespaces, Context, Namespace, NoColor, OutputFormat, read_target
 from keyturn_cli.output import Format, Output
 from keyturn_cli.times import ago, seconds_of
+from keyturn_cli.words import counted
 from keyturn_cli.workloads import Listing, list_consumers
 from keyturn_receiver.core.aliases import SECRETS, read_aliases
 from keyturn_receiver.core.binding import SECRET_ID, Target, is_bound
@@ -178,10 +180,7 @@ def _rows(cluster: Cluster, namespace: str | None, name: str | None) -> Iterator
         secret = cluster.get(path("v1", "secrets", namespace, name), decoder=_SECRET, accept=METADATA)
         row = _row(secret.metadata)
         if row is None:
-            raise CliError(
-                f"Secret {namespace}/{name} is not bound to AWS",
-                f'set its label {BIND_LABEL} to "true" (docs/bindings.md)',
-            )
+            raise not_bound(Target(namespace, name))
         yield row
         return
     query = {"labelSelector": BIND_LABEL}
@@ -225,7 +224,7 @@ def _counts(listing: Listing, notes: list[str]) -> Mapping[Target, str] | None:
 
 def _nothing(rows: Sequence[Row], where: str | None, name: str | None) -> str:
     if rows:
-        return f"{len(rows)} bound Secret{'s' if len(rows) > 1 else ''}, all ok"
+        return f"{counted(len(rows), 'bound Secret')}, all ok"
     place = f"in namespace {where}" if where else "in this cluster"
     return f"no Secret {place} is bound to AWS: bind one with the label {BIND_LABEL} (docs/bindings.md)"
 

@@ -25,6 +25,7 @@ from keyturn_cli.rotation import Place, Stage, consumers_of, workload_place
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, seconds_of
+from keyturn_cli.words import counted
 from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.history import HISTORY, Change, read_history
@@ -104,8 +105,7 @@ def trace(
         out.data(_data(found, made, list(sight.notes)))
     else:
         _show(out, found, made)
-        for each in sight.notes:
-            out.note(f"note: {each}")
+        out.notes(sight.notes)
     return ExitCode.FINDING if made.open_secrets or made.open_workloads else ExitCode.FINE
 
 
@@ -181,7 +181,7 @@ def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
         status = bound.record.status or "no receiver has looked at it yet"
         made.legs.append(Leg(None, BAD, f"{name}  {status}", APPLIED))
         return
-    keys = f", {change.keys} key{'' if change.keys == 1 else 's'}" if change else ""
+    keys = f", {counted(change.keys, 'key')}" if change else ""
     made.legs.append(Leg(_applied(bound), GOOD, f"{name} applied{keys}", APPLIED, exact=change is not None))
     namespace = bound.target.namespace
     for consumer in consumers_of(bound, sight.consumers(namespace)):
@@ -200,11 +200,11 @@ def _workload_legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place)
     progress = consumer.progress
     if progress and progress.marked_at is not None:
         yield Leg(float(progress.marked_at), "", f"{name} marked", MARKED)
-    ready: list[float] = []
+    ready: list[int] = []
     try:
-        for pod, ready_at in pods_of(sight.cluster, consumer):
-            if pod.marks.get(mark_name(bound.target.name)) == mark and (at := seconds_of(ready_at)) is not None:
-                ready.append(at)
+        for pod in pods_of(sight.cluster, consumer):
+            if pod.marks.get(mark_name(bound.target.name)) == mark and pod.ready_at is not None:
+                ready.append(pod.ready_at)
     except Forbidden:
         sight.notes[f"you may not list the pods of namespace {consumer.ref.namespace}: their times are left out"] = None
     wanted = progress.wanted if progress else len(ready)
@@ -255,9 +255,9 @@ def _summary(made: Trace, started: float | None) -> str:
     took = f"{duration(max(times) - started)}" if times and started is not None else "?"
     left = []
     if made.open_secrets:
-        left.append(f"{made.open_secrets} Secret{'' if made.open_secrets == 1 else 's'}")
+        left.append(counted(made.open_secrets, "Secret"))
     if made.open_workloads:
-        left.append(f"{made.open_workloads} workload{'' if made.open_workloads == 1 else 's'}")
+        left.append(counted(made.open_workloads, "workload"))
     return f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
 
 

@@ -31,6 +31,7 @@ from keyturn_cli.rotation import Place, Stage, consumers_of, has_current, secret
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, read_duration
+from keyturn_cli.words import counted
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 
@@ -161,8 +162,7 @@ def wait_for(
     started = time.monotonic()
     notes = list(dict.fromkeys(f"{each.cluster.context}: {note}" for each in watched for note in each.notes))
     if not out.is_data:
-        for note in notes:
-            out.note(f"note: {note}")
+        out.notes(notes)
     if version is None:
         found = watched[0].subject
         version = version_at(found.only_secret_id("name one, or give --version ID"), found.region)
@@ -236,9 +236,9 @@ def _ended(
     else:
         secrets = sum(place.stage is Stage.APPLIED for _, place in places)
         live = sum(place.stage is Stage.LIVE for _, place in places)
-        told = f"{secrets} Secret{'' if secrets == 1 else 's'}"
+        told = counted(secrets, "Secret")
         if goal is Goal.LIVE:
-            told += f", {live} workload{'' if live == 1 else 's'}"
+            told += f", {counted(live, 'workload')}"
         out.line(f"{subject} version {version[:8]} is {goal} in {', '.join(clusters)}: {told} ({duration(spent)})")
         for _, place in held:
             out.line(f"except {place.name}: {place.why}", "yellow")

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyturn_cli.doctor.aws_facts import AwsFacts, Notifier, Queue, Rule, SigningKey
-from keyturn_cli.doctor.finding import Finding, Unknown, counted, error, length, ok, skipped, some, warning
+from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
+from keyturn_cli.words import counted
 from keyturn_receiver.core.arn import full_name, refers_to
 
 REDEPLOY = "deploy the stack again: it sets it back"

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from keyturn_cli.doctor.cluster_facts import Bindings, BoundSecret, Configuration
-from keyturn_cli.doctor.finding import Finding, Unknown, counted, error, ok, skipped, some, warning
+from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, some, warning
+from keyturn_cli.words import counted
 from keyturn_receiver.core.policy import ALLOW_SECRETS, Default
 from keyturn_receiver.core.revision import OK, state_of
 from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value

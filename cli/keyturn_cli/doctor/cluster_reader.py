@@ -21,6 +21,7 @@ from keyturn_cli.doctor.rights import Right, required_rights
 from keyturn_cli.errors import Forbidden, NotFound, Refused, Unreachable
 from keyturn_cli.options import Release
 from keyturn_cli.release import find_deployment, prefix_of
+from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.field_owners import MANAGERS, managed_fields, owned
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.policy import ALLOW_SECRETS
@@ -214,8 +215,7 @@ def receiver_pods(cluster: Cluster, namespace: str, deployment: Mapping[str, Any
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod is Ready."""
-    conditions = as_objects(as_object(pod.get("status")).get("conditions"))
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    return is_true(condition(as_object(pod.get("status")), "Ready"))
 
 
 def proxied(pod: Mapping[str, Any], port_name: str, tls: bool = False) -> str:

@@ -76,11 +76,6 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 Secret" or "2 Secrets"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def length(duration: timedelta) -> str:
     """Return a duration for people, in the largest unit in which the number is at least two: "90 s", "12 min", "3 h",
     "61 days"."""

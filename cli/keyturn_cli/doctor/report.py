@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keyturn_cli.doctor.examination import count
-from keyturn_cli.doctor.finding import Finding, Level, Section, counted
+from keyturn_cli.doctor.finding import Finding, Level, Section
 from keyturn_cli.output import Output
+from keyturn_cli.words import counted
 
 SIGNS: Mapping[Level, str] = {Level.OK: "✔", Level.SKIPPED: "-", Level.WARNING: "!", Level.ERROR: "✗"}
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.SKIPPED: "dim", Level.WARNING: "yellow", Level.ERROR: "red"}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.consumer import Reads, WorkloadRef, marks_of, reads_of
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.write_times import parse_time
@@ -51,7 +52,7 @@ def read_pod(
         if owner.get("controller") and (between or owner.get("uid") == workload_uid):
             reads = reads_of(pod, named)
             (marks,) = marks_of(reads, as_object(metadata.get("annotations")))
-            ready = _ready_condition(status)
+            ready = condition(status, "Ready")
             return Pod(
                 reads,
                 parse_time(metadata.get("creationTimestamp")) or 0,
@@ -60,8 +61,8 @@ def read_pod(
                 marks=marks,
                 started=_started(pod, named),
                 has_started=_has_started(status),
-                is_ready=ready is not None,
-                ready_at=parse_time(ready.get("lastTransitionTime")) if ready else None,
+                is_ready=is_true(ready),
+                ready_at=parse_time(ready.get("lastTransitionTime")) if is_true(ready) else None,
             )
     return None
 
@@ -89,9 +90,3 @@ def _has_started(status: Mapping[str, object]) -> bool:
     statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))
     states = (as_object(each.get(field)) for each in statuses for field in ("state", "lastState"))
     return any(state.get("running") or state.get("terminated") for state in states)
-
-
-def _ready_condition(status: Mapping[str, object]) -> Mapping[str, object] | None:
-    conditions = as_objects(status.get("conditions"))
-    ready = (each for each in conditions if each.get("type") == "Ready" and each.get("status") == "True")
-    return next(ready, None)

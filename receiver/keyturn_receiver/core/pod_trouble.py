@@ -3,6 +3,7 @@ field may name a key that is secret."""
 
 from collections.abc import Iterable, Mapping
 
+from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.json_access import as_object, as_objects
 
 MAX_REASON = 64  # characters
@@ -20,7 +21,7 @@ def trouble_of(pods: Iterable[Mapping[str, object]]) -> str:
 
 
 def _is_ready(pod: Mapping[str, object]) -> bool:
-    return _condition(as_object(pod.get("status")), "Ready").get("status") == "True"
+    return is_true(condition(as_object(pod.get("status")), "Ready"))
 
 
 def _reason(status: Mapping[str, object]) -> str:
@@ -30,11 +31,7 @@ def _reason(status: Mapping[str, object]) -> str:
                 reason = as_object(as_object(container.get("state")).get(state)).get("reason")
                 if reason and reason not in _STARTING and not (field[0] == "i" and reason == "Completed"):
                     return f"container {container.get('name')}: {str(reason)[:MAX_REASON]}"
-    scheduled = _condition(status, "PodScheduled")
+    scheduled = condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return str(scheduled.get("reason") or "Unschedulable")[:MAX_REASON]
     return str(status.get("reason") or "not ready")[:MAX_REASON]
-
-
-def _condition(status: Mapping[str, object], name: str) -> Mapping[str, object]:
-    return next((each for each in as_objects(status.get("conditions")) if each.get("type") == name), {})

@@ -105,6 +105,12 @@ class Record:
         return self._memo.latest_times
 
     @property
+    def changed_at(self) -> int | None:
+        """The time at which the values last changed, in seconds since 1970 by the API server's clock, or None if the
+        time is not known."""
+        return max((time.at for time in self.latest_times if time.at is not None), default=None)
+
+    @property
     def was_written(self) -> bool:
         """Return whether Keyturn has ever written this Secret."""
         return bool(self.version_ids)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from keyturn_receiver.core.conditions import condition
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields
-from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
@@ -87,9 +88,9 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
     observed = 0 < _number(status, "observedGeneration") >= _number(metadata, "generation")
     marked_at, changed_at = _written_at(metadata)
     state, reason, finished_at = RolloutState.UNFINISHED, "", None
-    progressing = _condition(status, "Progressing") if observed else {}
+    progressing = condition(status, "Progressing") if observed else {}
     if progressing.get("reason") == _TIMED_OUT:
-        refused = _condition(status, "ReplicaFailure").get("reason")  # such as FailedCreate, if a quota is used up
+        refused = condition(status, "ReplicaFailure").get("reason")  # such as FailedCreate, if a quota is used up
         state, reason = RolloutState.FAILED, f"{_TIMED_OUT}, {refused}" if refused else _TIMED_OUT
     elif observed and counts.complete:
         state, finished_at = RolloutState.COMPLETE, _finished_at(progressing) or changed_at
@@ -151,10 +152,6 @@ def _written_at(metadata: Mapping[str, object]) -> tuple[int | None, int | None]
         elif entry.get("manager") == FIELD_MANAGER and not entry.get("subresource"):
             marked_at = parse_time(entry.get("time"))
     return marked_at, changed_at
-
-
-def _condition(status: Mapping[str, object], name: str) -> Mapping[str, object]:
-    return next((each for each in as_objects(status.get("conditions")) if each.get("type") == name), {})
 
 
 def _number(fields: Mapping[str, object], name: str, default: int = 0) -> int:

@@ -154,8 +154,7 @@ class VersionStates:
 def _changed_at(bound: BoundSecret) -> float:
     """Return the time at which the values of a Secret last changed, in seconds since 1970, or 0 if the time is not
     known."""
-    times = [each.at for each in bound.record.latest_times if each.at is not None]
-    return max([*times, bound.record.moved_at or 0])
+    return max(bound.record.changed_at or 0, bound.record.moved_at or 0)
 
 
 def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:

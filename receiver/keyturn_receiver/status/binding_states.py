@@ -1,6 +1,7 @@
 """Index of the bindings with trouble. Each change updates the index, so that no page has to look at all bindings."""
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,11 +70,16 @@ class BindingStates:
         """Yield the troubles that need a person, newest first."""
         return (each for each in reversed(self._told.values()) if each.needs_somebody)
 
+    def counts(self) -> Counter[BindingState]:
+        """Return the number of bindings in each state."""
+        troubled = self._told.keys() | self._retried.keys()
+        counts = Counter(map(self.state, troubled))
+        counts[BindingState.OK] = len(self._secrets) - len(troubled)
+        return counts
+
     def count(self, state: BindingState) -> int:
         """Return the number of bindings in this state."""
-        if state is BindingState.OK:
-            return len(self._secrets) - len(self._told.keys() | self._retried.keys())
-        return sum(self.state(target) is state for target in {*self._told, *self._retried})
+        return self.counts()[state]
 
     def state(self, target: Target) -> BindingState:
         """Return the state of a binding."""

@@ -90,7 +90,7 @@ def row(bound: BoundSecret, trouble: Trouble | None, consumers: int) -> BindingR
         trouble.reason if trouble else "",
         trouble.text if trouble else "",
         version_text(record.version_ids.values()),
-        _changed_at(bound),
+        record.changed_at,
         consumers,
     )
 
@@ -115,7 +115,7 @@ def binding_view(
         trouble.since if trouble else None,
         bound.is_intact,
         printable(spec.account)[:MAX_TEXT],
-        _changed_at(bound),
+        record.changed_at,
         record.moved_at,
         tuple(_source(source, bound) for source in spec.sources),
         named[:MAX_KEYS],
@@ -182,10 +182,6 @@ def _source(source: Source, bound: BoundSecret) -> SourceView:
     arn = next((split_version_key(key)[0] for key in versions), "")
     stage = "" if source.stage == CURRENT else printable(source.stage)[:MAX_TEXT]
     return SourceView(printable(source.secret_id)[:MAX_TEXT], stage, arn, tuple(versions.values()))
-
-
-def _changed_at(bound: BoundSecret) -> int | None:
-    return max((time.at for time in bound.record.latest_times if time.at is not None), default=None)
 
 
 def _change(change: Change) -> ChangeView:

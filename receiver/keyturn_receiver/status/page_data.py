@@ -21,7 +21,7 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.resilience.time_slice import TimeSlice
 from keyturn_receiver.status import views
-from keyturn_receiver.status.binding_states import BindingState, BindingStates
+from keyturn_receiver.status.binding_states import BindingStates
 from keyturn_receiver.status.binding_view import BindingView, binding_view, consumer_views, row
 from keyturn_receiver.status.health import Parts, health
 from keyturn_receiver.status.rotation import Rotation
@@ -62,8 +62,6 @@ class PageData:
 
     def status(self) -> views.Status:
         """Return the first screen."""
-        troubled = (state for state in BindingState if state is not BindingState.OK)
-        by_state: dict[BindingState, int] = {state: self._states.count(state) for state in troubled}
         needing = list(self._states.needing_somebody())
         stuck = len(self._cluster.live.stuck_rollouts())
         rotations = list(self._log.newest_first())
@@ -71,7 +69,7 @@ class PageData:
             self._replica,
             self._wall(),
             health(self._parts),
-            views.counts(len(self._cluster.secrets), by_state, stuck, self._log.total),
+            views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._log.total),
             views.propagation(rotations),
             (*self._stuck(), *map(views.attention_view, needing[: views.MAX_ATTENTION])),
             max(0, len(needing) - views.MAX_ATTENTION),
