@@ -40,7 +40,7 @@ def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, 
     endpoints = Endpoints(tmp_path)
     given = endpoints.parameters()
     bundle = given["CaBundle"] + "," + base64.b64encode(b"no certificate").decode()
-    given |= {"CaBundle": bundle, "MemberCount": "1"}
+    given |= {"CaBundle": bundle, "MemberCount": "1", "Receipts": "true"}
     deployment = sam.deploy(emulator, f"keyturn-{uuid4().hex[:6]}", given)
     secrets_manager, log = emulator.client("secretsmanager"), notifier_log(deployment)
     secrets_manager.create_secret(Name=deployment.name, SecretString="first")
@@ -58,13 +58,24 @@ def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, 
         event = json.loads((Path(__file__).parents[1] / "events" / "api-list-secrets.json").read_text())
         emulator.client("sqs").send_message(QueueUrl=deployment.outputs["QueueUrl"], MessageBody=json.dumps(event))
 
+    def refuse_receipts() -> None:
+        name = deployment.outputs["NotifierName"]
+        function = emulator.client("lambda").get_function_configuration(FunctionName=name)
+        denied = {"Effect": "Deny", "Action": "events:PutEvents", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [denied]})
+        role = function["Role"].rpartition("/")[2]
+        emulator.client("iam").put_role_policy(RoleName=role, PolicyName="no-receipts", PolicyDocument=document)
+
     def wait_for(metric: Metric, cause: Callable[[], None]) -> None:
         before = log.metrics().get(metric, 0)
         cause()
         eventually(lambda: log.metrics().get(metric, 0) > before, 60)
 
     with closing(FakeReceiver(endpoints.certificate.context(), endpoints.ports[0])) as receiver:
+        wait_for(Metric.RECEIPTS_SENT, rotate)
         wait_for(Metric.DELIVERIES_DONE, rotate)
+        refuse_receipts()
+        wait_for(Metric.RECEIPTS_FAILED, rotate)
         wait_for(Metric.HEARTBEATS_ACCEPTED, heartbeat)
         receiver.respond = refused_by_a_binding
         wait_for(Metric.NOTIFICATIONS_REFUSED_BY_BINDING, rotate)

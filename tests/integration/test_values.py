@@ -99,7 +99,10 @@ def test_optional_key_that_goes_restarts_those_who_read_only_it(stack: Stack, na
     stack.cluster.create(workloads)
     for reader in readers:
         eventually(lambda reader=reader: MARK in annotations_of(stack.cluster, "deployment", namespace, reader))
-    first = {reader: replica_sets(stack.cluster, namespace, reader) for reader in readers}
+    # A Deployment has no replica set before its controller has seen it.
+    first = {
+        reader: eventually(lambda reader=reader: replica_sets(stack.cluster, namespace, reader)) for reader in readers
+    }
     rotate(client, name, '{"user": "u", "proxy": null}')
     eventually(lambda: data_of(stack.cluster, namespace, "db") == {"user": b"u"})
     eventually(lambda: replica_sets(stack.cluster, namespace, "optional") == first["optional"] + 1)

@@ -160,7 +160,7 @@ def test_terminated_receiver_fails_no_delivery(release: InstalledRelease, own_te
     name = going["metadata"]["name"]
     finalizers(release, name, ["keyturn.dev/witness"])  # keeps the ended pod, to read its exit code
     try:
-        with SteadyLoad(release.url, key, TEN, own_team.rotate) as load:
+        with SteadyLoad(release.url, key, TEN[1:], own_team.rotate) as load:
             eventually(lambda: load.answers["200"] > 50)
             release.cluster.kubectl("delete", "pod", name, "-n", release.namespace, "--wait=false")
             latest = release.pod(name)["metadata"]
