@@ -97,6 +97,7 @@ def namespace(control_plane: "ControlPlane") -> Iterator[str]:
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}
     control_plane.create([made])
     yield name
+    control_plane.delete_all("secret", name)  # at once, so that no receiver of a later test finds them bound
     control_plane.delete([made], wait=False)
 
 

@@ -22,6 +22,8 @@ from support.wait import eventually
 @pytest.fixture
 def page(env: FaultEnv) -> PageClient:
     """The page of a receiver that has filled the Secret `db` and given `web` its baseline."""
+    # The page counts all bound Secrets of the cluster, so those of earlier tests have to be gone.
+    eventually(lambda: not env.cluster.kubectl("get", "secrets", "-A", "-l", "keyturn.dev/bind=true", "-o", "name"))
     receiver = env.receiver()
     env.create_bound_secret()
     return PageClient(receiver.page_url)
