@@ -19,12 +19,12 @@ CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
 # Every reply of a receiver has this header. A reply without it comes from something in front of the receiver, such as a
 # load balancer or a firewall, or from a receiver of release 0.2 or earlier. The header's value is the version of the
-# contract. This version reveals nothing to strangers.
+# contract and not the receiver's release, so strangers do not learn the release.
 RECEIVER_HEADER = "Keyturn-Receiver"
 CONTRACT_VERSION = "1"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_MAX_TEXT = 2048  # in characters per field; the longest real value is an ARN of about 600
+_MAX_TEXT = 2048  # characters in one field; the longest real value is an ARN of about 600 characters
 
 
 class MalformedMessage(ValueError):
@@ -100,8 +100,8 @@ class Outcome(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a version of an AWS secret in a cluster. LIVE: all pods that read the secret run the version. STUCK:
-    the rollout of a workload makes no progress."""
+    """The state of a version of an AWS secret in a cluster. LIVE: all pods that read the secret use the version. STUCK:
+    the rollout of the version to a workload makes no progress."""
 
     LIVE = "live"
     STUCK = "stuck"
@@ -115,10 +115,10 @@ class VersionState:
     """The state of a version in the receiver's cluster. ``since`` is the time at which the state began, in seconds
     since 1970.
 
-    ``seconds`` is the time from the move of the label until all pods ran the version, or None if it is not known.
-    ``consumers`` are the workloads that are stuck, as "Kind/namespace/name". ``changed`` is the time at which the
-    values of the Secrets last changed, in seconds since 1970, or 0 if it is not known. It is the same at all replicas,
-    and later for a version that comes back.
+    ``seconds`` is the time from the move of the staging label until all pods used the version, or None if it is not
+    known. ``consumers`` are the workloads that are stuck, as "Kind/namespace/name". ``changed`` is the time at which
+    the values of the Secrets last changed, in seconds since 1970, or 0 if it is not known. All replicas report the same
+    ``changed``. If a version becomes current again, its ``changed`` is later than the first time.
     """
 
     arn: str
@@ -131,7 +131,7 @@ class VersionState:
 
     @property
     def length(self) -> int:
-        """The number of characters that this state takes in a reply, about."""
+        """The approximate number of characters that this state takes in a reply."""
         return 125 + len(self.arn) + len(self.version_id) + sum(len(each) + 3 for each in self.consumers)
 
 
@@ -139,10 +139,9 @@ class VersionState:
 class Result:
     """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
 
-    The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It tries the Secrets in
-    ``retrying`` again by itself. A result with the outcome APPLIED may have such Secrets, too. Only the result of a
-    heartbeat has ``versions``: the recent states of versions of AWS secrets. Releases up to 0.2 neither send nor read
-    ``versions``.
+    The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It retries the Secrets in
+    ``retrying`` by itself; a result with the outcome APPLIED may have them, too. Only the result of a heartbeat has
+    ``versions``: the recent states of versions of AWS secrets. Releases up to 0.2 neither send nor read ``versions``.
     """
 
     id: str
@@ -154,7 +153,7 @@ class Result:
     versions: tuple[VersionState, ...] = ()
 
     def cut(self, names: int) -> "Result":
-        """Return this result with at most ``names`` names in each of its lists."""
+        """Return a copy of this result with at most ``names`` names in each list of Secrets or consumers."""
         return replace(
             self, secrets=self.secrets[:names], consumers=self.consumers[:names], retrying=self.retrying[:names]
         )
@@ -194,7 +193,7 @@ def decode(content_type: str, body: bytes) -> tuple[Notification, ...]:
     """Decode one notification or a batch, depending on the content type.
 
     Unknown attributes are ignored, as CloudEvents requires. An unknown event type is an error, because its sender
-    expects that something is done. Raises UnsupportedMediaType or MalformedMessage, and no other exception.
+    expects an action. Raises UnsupportedMediaType or MalformedMessage, and no other exception.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in (CONTENT_TYPE, CONTENT_TYPE_BATCH):
@@ -323,7 +322,8 @@ def _encode_state(state: VersionState) -> dict[str, object]:
 
 
 def _parse_states(states: object) -> tuple[VersionState, ...]:
-    """Parse the states of versions. An unknown state is left out, because a later release may send it."""
+    """Parse the states of versions. A state that is malformed or unknown is left out. Later releases may send states
+    that this release does not know."""
     parsed = []
     for each in states[:MAX_VERSIONS] if isinstance(states, list) else ():
         try:
@@ -358,7 +358,7 @@ def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
 
 
 def _is_encodable(text: str) -> bool:
-    """Return whether a text has an encoding. JSON can escape half a surrogate pair, which no UTF-8 has."""
+    """Return whether UTF-8 can encode a text. JSON can escape half of a surrogate pair, but UTF-8 cannot encode it."""
     return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
 
 

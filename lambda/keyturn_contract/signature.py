@@ -16,7 +16,7 @@ PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
 TOLERANCE = 300.0  # seconds, in both directions
 MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, times two schemes, plus two to spare
-MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and each costs 0.1 ms for each public key
+MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and each check with one key takes 0.1 ms
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -26,7 +26,7 @@ _SIGNATURE_ED25519 = re.compile(r"v1a,([A-Za-z0-9+/]{86}==)")
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 
 Ed25519 = Callable[[bytes, bytes], bool]
-"""Function ``fits(signature, content)`` for one public key. It returns whether the 64-byte signature is valid."""
+"""Function ``fits(signature, content)`` of one public key. It returns whether the 64-byte signature is valid."""
 
 
 class InvalidKey(ValueError):
@@ -58,7 +58,7 @@ def parse_key(text: str) -> bytes:
 
 
 def new_key(random: bytes) -> str:
-    """Format 24 to 64 random bytes as a key. Raises InvalidKey if there are fewer or more."""
+    """Format 24 to 64 random bytes as a key. Raises InvalidKey for any other number of bytes."""
     text = PREFIX + base64.b64encode(random).decode()
     parse_key(text)
     return text
@@ -123,7 +123,7 @@ def verify(
     if not (given and keys) and not (given_ed25519 and public_keys):
         raise NotVerified("webhook-signature has no signature of a scheme that keys are configured for")
     signed = content(message_id, timestamp, body)
-    # Check every pair, even after a match, so that the time it takes reveals nothing.
+    # Every pair is checked, even after a match, so that the duration of the check reveals nothing.
     matches = [hmac.compare_digest(digest, each) for digest in (_digest(key, signed) for key in keys) for each in given]
     matches += [fits(each, signed) for fits in public_keys for each in given_ed25519]
     if not any(matches):

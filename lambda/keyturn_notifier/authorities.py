@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CA_FAULT = "fault in a private CA"  # a log message; the reason in the log line names the CA and says what to do
-RELOAD_SECONDS = 60.0  # seconds; the secret is not read more often than this
+RELOAD_SECONDS = 60.0  # seconds between two reads of the secret, at least
 
 
 class Authorities:
-    """Holds a TLS context that trusts the public CAs and the private ones. All receivers share it. Thread-safe.
+    """The TLS context for the calls to all receivers. It trusts the public and the private CAs. Thread-safe.
 
     A CA that is added to the secret is also added to the context, so a CA can be rolled over without a deployment. A CA
-    that is removed from the secret stays trusted until Lambda replaces the sandbox. ``report`` is called with a
-    description of each fault of a private CA. ``read`` returns the content of the secret, which is a PEM file.
+    that is removed from the secret stays trusted until Lambda replaces the execution environment. ``report`` is called
+    with a description of each fault of a private CA. ``read`` returns the content of the secret, which is a PEM file.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Authorities:
         self._read_secret()
 
     def reload(self) -> bool:
-        """Read the secret again, and return whether it has a new CA. Within RELOAD_SECONDS after a read, this does
-        nothing."""
+        """Read the secret again, and return whether it has a new CA. Within RELOAD_SECONDS after the last reload,
+        return False without a read."""
         with self._lock:
             if self._monotonic() < self._next_read:
                 return False

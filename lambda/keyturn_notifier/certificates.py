@@ -15,8 +15,8 @@ ADVICE = "give a certificate in PEM, or what this prints: openssl x509 -in ca.pe
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """The certificates in one text, in DER, and descriptions of the text's faults. The descriptions never quote the
-    text."""
+    """The result of parsing one text. ``der`` has the certificates in DER. ``faults`` describes what is wrong with the
+    text, and never quotes the text."""
 
     der: tuple[bytes, ...] = ()
     faults: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ NONE = Certificates()
 
 
 def parse_parameter(text: str) -> Certificates:
-    """Parse base64 texts that are separated by commas. Each one encodes a certificate in DER or a PEM file."""
+    """Parse base64 texts that are separated by commas. Each text encodes a certificate in DER or a PEM file."""
     parsed = [_parse(f"item {number}", item) for number, item in enumerate(_decode(text), 1)]
     der = (der for each in parsed for der in each.der)
     return Certificates(tuple(dict.fromkeys(der)), tuple(fault for each in parsed for fault in each.faults))
@@ -46,7 +46,7 @@ def _decode(text: str) -> Iterator[bytes]:
 
 
 def _parse(name: str, content: bytes) -> Certificates:
-    """Parse a certificate in DER or a PEM file. Descriptions of faults call the content ``name``."""
+    """Parse a certificate in DER or a PEM file. The descriptions of faults call it ``name``."""
     blocks = _CERTIFICATE.findall(content)
     certificates = [content] if content.startswith(_DER) else [_pem_to_der(block) for block in blocks]
     faults = []

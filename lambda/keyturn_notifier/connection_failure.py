@@ -1,8 +1,8 @@
 """Connection failures: describes why a POST got no answer, according to the class of urllib3's error.
 
-The descriptions are for logs and dead letters. They never quote text that the other side wrote. The only
-text that is not ours is OpenSSL's message about a certificate. If the host name is wrong, this message contains
-the host of our URL.
+The descriptions are for logs and dead letters. They never quote text that the other side wrote. They quote only
+OpenSSL's message about a certificate. If the certificate is for another host name, this message contains the host of
+the receiver's URL.
 """
 
 import errno

@@ -31,8 +31,8 @@ CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
 COOLDOWN_SECONDS = 5.0  # seconds for which nothing is sent to an unavailable receiver that has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes, enough for ten results that each name hundreds of Secrets
-MAX_DELIVERED = 10_000  # the most results kept in memory
-MAX_KEPT_NAMES = 20  # for each list of a kept result
+MAX_DELIVERED = 10_000  # results that are kept in memory
+MAX_KEPT_NAMES = 20  # names in each list of a result that is kept in memory
 
 
 class ReceiverClient:
@@ -41,9 +41,10 @@ class ReceiverClient:
     Connections stay open across invocations. A notification that the receiver has accepted is not sent to it again.
 
     Circuit breaker: if a reply shows that the receiver is unavailable (no answer, 429, or 503 without results), nothing
-    is sent to that receiver for a cooldown, so that a dead receiver does not delay the others. ``now`` returns seconds
-    since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use. ``reload_authorities`` reads the
-    CAs again and returns whether there are new ones.
+    is sent to that receiver for a cooldown, so that a dead receiver does not delay the others.
+
+    ``now`` returns seconds since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use.
+    ``reload_authorities`` reads the CAs again and returns whether there are new ones.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class ReceiverClient:
         self._delivered: OrderedDict[str, DeliveryResult] = OrderedDict()
 
     def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
-        """Post the notifications in as few batches as possible. No batch is started that could end after ``deadline``.
+        """Post the notifications in as few batches as possible. A batch that could end after ``deadline`` is not
+        posted.
 
         If there is no answer, or the status is 408, 429 or 5xx, the notifications are to be retried, except for those
         that the reply lists as done. After a 401, the keys are read again and the batch is posted once more
@@ -108,7 +110,7 @@ class ReceiverClient:
     ) -> dict[str, DeliveryResult]:
         results = classify(batch, reply, self._now())
         if refuses(reply) and len(batch) > 1:
-            # Post each notification separately, so that a refused notification does not make the others fail.
+            # Each notification is posted separately, so that one refused notification does not make the others fail.
             singles = [self._deliver([notification], deadline, replies) for notification in batch]
             return {event_id: result for single in singles for event_id, result in single.items()}
         if unavailable(reply):
@@ -181,8 +183,7 @@ class ReceiverClient:
 
 
 def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
-    """Return a pool of connections to a receiver. The connections go through the proxy, unless the URL's host is to be
-    called without it."""
+    """Return a pool of connections to a receiver. The connections go through the proxy if it serves ``url``."""
     if proxy and proxy.serves(url):
         return urllib3.ProxyManager(proxy.url, ssl_context=context)
     return urllib3.PoolManager(ssl_context=context)
@@ -203,7 +204,7 @@ def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bo
 
 
 def message_id(batch: Sequence[Notification]) -> str:
-    """Return the ``webhook-id`` of a batch. It is the same when the same events are sent again."""
+    """Return the ``webhook-id`` of a batch. A batch of the same events in the same order has the same id."""
     event_ids = "\n".join(notification.id for notification in batch)
     return "msg_" + hashlib.sha256(event_ids.encode()).hexdigest()[:32]
 

@@ -56,9 +56,9 @@ def parse_event(
 ) -> Notification | Ignored | MemberHeartbeat:
     """Parse an EventBridge event. Raises MalformedEvent.
 
-    Events about ``signing_key_id`` (a name or an ARN) are ignored. If there are ``name_prefixes``, events about secrets
-    whose name begins with none of them are ignored, too. EventBridge cannot filter events by the secret's name,
-    because some CloudTrail events have only an ARN.
+    Events about the secret ``signing_key_id`` (a name or an ARN) are ignored. If ``name_prefixes`` is not empty, events
+    about secrets whose names have none of these prefixes are ignored, too. EventBridge cannot filter events by the
+    secret's name, because some CloudTrail events have only an ARN.
     """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
@@ -178,8 +178,8 @@ def _notification(
         data=data,
     )
     try:
-        # If one notification is malformed, the receiver refuses the whole batch. So check it here, before it is in a
-        # batch.
+        # A receiver refuses a whole batch for one malformed notification, so each notification is checked before it is
+        # in a batch.
         validate(notification)
         datetime.fromisoformat(notification.time)
     except MalformedMessage as error:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
 
-MARGIN_SECONDS = 0.5  # seconds before the end of an invocation at which all waits end
+MARGIN_SECONDS = 0.5  # all waits end this number of seconds before the end of an invocation
 
 Record = Mapping[str, Any]
 
@@ -96,7 +96,8 @@ class Notifier:
         return failed_ids + [record["messageId"] for record, _ in postponed]
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
-        """Parse the records. Return envelopes, and the ids of malformed messages that have to stay in the queue."""
+        """Parse the records. Return envelopes, and the ids of malformed messages that could not be moved to the
+        dead-letter queue."""
         by_id: dict[str, tuple[Notification, list[Record]]] = {}
         failed_ids: list[str] = []
         for record in records:
@@ -139,7 +140,7 @@ class Notifier:
                     add_metric(Metric.TLS_FAILURES)
         return results_by_host
 
-    # A receipt that fails must not fail the batch: all its messages would be delivered again.
+    # A failed receipt must not fail the batch, because SQS would deliver all messages of the batch again.
     def _collect_receipts(self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float) -> None:
         try:
             if self._receipts:
@@ -164,7 +165,7 @@ class Notifier:
 def _report(
     notification: Notification, disposition: Disposition, results: Mapping[str, DeliveryResult], age: float
 ) -> None:
-    """Log and count one notification with its results, which are given by host. ``age`` is in seconds."""
+    """Log and count one notification. ``results`` has the result of each host. ``age`` is in seconds."""
     is_heartbeat = notification.type is EventType.HEARTBEAT
     if is_heartbeat:
         accepted = disposition is Disposition.DONE
@@ -189,7 +190,7 @@ def _report(
         },
     )
     for host, each in results.items():
-        if each.status and each.result and each.result.is_refused_by_binding:  # a kept result has no status
+        if each.status and each.result and each.result.is_refused_by_binding:  # a result from memory has no status
             add_metric(Metric.NOTIFICATIONS_REFUSED_BY_BINDING)
             fields = {"secret_arn": notification.subject, **_fields(host, each.result)}
             logger.warning("refused by a binding", extra={"correlation_id": notification.id, **fields})
@@ -223,7 +224,7 @@ def _report_ca_fault(fault: str) -> None:
 @cache
 def _notifier() -> Notifier:
     """Build the notifier once, for all invocations of one execution environment."""
-    # The import is here, because the HTTP client, like boto3, takes long to import.
+    # The import is here, because the import of the HTTP client takes long, as does that of boto3.
     from keyturn_notifier.delivery import ReceiverClient, connection_pool
 
     settings = read_settings()

@@ -9,7 +9,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class InvalidProxy(ValueError):
-    """The proxy's URL is not valid, or the list of hosts to call without the proxy has an entry that is not valid.
+    """The proxy's URL is invalid, or the list of hosts that are called without the proxy has an invalid entry.
 
     The text says what to write.
     """
@@ -19,8 +19,9 @@ class InvalidProxy(ValueError):
 class Proxy:
     """An HTTP proxy that tunnels TLS (CONNECT), and the hosts that are called without it.
 
-    ``domains`` are host names. Each of them also covers its subdomains, and ``*`` covers all hosts. ``networks`` apply
-    only to URLs that contain an IP address, because no name is resolved. Loopback is never called through the proxy.
+    ``domains`` are host names that are called without the proxy. Each also covers its subdomains, and ``*`` covers all
+    hosts. ``networks`` are called without the proxy, too. They apply only to URLs that contain an IP address, because
+    host names are not resolved. Loopback is never called through the proxy.
     """
 
     url: str

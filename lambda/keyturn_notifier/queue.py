@@ -55,7 +55,7 @@ class SqsQueue:
             }
             for number, (record, retry_after) in enumerate(records)
         ]
-        for start in range(0, len(entries), 10):  # SQS allows ten in one call
+        for start in range(0, len(entries), 10):  # SQS allows ten entries in one call
             try:
                 response = self._sqs.change_message_visibility_batch(
                     QueueUrl=self._queue_url, Entries=entries[start : start + 10]

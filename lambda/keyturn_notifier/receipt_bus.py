@@ -1,5 +1,5 @@
-"""Best-effort publisher of receipts on their event bus. It never raises, and an invocation waits at most MAX_SECONDS
-for it.
+"""Best-effort publisher of receipts on their event bus. It raises no error, and delays an invocation by at most
+MAX_SECONDS.
 
 Circuit breaker: after a failed call, receipts are dropped for a minute. A network without a route to EventBridge thus
 delays only one invocation per minute.
@@ -16,12 +16,12 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
-MAX_SECONDS = 4.0  # the most that an invocation waits for its receipts
+MAX_SECONDS = 4.0  # the longest wait of an invocation for its receipts
 COOLDOWN_SECONDS = 60.0
-MAX_ENTRIES = 10  # per call
-ATTEMPTS = 2  # for a receipt that EventBridge refuses while it accepts others of the same call
+MAX_ENTRIES = 10  # receipts in one call
+ATTEMPTS = 2  # attempts for a receipt that EventBridge refuses although the call itself succeeds
 
-Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why others are not
+Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why the others are not
 
 
 class ReceiptBus:

@@ -11,7 +11,7 @@ from keyturn_notifier.disposition import DeliveryResult, Disposition
 from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipts import Receipt
 
-MAX_TOLD = 10_000  # ids of receipts about versions that are kept in memory
+MAX_TOLD = 10_000  # ids that are kept in memory, of receipts that have been put
 MAX_PENDING = 200  # receipts about versions per invocation; the next heartbeat repeats the others
 
 
@@ -49,8 +49,8 @@ class ReceiptWriter:
             self._pending.append(receipt)
 
     def flush(self, deadline: float) -> None:
-        """Put the collected receipts before ``deadline``, which is a time of the monotonic clock. Receipts that cannot
-        be put are lost, except those about versions: a later heartbeat may repeat them."""
+        """Put the collected receipts before ``deadline``, which is a time of the monotonic clock. A receipt that cannot
+        be put is lost, unless it is about a version and a later heartbeat repeats it."""
         pending = [*self._pending, *self._of_versions.values()]
         self._pending, self._of_versions = [], {}
         for receipt in self._bus.put(pending, deadline):

@@ -1,4 +1,4 @@
-"""Receipts: events with which the notifier reports the result of a secret's change to AWS. Pure.
+"""Receipts: events on an event bus that report the result of a secret's change. Pure.
 
 docs/receipts.md describes each kind. A receipt has names, but never a value.
 """
@@ -30,8 +30,8 @@ _ARN_SUFFIX = len("-a1b2c3")  # AWS appends such a suffix to the name
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One event for the receipts' bus. ``detail`` is its content. ``resources`` has the ARNs of the secrets that it is
-    about."""
+    """One event for the receipts' bus. ``detail`` is the event's content. ``resources`` has the ARN of the secret, or
+    nothing if the ARN is not known."""
 
     detail_type: str
     resources: Sequence[str]
@@ -78,8 +78,8 @@ def waiting(
     """Return the receipt for a change that some receiver has not taken, or None if no receipt is due.
 
     A receipt for poison is due at once. Otherwise one receipt is due for each message: at the first receive if the
-    event is five minutes old by then, or else at receive number WAITING_RECEIVE. The count of receives is the only
-    thing that SQS keeps about a message, so only this count can show whether the change was reported before.
+    event is then at least five minutes old, or else at receive number WAITING_RECEIVE. The function keeps no state, so
+    only the receive count of SQS can show whether the change was reported before.
     """
     if notification.type is not EventType.CHANGED:
         return None
@@ -153,8 +153,8 @@ def _receipt(
 
 
 def _receiver(host: str, result: DeliveryResult, room: int | None) -> dict[str, Any]:
-    """Return the part of a receipt about one receiver's answer. ``room`` is the number of bytes for names, or None for
-    no names."""
+    """Return the part of a receipt that describes one receiver's answer. ``room`` is the number of bytes for names. If
+    it is None, the part has no names and no reason."""
     answer: dict[str, Any] = {"host": host, "outcome": _outcome(result)}
     if room is None:
         return answer

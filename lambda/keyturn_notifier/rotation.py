@@ -132,8 +132,8 @@ class Rotation:
 def _refusal(receiver: ReceiverClient) -> str:
     """Send one heartbeat. If the receiver does not accept it, return the reason. Otherwise return an empty string."""
     data = NotificationData("SigningKeyTest", account="-", region=os.environ.get("AWS_REGION", "-"))
-    # This heartbeat does not take the event path, so it must not make a broken event path look healthy. So its time is
-    # so old that the receiver does not count it, even if the receiver's clock differs.
+    # This heartbeat does not take the event path, so it must not make a broken event path look healthy. The receiver
+    # does not count it, because its time is too old, even if the receiver's clock differs.
     sent_at = datetime.now(UTC) - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     at = sent_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", at, data)
@@ -153,8 +153,8 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     authorities = Authorities(settings.ca_bundle, read, lambda fault: logger.warning(CA_FAULT, extra={"reason": fault}))
 
     def receivers(stage: str) -> list[ReceiverClient]:
-        # If there is a KMS key, KMS signs these heartbeats in addition, as it does for deliveries. A receiver that has
-        # only the public part of the KMS key could not verify any other signature.
+        # If there is a KMS key, KMS also signs these heartbeats, as it signs deliveries. A receiver that has only the
+        # public part of the KMS key could not verify any other signature.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         return [
             ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)

@@ -113,8 +113,8 @@ def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _certificates(text: str) -> Certificates:
-    """Parse the private CAs. Faults of single CAs are reported later. Raises InvalidSettings if no CA is usable,
-    because nothing could be delivered then."""
+    """Parse the private CAs. ``Authorities`` reports the faults of single CAs later. Raises InvalidSettings if no CA is
+    usable, because nothing could be delivered then."""
     certificates = parse_parameter(text)
     if text and not certificates.der:
         raise InvalidSettings(f"KEYTURN_CA_BUNDLE: {'; '.join(certificates.faults)}")

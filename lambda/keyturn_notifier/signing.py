@@ -23,7 +23,7 @@ KMS_LIMIT = 4096  # bytes: https://docs.aws.amazon.com/kms/latest/APIReference/A
 
 
 class SigningUnavailable(Exception):
-    """At the moment, no usable key can be read, or KMS cannot sign. The text says why, and never quotes a key."""
+    """No usable key can be read now, or KMS cannot sign now. The text says why, and never quotes a key."""
 
 
 class UnusableKey(SigningUnavailable):
@@ -55,8 +55,8 @@ class Keys:
 class KeyRing:
     """A thread-safe cache of the signing keys that have the staging labels ``stages``.
 
-    The keys are read at the first use, and again when a caller reports them as stale. Only the key with
-    the first label is required.
+    The keys are read at the first use, and again when a caller reports them as stale. Only the key with the first of
+    these staging labels is required.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class KeyRing:
         try:
             return read_key(self._secrets_manager, self._secret_id, stage)
         except UnusableKey:
-            # An unusable older key is skipped, because the key with the first label has replaced it.
+            # An unusable older key is skipped, because the key with the first staging label has replaced it.
             return None
 
 
@@ -105,7 +105,7 @@ def read_key(
 ) -> bytes | None:
     """Read the key that has the staging label ``stage``. Returns None if there is no such version.
 
-    If ``version_id`` is given, the label must be on that version. Raises SigningUnavailable.
+    If ``version_id`` is given, that version must have the staging label. Raises SigningUnavailable.
     """
     version: dict[str, Any] = {"VersionId": version_id} if version_id else {}
     try:

@@ -95,8 +95,8 @@ def add_metric(metric: Metric, value: float = 1) -> None:
 
 
 def count_member_heartbeat(account: str, region: str) -> None:
-    """Count a heartbeat in two metrics: one over all origins, which the alarm uses, and one with the origin as a
-    dimension."""
+    """Count a heartbeat twice: in the metric with the dimension ``origin``, and in the one without it, which the alarm
+    uses."""
     metric, metrics_of_origin = Metric.MEMBER_HEARTBEATS, EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
     metrics_of_origin.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=1)
     metrics_of_origin.add_dimensions(service=SERVICE, origin=f"{account}/{region}")
