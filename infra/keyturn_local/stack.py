@@ -86,8 +86,8 @@ class PlannedReceiver:
     ) -> Iterator[Stack]:
         """Wait until the stack is deployed, and run the receiver with the rights of the chart's ServiceAccount.
 
-        ``namespace`` holds that ServiceAccount; the namespace is created and deleted. If the stack signs with KMS, the
-        receiver has only the public part of the KMS key.
+        This method creates the namespace ``namespace`` with that ServiceAccount, and deletes it at the end. If the
+        stack signs with KMS, the receiver has only the public part of the KMS key.
         """
         with ExitStack() as stack:
             objects = [_namespace(namespace), *chart_rights(namespace)]
@@ -112,7 +112,7 @@ class PlannedReceiver:
                 port=self._port,
             )
             stack.callback(receiver.stop)
-            stack.callback(deploying.stop)  # runs first, because a waiting notifier holds a connection to the receiver
+            stack.callback(deploying.stop)  # ends the notifier first, because it may hold a connection to the receiver
             receiver.start()
             yield Stack(self._directory, namespace, cluster, aws, receiver, self._certificate.bundle)
 
@@ -135,9 +135,10 @@ class PlannedRelease:
 
     @contextmanager
     def run(self, deploying: Deploying, cluster: Cluster, values: Mapping[str, Any] | None = None) -> Iterator[Stack]:
-        """Wait until the stack is deployed, and install the chart. The namespace is created and deleted.
+        """Wait until the stack is deployed, and install the chart. This method creates the namespace, and deletes it at
+        the end.
 
-        The node needs some values of the chart; ``values`` are added to them.
+        ``values`` are added to the values of the chart that the node needs.
         """
         with ExitStack() as stack:
             objects = [_namespace(self._namespace), self._certificate()]
@@ -152,7 +153,7 @@ class PlannedRelease:
                     {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})},
                 )
             )
-            stack.callback(deploying.stop)  # runs first, because a waiting notifier holds a connection to a receiver
+            stack.callback(deploying.stop)  # ends the notifier first, because it may hold a connection to a receiver
             yield Stack(self._directory, self._namespace, cluster, aws, receiver, self._authority.cert_pem.bytes())
 
     def _certificate(self) -> Any:
@@ -175,7 +176,8 @@ def run_stack(
     settings: Mapping[str, str] | None = None,
     parameters: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Run all parts with ``cluster``. ``settings`` are for the receiver, and ``parameters`` for the deployed stack."""
+    """Run all parts with ``cluster``. ``settings`` are the receiver's settings. ``parameters`` are parameters of the
+    stack."""
     planned = PlannedReceiver(directory)
     with planned.deploy(parameters) as deploying, planned.run(deploying, cluster, namespace, settings) as stack:
         yield stack

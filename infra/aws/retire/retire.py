@@ -1,9 +1,10 @@
-"""Lambda function that retires the previous credential once every cluster runs the current one. A sample: change
-`revoke`.
+"""Lambda function that retires the previous credential once every cluster uses the current one. This is a sample:
+change `revoke`.
 
-It starts with each receipt `Keyturn Secret Live` (docs/receipts.md). It keeps in a table which version each cluster was
-last live with, and since when. Revoking and removing the label AWSPREVIOUS are its last steps, so a run that ends in
-between is made up by Lambda's next try, and without that label there is nothing to retire.
+Each receipt `Keyturn Secret Live` starts the function (docs/receipts.md). A table holds, for each cluster, the version
+of the last receipt and the time since which this version is live. The last two steps of a run revoke the previous
+credential and remove the staging label AWSPREVIOUS. If a run ends between them, Lambda's next attempt repeats both. If
+no version has AWSPREVIOUS, there is nothing to retire.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import boto3
 
-MAX_AGE = 3600  # seconds; a receipt that is older was held up or replayed
+MAX_AGE = 3600  # seconds; an older receipt was delayed or replayed
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def refusal(event: dict[str, Any], now: float) -> str:
-    """Return why a receipt is not believed, or an empty text.
+    """Return the reason for which a receipt is refused, or an empty text.
 
     Only the notifier may put events on the receipts' bus, whose rule starts this function. These checks protect against
     principals that may invoke the function directly, and against events that EventBridge replays.
@@ -51,8 +52,8 @@ def clusters() -> set[str]:
 
 
 def retire(detail: dict[str, Any]) -> str:
-    """Note that a cluster is live. If all clusters are live now, retire the previous credential. Return why the
-    credential is not retired, or an empty text."""
+    """Record that a version is live in a cluster. If it is now live in all clusters, retire the previous credential.
+    Return the reason for which the credential is not retired, or an empty text."""
     arn, version = detail["secretArn"], detail["versionId"]
     live = note(detail)
     if live is None:
@@ -67,8 +68,9 @@ def retire(detail: dict[str, Any]) -> str:
     if previous is None:
         return "it was retired before"
     read = [secrets_manager.get_secret_value(SecretId=arn, VersionId=each) for each in (previous, version)]
-    # After a rollback, a cluster may still have its receipt from before, while its pods run the version that is now the
-    # previous one. So each cluster must have become live after that version was made, and after the label last moved.
+    # After a rollback, the table may hold a cluster's receipt from before the rollback, while the cluster's pods use
+    # the version that is now the previous one. So each cluster must have become live after the previous version was
+    # created, and after the staging label last moved.
     current_since = max(int(read[0]["CreatedDate"].timestamp()), *(moved for _, moved in live.values()))
     if missing := {host for host, (since, _) in live.items() if since < current_since}:
         return not_yet(missing)
@@ -80,11 +82,12 @@ def retire(detail: dict[str, Any]) -> str:
 
 
 def note(detail: dict[str, Any]) -> dict[str, tuple[int, int]] | None:
-    """Note with which version a cluster is live. Return the clusters whose last receipt is about this version.
+    """Record the version that is live in a cluster. Return the clusters whose last receipt is about this version.
 
-    Each has the times since when it is live and at which the label moved (0 if unknown), in seconds since 1970.
+    The value for each cluster is the time since which the version is live, and the time at which the staging label
+    moved (0 if unknown), both in seconds since 1970.
 
-    Return None if a later receipt of the cluster is noted: receipts may come twice, and in any order.
+    Return None if the table holds a later receipt of the cluster. Receipts may arrive twice, and in any order.
     """
     since = int(datetime.fromisoformat(detail["since"]).timestamp())
     moved = since - detail["seconds"] if "seconds" in detail else 0
@@ -116,8 +119,8 @@ def not_yet(missing: set[str]) -> str:
 
 
 def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Revoke the old credential. If the new credential is the same, do nothing and return False. Lambda may call this
-    twice.
+    """Revoke the old credential, and return True. If the new credential is the same, do nothing, and return False. This
+    must be idempotent, because Lambda may repeat a run.
 
     This sample makes an access key of IAM inactive, which can be undone. For a database in which each version has a
     different user, change the password of the old user, or lock the old user.

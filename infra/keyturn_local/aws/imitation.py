@@ -1,6 +1,7 @@
-"""What imitations of AWS have in common: a small HTTP server, and the form of an STS reply.
+"""The parts that all imitations of AWS share: a small HTTP server, and the form of an STS reply.
 
-Each imitation decides what it answers. An imitation is quicker than moto, and it can give bad answers on purpose.
+Each imitation has its own function that answers requests. An imitation is quicker than moto, and it can give bad
+answers on purpose.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ class Reply:
 
 Answer = Callable[[str, bytes, str], Reply | None]
 """Function ``answer(action, body, authorization)`` that answers a request. The action is empty for STS and for a
-readiness check. The last argument is the header Authorization. None means that there is no answer at all."""
+readiness check. The last argument is the header Authorization. If the function returns None, no reply is sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -67,7 +68,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(host: str, port: int, answer: Answer) -> None:
-    """Serve until cancelled."""
+    """Serve HTTP on ``host`` and ``port`` until the task is cancelled."""
     server = await asyncio.get_running_loop().create_server(lambda: Connection(answer), host, port)
     await server.serve_forever()
 
@@ -81,7 +82,7 @@ def ask(endpoint_url: str, action: str, body: Any) -> Any:
 
 
 def assumed_role(access_key: str, secret_key: str, session_token: str, expiration: datetime) -> str:
-    """Return the XML with which STS gives the credentials of a role."""
+    """Return STS's reply to AssumeRoleWithWebIdentity in XML, with these credentials of the role."""
     keys = f"<AccessKeyId>{access_key}</AccessKeyId><SecretAccessKey>{secret_key}</SecretAccessKey>"
     session = f"<SessionToken>{session_token}</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
     result = f"<{ASSUME_ROLE}Result><Credentials>{keys}{session}</Credentials></{ASSUME_ROLE}Result>"

@@ -1,4 +1,5 @@
-"""What moto lacks: the effects of a label that moves, RotateSecret without Docker, and a count of calls."""
+"""Features that moto lacks: all effects of a move of a staging label, RotateSecret without Docker, and a count of
+calls."""
 
 import io
 import json
@@ -18,7 +19,7 @@ CALLS = "/keyturn/calls"
 
 
 class MotoGaps:
-    """WSGI middleware around moto. It closes the gaps."""
+    """WSGI middleware that adds these features to moto."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application
@@ -47,7 +48,8 @@ class MotoGaps:
 
 
 def _complete(secret: Any) -> None:
-    """Set the date of the last change to now, and make the current version the default version."""
+    """Complete a move of a staging label: set the date of the last change to now, and make the current version the
+    default version."""
     secret.last_changed_date = int(time.time())
     for version_id, version in secret.versions.items():
         if "AWSCURRENT" in version["version_stages"]:
@@ -55,7 +57,8 @@ def _complete(secret: Any) -> None:
 
 
 def _rotate(secret: Any, request: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Start a rotation with an empty version that is labelled AWSPENDING; rotation.py runs the function's steps.
+    """Start a rotation: create an empty version with the staging label AWSPENDING. rotation.py runs the function's
+    steps.
 
     https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
     """

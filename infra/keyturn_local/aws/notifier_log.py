@@ -1,4 +1,4 @@
-"""The notifier's log, as CloudWatch Logs has it: deliveries, and metrics in the embedded format."""
+"""The notifier's log in CloudWatch Logs. It has deliveries, and metrics in CloudWatch's embedded metric format."""
 
 import json
 from collections import Counter
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-OVERLAP = 10_000  # ms; lines of one invocation may arrive after lines of a later one
+OVERLAP = 10_000  # ms that are read again, because lines of one invocation may arrive after lines of a later one
 
 Line = Mapping[str, Any]
 
 
 class NotifierLog:
-    """Reader of one log group. It keeps what it has read, and reads only what is new."""
+    """Reader of one log group. It keeps the lines that it has read in memory, and then reads only newer lines."""
 
     def __init__(self, logs: Any, group: str) -> None:
         self._logs = logs
@@ -26,7 +26,7 @@ class NotifierLog:
         return "\n".join(message for _, message, _ in self._events)
 
     def lines(self) -> Sequence[Line]:
-        """Return the function's own lines so far, oldest first. They are JSON. Lambda's lines are left out."""
+        """Return the function's own lines so far, parsed from JSON, oldest first. Lambda's lines are left out."""
         self._read()
         return [line for _, _, lines in self._events for line in lines]
 
@@ -44,17 +44,18 @@ class NotifierLog:
         return [line for line in self.lines() if line.get("message") == message and "secret_arn" in line]
 
     def delivered(self) -> set[str]:
-        """Return the ids of all versions that every receiver has taken."""
+        """Return the ids of all versions that every receiver has accepted."""
         return {line["version_id"] for line in self.deliveries() if "version_id" in line}
 
     def is_accepted(self, event_id: str) -> bool:
-        """Return whether every receiver has taken an event, which may be a heartbeat."""
+        """Return whether every receiver has accepted an event, which may be a heartbeat."""
         return any(line.get("message") == "delivered" and line["correlation_id"] == event_id for line in self.lines())
 
     def steps(self, version_id: str) -> Mapping[str, float]:
-        """Return when a rotation reached each step on its way to the receivers, in seconds since the epoch.
+        """Return the time of each step of a rotation on its way to the receivers, in seconds since the epoch.
 
-        The result is empty until the function has logged "delivered". The function must log its events.
+        The steps are "queued", "taken" and "delivered". The result is empty until the function has logged "delivered".
+        The function must log its events (``DeployedAws.log_events``).
         """
         delivered = next((line for line in self.deliveries() if line["version_id"] == version_id), None)
         if delivered is None:
@@ -84,7 +85,7 @@ class NotifierLog:
 
 
 def _records(line: Line) -> Sequence[Mapping[str, Any]]:
-    """Return the SQS records in a log line. If the line does not hold an invocation's event, there are none."""
+    """Return the SQS records in a log line with an invocation's event. Return no records for any other line."""
     message = line.get("message")
     return message.get("Records", []) if isinstance(message, dict) else []
 

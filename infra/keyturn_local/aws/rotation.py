@@ -1,4 +1,5 @@
-"""Rotations as the AWS console and rotation functions make them: first a pending value, then a move of AWSCURRENT."""
+"""Rotations in the two steps of the AWS console and of rotation functions: a pending value, and a move of
+AWSCURRENT."""
 
 import uuid
 from collections.abc import Callable
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
-    """Store ``value`` as a pending version, make that version current, and return its id.
+    """Store ``value`` as a pending version, make that version current, and return the version's id.
 
     https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
     """
@@ -23,7 +24,7 @@ def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
 
 
 def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> None:
-    """Move AWSCURRENT to a version. A newer version finishes a rotation, and an older one undoes it."""
+    """Move AWSCURRENT to a version. A move to a newer version finishes a rotation; a move to an older one undoes it."""
     stages = client.describe_secret(SecretId=secret_id)["VersionIdsToStages"]
     current = next(version for version, labels in stages.items() if "AWSCURRENT" in labels)
     client.update_secret_version_stage(
@@ -32,7 +33,8 @@ def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> 
 
 
 def start_rotation(client: "SecretsManagerClient", secret_id: str) -> str:
-    """Start a rotation by function, as Secrets Manager does: an empty version gets AWSPENDING. Return its id."""
+    """Start a rotation with a rotation function: Secrets Manager creates an empty version with the staging label
+    AWSPENDING. Return the version's id."""
     version_id = str(uuid.uuid4())
     arn = "arn:aws:lambda:us-east-1:123456789012:function:rotation"
     client.rotate_secret(SecretId=secret_id, ClientRequestToken=version_id, RotationLambdaARN=arn)

@@ -1,4 +1,4 @@
-"""moto's server, as a quick stand-in for single services of AWS. `deployed.py` has the whole stack.
+"""moto's server, a quick stand-in for single services of AWS. `deployed.py` has the whole stack.
 
 ``python -m keyturn_local.aws.server --host ADDRESS --port N`` runs the server.
 """
@@ -63,7 +63,7 @@ class LocalAws(Stoppable):
         self._program.stop()
 
     def reset(self) -> None:
-        """Delete everything in this AWS, by moto's own API."""
+        """Delete everything in this AWS with moto's own API."""
         request = urllib.request.Request(f"{self.endpoint_url}/moto-api/reset", method="POST")  # noqa: S310 - loopback
         urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 

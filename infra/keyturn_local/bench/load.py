@@ -27,8 +27,8 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 30  # for each batch of a burst
-TAKEN = ("applied", "unchanged")  # an earlier attempt may have applied a change after its deadline
+ATTEMPTS = 30  # deliveries of each batch of a burst, at most
+TAKEN = ("applied", "unchanged")  # a change is "unchanged" if an earlier attempt has applied it after the deadline
 
 
 class NotDelivered(RuntimeError):
@@ -67,15 +67,16 @@ class Sender:
         return seconds
 
     async def post(self, versions: Mapping[str, str]) -> None:
-        """Send one delivery. Its answer may say that the receiver is not done yet (503). Raises NotDelivered."""
+        """Send one delivery. The receiver may answer that it is not done yet (503). Raises NotDelivered for any other
+        error."""
         body, headers = self.delivery(versions)
         async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as reply:
             if reply.status not in (200, 503):
                 raise NotDelivered(f"status {reply.status}: {(await reply.read())[:300]!r}")
 
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Send full batches over several connections at once. Send a batch again if its answer says so (503), as the
-        notifier does. Return the total duration in seconds. Raises NotDelivered."""
+        """Send full batches over several connections at once. Send a batch again after the answer 503, as the notifier
+        does. Return the total duration in seconds. Raises NotDelivered."""
         names = list(versions)
         batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:

@@ -1,5 +1,4 @@
-"""The measurements of `make bench`, in the order in which they run. Some of them use Secrets that earlier ones
-create."""
+"""The measurements of `make bench`. MEASUREMENTS has their order, because some use Secrets that earlier ones create."""
 
 import asyncio
 import statistics
@@ -32,9 +31,9 @@ from keyturn_receiver.cluster.api import Api, path
 
 SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
 COUNTED = 20  # the number of rotations, made one after another, whose calls are counted
-IDENTITIES = 1_000  # ServiceAccounts with a role each
-TEAMS = 20  # the number of namespaces that these ServiceAccounts are spread over
-AT_MOST = 1.02 * IDENTITIES  # one call for each, and some calls of the sweep that runs during the count
+IDENTITIES = 1_000  # ServiceAccounts, each of which has its own role
+TEAMS = 20  # the number of namespaces that contain these ServiceAccounts
+AT_MOST = 1.02 * IDENTITIES  # one call for each ServiceAccount; 2 % for sweeps that run at the ends of the count
 SWEEPS = 3  # the number of sweeps at rest whose calls are counted
 SETTLE_SECONDS = 1.0  # time for the watches to show the writes of a rotation and of the Deployment controller
 
@@ -130,7 +129,7 @@ def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure bursts of 1,000 rotations. They alternate with bursts of as many raw applies."""
+    """Measure bursts of 1,000 rotations, which alternate with bursts of 1,000 raw applies."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
@@ -158,8 +157,8 @@ def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how many deliveries the webhook answers per second of the receiver's CPU time, both genuine and forged
-    ones."""
+    """Measure how many deliveries the webhook answers per second of the receiver's CPU time. Measure genuine deliveries
+    first, and then forged ones."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
     until(partial(_swept, receiver))  # wait first, so that calls during the start are not counted
@@ -215,8 +214,7 @@ def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of rotations, both while the poller sweeps 10,000 bindings continuously and while it
-    rests."""
+    """Measure the latency of rotations in two cases: the poller sweeps 10,000 bindings continuously, or it rests."""
     names = testbed.aws.names[: SAMPLES // 2]
     for _ in range(4):  # the two cases alternate, so that other load on the machine affects both
         for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
@@ -240,7 +238,7 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
         Row("accepted to applied, p99 during a sweep of 10,000 bindings, to without", sweeping / quiet, "x", 1.1),
         Row("accepted to applied, p99 during a sweep of 10,000 bindings", sweeping * 1000, "ms"),
         Row("accepted to applied, p99 at 10,000 bindings without a sweep", quiet * 1000, "ms"),
-        # In an hour, the poller makes one full pass and eleven passes for changes, and the signing key is read once a
+        # In an hour, the poller makes one full sweep and eleven sweeps for changes. The signing key is read once a
         # minute.
         Row("calls to AWS in an hour at 10,000 secrets, one replica", BINDINGS / 100 + 1 + 11 * changes + 60, "calls"),
     ]
@@ -250,8 +248,9 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
 class _AtRest:
     """Measurements of a receiver that has filled IDENTITIES Secrets.
 
-    ``seconds`` is the time from the receiver's start until all Secrets were filled. ``calls`` counts the calls to AWS,
-    and ``lookups`` counts the reads of ServiceAccounts. Both are for one sweep over all Secrets.
+    ``seconds`` is the time from the receiver's start until all Secrets were filled. ``mebibytes`` is the receiver's
+    resident memory. ``calls`` has the number of calls to AWS for each action, and ``lookups`` is the number of reads of
+    ServiceAccounts. Both are the mean for one sweep over all Secrets.
     """
 
     seconds: float
@@ -261,8 +260,8 @@ class _AtRest:
 
 
 def identities(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Fill 1,000 Secrets with the receiver's own role, and let the receiver sweep. Then do the same with 1,000 Secrets
-    that each name a ServiceAccount with a role of its own."""
+    """Measure 1,000 Secrets that are read with the receiver's own role: their first fill, and the sweeps afterwards.
+    Then measure 1,000 Secrets that each name a ServiceAccount with its own role."""
     spaces = [f"team-{number:02d}" for number in range(TEAMS)]
     allow = {"keyturn.dev/allow-secrets": "bench/*"}
     testbed.cluster.create(
@@ -292,7 +291,7 @@ def identities(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtRest:
-    """Create IDENTITIES Secrets, and let a receiver fill them and then sweep SWEEPS times. Delete the Secrets."""
+    """Create IDENTITIES Secrets, let a receiver fill them and then sweep SWEEPS times, and delete the Secrets."""
     kind = "with-role" if roles else "without"
 
     async def create_secret(api: Api, number: int) -> None:

@@ -1,8 +1,8 @@
 """`make bench-notifier` measures the CPU time and the size of the notifier's artifact. The ratios compare the notifier
 with an empty handler that is measured in the same run.
 
-Python does not cache bytecode here. In Lambda, it cannot, because the artifact is read-only. The CPU time is that
-of the process that runs the handler. AWS and the receiver run in other processes.
+Python does not cache bytecode here, because it cannot do so in Lambda: the artifact there is read-only. Only the CPU
+time of the process that runs the handler counts. AWS and the receiver run in other processes.
 """
 
 import json
@@ -41,7 +41,8 @@ def handler(event, context):
     return {}
 """
 
-# The program that is measured. It prints the CPU seconds of the import, of the first invocation, and of all warm ones.
+# The program that is measured. It prints the CPU seconds of the import, of the first invocation, and of all later
+# invocations.
 PROBE = """
 import importlib, json, sys, time, uuid
 module, batch, warm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

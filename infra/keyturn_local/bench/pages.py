@@ -18,13 +18,13 @@ from keyturn_local.processes.program import Program
 from keyturn_receiver.status.streams import MAX_STREAMS
 
 SAMPLES = 200  # the number of rotations in one phase
-PHASES = 4  # the number of phases, without and with pages in turn
+PHASES = 4  # the number of pairs of phases: one phase without pages, and one with pages
 OPEN = "pages are open"
 
 
 def open_pages(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure the latency of rotations without and with MAX_STREAMS open pages, in alternating phases. Measure the
-    memory that the pages take."""
+    """Measure the latency of rotations without and with MAX_STREAMS open pages, in alternating phases. Also measure the
+    memory that the receiver needs for the pages."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]

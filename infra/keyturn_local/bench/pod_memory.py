@@ -1,4 +1,4 @@
-"""Measures a pod's memory against the chart's limit, on a real node, where the kernel enforces the limit.
+"""Compares a pod's memory with the chart's limit. The pod runs on a real node, where the kernel enforces the limit.
 
 ``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure, and that program makes the measurement.
 """
@@ -37,9 +37,9 @@ PEAK = "peak of a pod's memory at 10,000 bindings"
 class Footprint:
     """The memory of one pod in bytes, and the restarts of its container.
 
-    ``peak`` is the peak of what the kernel counts against ``limit``, which includes the page cache. ``resident`` is the
-    peak of the resident memory of the receiver's process. If the container has restarted, ``ends`` says why it ended
-    last.
+    ``peak`` is the peak of the memory that the kernel counts against ``limit``. It includes the page cache.
+    ``resident`` is the peak of the resident memory of the receiver's process. If the container has restarted, ``ends``
+    has the reason of its last end, such as OOMKilled.
     """
 
     limit: int
@@ -99,7 +99,7 @@ def _footprint(release: Release, uid: str) -> Footprint:
 
 
 def _restarted(release: Release) -> bool:
-    """Return whether the container has restarted. Wait for that, because the container's status may be some seconds
+    """Return whether the container has restarted. Wait up to 15 s for a restart, because the container's status may be
     late."""
     try:
         until(lambda: _restarts(release), 15, every=0.5)

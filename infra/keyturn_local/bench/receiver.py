@@ -27,8 +27,8 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def main() -> None:
-    """Measure everything and write the table to OUTPUT and PAGE, or measure only the named parts. Print the table
-    either way."""
+    """Run all measurements, or only those that the command line names. Print the table. After all measurements, also
+    write it to OUTPUT and PAGE."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; without any, all are run")
     names = parser.parse_args().names

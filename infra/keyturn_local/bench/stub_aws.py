@@ -2,8 +2,8 @@
 measurement.
 
 The stub answers the five calls that the receiver makes, sorts its list as AWS does, and counts the calls. Every role
-can be assumed. Four further actions control the stub. Requests name them in the same header as AWS's actions:
-``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and ``bench.Calls``.
+can be assumed. Four further actions control the stub: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and
+``bench.Calls``. Requests name them in the header X-Amz-Target, like AWS's actions.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """
@@ -34,7 +34,7 @@ from keyturn_local.processes.program import Program, Stoppable, answers
 SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
-SESSION_SECONDS = 3600  # how long the credentials of a role are valid
+SESSION_SECONDS = 3600  # seconds for which the credentials of a role are valid
 CANARY = "canary-7f3a"  # every password starts with this, so that a leak is recognized
 
 
@@ -112,7 +112,7 @@ class Secrets:
     def reply(self, action: str, body: bytes, _authorization: str) -> Reply:
         """Answer one request. A request without an action is a call to STS or a readiness check.
 
-        The stub does not check who assumes a role, so the credentials are always the same.
+        The credentials of every role are the same, because the stub does not check them.
         """
         if action:
             content = json.dumps(self.answer(action, json.loads(body))).encode()

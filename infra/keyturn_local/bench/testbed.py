@@ -27,7 +27,9 @@ from keyturn_receiver.core.revision import Record, version_key, write_record
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations a second
 BINDINGS = 10_000
-RAW_LABEL = "bench.example/state"  # as long as the receiver's label, which would make the receiver release the Secrets
+# A label of the same length as keyturn.dev/state. If these Secrets had keyturn.dev/state, the receiver would release
+# them, because they are not bound.
+RAW_LABEL = "bench.example/state"
 BURST = 1_000  # the number of bindings and of raw applies in measurements that would take too long with BINDINGS
 
 
@@ -47,8 +49,8 @@ class Testbed:
         self._round = 0
 
     def receiver(self, **settings: str) -> LocalReceiver:
-        """Return a replica that is not started yet. The end of the testbed stops it. By default, it polls once an
-        hour."""
+        """Return a replica that is not started yet. The end of the testbed stops the replica. By default, the replica
+        polls once an hour."""
         quiet = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}
         receiver = LocalReceiver(
             self.directory, self.kubeconfig, self.aws.environment(), SIGNING_KEY, "keyturn", {**quiet, **settings}
@@ -81,14 +83,14 @@ class Testbed:
         with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
 
     def raw_applies(self) -> float:
-        """Apply BURST Secrets of the size of bound ones, CONCURRENCY at a time. Return the total duration in
+        """Apply BURST Secrets that are as large as bound Secrets, CONCURRENCY at a time. Return the total duration in
         seconds."""
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(range(BURST), lambda number: self._apply(api, number)))
 
     def raw_restarts(self, deployments: Sequence[str]) -> float:
-        """Apply a Secret and then patch the pod template of a Deployment, for each of up to BURST Deployments,
-        CONCURRENCY at a time. Return the total duration in seconds."""
+        """For each Deployment, apply a Secret and then patch the Deployment's pod template, CONCURRENCY at a time.
+        There may be up to BURST Deployments. Return the total duration in seconds."""
         self._round += 1
 
         async def restart(api: Api, number: int) -> None:

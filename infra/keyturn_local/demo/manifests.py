@@ -14,7 +14,7 @@ IMAGE = "busybox:stable"
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
 
-# For each workload: the key in the Secret whose value its processes read, and the shell expression for this value.
+# By workload: the key of the Secret that the workload's processes read, and the shell expression for the key's value.
 READS = {
     "web": ("DATABASE_URL", "$DATABASE_URL"),
     "queue": ("PASSWORD", "$(cat /etc/password/password)"),

@@ -37,7 +37,7 @@ class Observer:
             threading.Thread(target=self._watch, args=(listing, handle), daemon=True).start()
 
     def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
-        """Return when the Secret's data changed to include ``expected``, or None if the data does not include it."""
+        """Return the time at which a Secret's data last changed, or None if the data does not include ``expected``."""
         at, data = self._secrets.get(name, (0.0, {}))
         return at if expected.items() <= data.items() else None
 
@@ -50,14 +50,14 @@ class Observer:
         return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
 
     def replaced(self, app: str, old: frozenset[str]) -> float | None:
-        """Return when new and Ready pods had replaced all ``old`` pods of a workload, or None before that."""
+        """Return the time at which Ready pods had replaced all ``old`` pods of a workload, or None before that."""
         pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
         return self._pods_changed[app]
 
     def in_use(self, app: str, digest: str) -> float | None:
-        """Return when the last process of a workload logged this digest, or None before that."""
+        """Return the time at which all processes of a workload had logged this digest, or None before that."""
         digests = {self._digests.get(uid) for uid in self.pods(app)}
         return self._digests_changed[app] if digests == {digest} else None
 
@@ -100,7 +100,7 @@ class Observer:
                     with self._changed:
                         handle(event["type"], event["object"], at)
                         self._changed.notify_all()
-            except Exception:  # the watch broke, so start another; at the end, the cluster stops before this thread
+            except Exception:  # start another watch; at the demo's end, the cluster stops before this thread
                 time.sleep(0.2)
 
     def _on_secret(self, kind: str, secret: Any, at: float) -> None:
@@ -142,7 +142,7 @@ class Observer:
 
 
 def poll(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition`` is true, for at most ``seconds``; return whether it is. ``condition`` may be slow."""
+    """Wait until ``condition`` is true, for at most ``seconds``; return its last value. ``condition`` may be slow."""
     end = time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.02)

@@ -17,7 +17,7 @@ def heading(text: str) -> None:
 
 
 def step(name: str, milliseconds: float | None, note: str = "") -> None:
-    """Print one step of a timeline, with its time in milliseconds since the label moved."""
+    """Print one step of a timeline, with its time in milliseconds since the move of the staging label."""
     time = "       -" if milliseconds is None else f"{round(milliseconds):8d}"
     say(f"  {time} ms  {name}" + (f"  ({note})" if note else ""))
 

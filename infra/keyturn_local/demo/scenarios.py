@@ -14,21 +14,22 @@ from keyturn_local.demo.report import Claims, heading, say, step
 from keyturn_local.stack import Stack
 
 POLL_SECONDS = 5.0
-TIMEOUT_SECONDS = 20.0  # for a step that does not wait for pods
+TIMEOUT_SECONDS = 20.0  # the limit for a step that does not wait for pods
 POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
-IN_USE_SECONDS = 15.0  # for two pods that are replaced one after the other, or for a StatefulSet's pod
+IN_USE_SECONDS = 15.0  # the limit for two pods that are replaced one after the other, or for a StatefulSet's pod
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"
 DELIVERED = "delivered (acknowledged after applying)"
-MOVE = "UpdateSecretVersionStage"  # the call that moves a label
+MOVE = "UpdateSecretVersionStage"  # the call that moves a staging label
 # Steps as they are printed, and the names of the same steps in the notifier's log.
 ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of a rotation's effects, in seconds since the call that moves the label. None stands for a timeout."""
+    """Times of a rotation's effects, in seconds since the call that moves the staging label. None stands for a
+    timeout."""
 
     applied: float | None
     delivered: float | None
@@ -45,15 +46,16 @@ class Scenarios:
         self._observer = observer
         self._claims = claims
         self._secrets_manager = stack.aws.secrets_manager()
-        self._moves: dict[str, float] = {}  # by version id, when the call that moves the label was sent
-        self._on_the_way: dict[str, Mapping[str, float]] = {}  # by version id, the notifier's steps
+        self._moves: dict[str, float] = {}  # by version id: the time of the call that moves the staging label
+        self._on_the_way: dict[str, Mapping[str, float]] = {}  # by version id: the times of the notifier's steps
         self._secrets_manager.meta.events.register(f"provide-client-params.secrets-manager.{MOVE}", self._on_move)
         self._database = manifests.database("team-a")
 
     def create_objects(self) -> None:
         """Create the AWS secrets, the Secrets and the workloads; wait until the Secrets are filled and the pods run.
 
-        Meanwhile a heartbeat takes the event path. It also starts the notifier, which in AWS never stops for long.
+        Meanwhile a heartbeat takes the event path. It also starts the notifier's function. In AWS, the heartbeats keep
+        this function running.
         """
         heartbeat = self._stack.aws.heartbeat()
         token = secrets.token_urlsafe(12)
@@ -137,7 +139,8 @@ class Scenarios:
         self._claims.check(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
 
     def _check_pods(self, rotation: Rotation, applied_within: float = 0) -> None:
-        """Check the pods after one rotation. ``applied_within`` is the time limit of its apply, in seconds."""
+        """Check the pods after one rotation. ``applied_within`` is the time limit for the write of the Secret, in
+        seconds."""
         self._claims.check(all(rotation.replaced.values()), "every pod that reads it was replaced")
         if self._observer.reads_logs:
             limit = applied_within + IN_USE_SECONDS
@@ -171,7 +174,7 @@ class Scenarios:
                 _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
             }
         times: dict[str, float | None] = {}
-        # The notifier's log shows the steps to the Secret only after the last of them, so nothing is printed before.
+        # The notifier's log shows all of these steps at once, after the last one, so nothing is printed before that.
         hold = {APPLIED, *ON_THE_WAY} & steps.keys()
         for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS, hold):
             times[text] = None if at is None else at - zero

@@ -1,4 +1,4 @@
-"""Writes the help of each command into docs/cli.md, and finds the samples of output in it.
+"""Writes the help of each command into docs/cli.md, and finds the samples of output in that page.
 
 ``python -m keyturn_local.docs.cli_help`` writes the help. The rest of the page is written by hand. A comment above a
 block of code, such as ``<!-- help: status -->``, names the block.
@@ -43,7 +43,7 @@ def with_blocks(page: str, sort: str, texts: dict[str, str]) -> str:
 
 
 def page() -> str:
-    """Return docs/cli.md with the present help of each command."""
+    """Return the text of docs/cli.md with the current help of each command."""
     return with_blocks(PAGE.read_text(), "help", {name: help_of(name) for name in ("keyturn", *commands())})
 
 

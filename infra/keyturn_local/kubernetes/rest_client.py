@@ -57,12 +57,12 @@ class RestClient:
         objects = []
         for resource in map(self._named, kind.split(",")):
             reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})
-            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # the API server leaves them out
+            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # the items of a list lack them
             objects += [{**kinds, **each} for each in reply["items"]]
         return objects
 
     def create(self, objects: Iterable[Any]) -> None:
-        """Create objects. If the API server refuses some, the others are created all the same."""
+        """Create objects. If the API server refuses some of them, create the others, and then raise KubectlFailed."""
         refusals = []
         for each in objects:
             try:

@@ -1,7 +1,7 @@
 """The cgroups of a node's pods.
 
 Cgroups remain after the Linux namespaces of an enclosure (keyturn_local/node/enclosure.py) are gone. So each enclosure
-has one cgroup of its own, keeps the cgroups of its pods below it, and removes it at the end.
+has one cgroup, which contains the cgroups of all its pods. The enclosure removes this cgroup at the end.
 """
 
 import os
@@ -20,8 +20,8 @@ def name_of(enclosure: int) -> str:
 
 
 def make(name: str) -> None:
-    """Create the cgroup of this name in each hierarchy. The kubelet creates the pods' cgroups below it and limits
-    them."""
+    """Create the cgroup of this name in each hierarchy. The kubelet creates the pods' cgroups below it, and sets their
+    limits."""
     if (MOUNT / "cgroup.controllers").exists():
         controllers = (MOUNT / "cgroup.controllers").read_text().split()
         (MOUNT / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in controllers))

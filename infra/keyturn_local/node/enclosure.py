@@ -45,7 +45,8 @@ SET_UP = (
 
 
 class EnclosureError(RuntimeError):
-    """A function that works only inside an enclosure was called outside of one, or the other way round."""
+    """A function that works only inside an enclosure was called outside, or a function that works only outside was
+    called inside."""
 
 
 def cgroup() -> str:

@@ -32,7 +32,7 @@ SOURCES = (
     "requirements/tracing.txt",
 )
 KIND = "images"  # the folder in the cache
-KEPT = 3  # how many images of the receiver are kept; older ones are deleted
+KEPT = 3  # the number of receiver images that stay in the cache; older ones are deleted
 
 
 class NotFound(RuntimeError):
@@ -48,17 +48,18 @@ def resolve() -> list[Path]:
 
 
 def pause() -> Path:
-    """Return the image of the container that holds a pod's network namespace. Its program only sleeps."""
+    """Return the archive of the pause image. Its container holds a pod's network namespace, and its program sleeps."""
     return _busybox_image("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
 
 
 def busybox() -> Path:
-    """Return an image with a shell and small tools, for workloads that consume Secrets."""
+    """Return the archive of an image with a shell and small tools, for workloads that consume Secrets."""
     return _busybox_image("busybox", BUSYBOX, ["/bin/sh"])
 
 
 def receiver() -> Path:
-    """Return the receiver's image, which is built by receiver/Dockerfile on a base image with Debian's Python."""
+    """Return the archive of the receiver's image. receiver/Dockerfile builds it on a base image with Debian's
+    Python."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source

@@ -50,8 +50,8 @@ PROXY: dict[str, Any] = {
 
 
 class Node(Stoppable):
-    """A running node. When the enclosure ends, its pods and everything else that it has created on the machine are
-    gone."""
+    """A running node. When the enclosure ends, the node's pods and everything else that the node has created on the
+    machine are gone."""
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
         self._directory = directory
@@ -62,9 +62,9 @@ class Node(Stoppable):
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
         """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
 
-        ``sync_seconds`` is the kubelet's ``syncFrequency``, with the same default. A change of a Secret reaches its
-        volumes within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and EnclosureError
-        outside of an enclosure.
+        ``sync_seconds`` is the kubelet's ``syncFrequency``, and has the kubelet's default. A change of a Secret reaches
+        the volumes in pods within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and
+        EnclosureError outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:

@@ -1,4 +1,4 @@
-"""Preflight check for a real node. It finds out whether a node can run on this machine, and fills the cache for it.
+"""Preflight check for a real node. It finds out whether a node can run on this machine, and fills the node's cache.
 
 If no node can run, ``python -m keyturn_local.node.preflight`` prints the reason in one line and exits with an error.
 This module uses only the standard library.

@@ -1,7 +1,8 @@
 """Finds the programs of a node. This module uses only the standard library.
 
-kubelet and kube-proxy come with a downloaded control plane. Otherwise they are built from Go modules, as CoreDNS and
-containerd always are. All other programs come from the machine or from Debian packages.
+If the control plane was downloaded, kubelet and kube-proxy come with it. Otherwise they are built from Go modules.
+CoreDNS and containerd are always built from Go modules. All other programs come from the machine or from Debian
+packages.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ class Programs:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for the programs. They find each other on its PATH."""
+        """Return the environment for the programs. Its PATH has the folders in which the programs find each other."""
         path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, **self.variables}
 
@@ -131,7 +132,8 @@ def _linked(unpacked: Path) -> Path:
 
 
 def _folder(name: str, module: Path, *files: str) -> Path:
-    """Return the folder in the cache for the programs of one module. Its name contains a digest of the inputs."""
+    """Return the folder in the cache for the programs of one module. The folder's name contains a digest of the
+    inputs."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

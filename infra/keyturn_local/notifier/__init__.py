@@ -1,1 +1,1 @@
-"""The notifier on this machine: its built artifact, the SQS event source that calls it, and a Lambda sandbox."""
+"""The notifier on this machine: the built artifact, and the environment and the context of the function."""

@@ -6,15 +6,15 @@ import socket
 import tempfile
 from pathlib import Path
 
-# These ports are below the ports that Linux and macOS give to outgoing connections. So no outgoing connection takes a
-# port before the port's server starts. They are also below the ports of NodePort Services.
+# These ports are below the ports that Linux and macOS give to outgoing connections. So no outgoing connection takes one
+# of these ports before its server starts. The ports of NodePort Services are higher, too.
 FIRST, LAST = 15000, 29999
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports that nothing listens on.
+    """Return ``count`` different ports on which no server listens.
 
-    The function does not return ports again that it has returned recently to any process of this user.
+    A port that this function has recently returned to a process of this user is not returned again.
     """
     taken = Path(tempfile.gettempdir()) / f"keyturn-ports-{os.getuid()}"
     with taken.open("a+") as file:

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 
 # The code of the guard, which is a process between this process and the program. When this process ends for any reason,
-# the guard's standard input is closed, and the guard kills the program's whole process group. Unlike PR_SET_PDEATHSIG,
-# this depends neither on the forking thread nor on Linux.
+# the guard's standard input is closed, and the guard kills the program's whole process group. PR_SET_PDEATHSIG would
+# need Linux, and would also kill the program when only the forking thread ends.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -32,12 +32,13 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program has ended, or was not ready in time. The text has the last lines of its log."""
+    """A program ended before it was ready, or was not ready in time. The text has the last lines of the program's
+    log."""
 
 
 class Stoppable:
-    """Base class of parts that run until ``stop`` is called. A part can be used as a context manager, which calls
-    ``stop`` at the end."""
+    """Base class for parts that run until ``stop`` is called. A part is also a context manager, which calls ``stop`` at
+    the end."""
 
     def stop(self) -> None:
         """Stop gracefully."""

@@ -1,4 +1,4 @@
-"""A certificate for a receiver that runs as a process. The certificate is issued by an authority of its own."""
+"""A certificate for a receiver that runs as a process. Each certificate has its own authority."""
 
 import base64
 import ssl
@@ -19,7 +19,7 @@ class Certificate:
 
     @classmethod
     def issue(cls, directory: Path) -> Self:
-        """Issue a certificate by a new authority. The files are written into ``directory``."""
+        """Issue a certificate from a new authority. Write the files into ``directory``."""
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1")
         certificate_file, key_file = directory / "tls.crt", directory / "tls.key"

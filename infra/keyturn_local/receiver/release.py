@@ -30,7 +30,7 @@ def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]
 
 
 def host_of(namespace: str) -> str:
-    """Return the name of the Service in the enclosure's DNS."""
+    """Return the host name of the receiver's Service in the enclosure's DNS."""
     return f"{NAME}.{namespace}.svc.{network.DOMAIN}"
 
 
@@ -79,7 +79,7 @@ class Release(Stoppable):
 
     @property
     def page_url(self) -> str:
-        """The URL of one pod's status page, once its port is forwarded."""
+        """The URL of one pod's status page. The page's port must be forwarded to this machine."""
         return f"http://localhost:{PAGE_PORT}"
 
     def metric(self, name: str, **labels: str) -> float:

@@ -1,1 +1,1 @@
-"""External programs and files, pinned and cached: Go, the control plane, and custom resource definitions."""
+"""External programs and files, which are kept in a cache: Go, the control plane, Helm, Chromium and others."""

@@ -2,7 +2,8 @@
 
 It tries these sources in order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
 
-This module uses only the standard library, because `make` runs it before pip. Run as a program, it prints the folder.
+This module uses only the standard library, because `make` runs it before pip. The command
+``python -m keyturn_local.toolchain.binaries`` prints the folder with the programs.
 """
 
 import hashlib
@@ -77,7 +78,8 @@ RELEASES: dict[str, tuple[_File, ...]] = {
             "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
         ),
     ),
-    # linux/arm64 is missing, because no published checksum of kwok could be found. There, the Go modules are built.
+    # linux/arm64 is missing, because no published checksum of kwok could be found. On linux/arm64, the programs are
+    # built from the Go modules.
 }
 
 
@@ -188,7 +190,7 @@ def _go() -> str:
 def _folder(source: str) -> Path:
     """Return the folder in the cache for "built" or for "released" programs.
 
-    Its name contains the versions and, for built programs, a digest of the sources.
+    The folder's name contains the versions and, for built programs, a digest of the sources.
     """
     if source == "released":
         key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"

@@ -1,4 +1,5 @@
-"""The cache in the user's home. It has one folder for each kind of program or file that takes long to get.
+"""The cache in the user's home. It has one folder for each kind of program or file that takes long to download or
+build.
 
 Entries are created atomically. This module uses only the standard library, because `make` fills the cache before pip.
 """
@@ -28,7 +29,7 @@ def locked(kind: str) -> Iterator[None]:
 
 @contextmanager
 def lock(file: Path) -> Iterator[None]:
-    """Hold a lock between processes. The file and its folder are created."""
+    """Hold a lock that excludes other processes. Create the lock's file and its folder if they are missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -36,7 +37,7 @@ def lock(file: Path) -> Iterator[None]:
 
 
 def digest(root: Path, names: Iterable[str]) -> str:
-    """Return a digest of the files and folders ``names`` in ``root``: of their paths and contents."""
+    """Return a digest of the paths and contents of files. ``names`` are files and folders in ``root``."""
     found = hashlib.sha256()
     for name in names:
         files = sorted((root / name).rglob("*")) if (root / name).is_dir() else [root / name]

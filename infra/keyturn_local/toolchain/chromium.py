@@ -57,8 +57,8 @@ def _write_launcher(folder: Path, final: Path) -> None:
 
 
 def _libraries(folder: Path) -> list[Path]:
-    """Return the folders with shared libraries: those of ``debian.libraries``, and their subfolders of single packages,
-    such as PulseAudio's."""
+    """Return the folders with shared libraries: those of ``debian.libraries``, and the subfolders in which single
+    packages, such as PulseAudio, have libraries."""
     found = debian.libraries(folder)
     return [*found, *sorted({each.parent for root in found for each in root.glob("*/lib*.so*")})]
 

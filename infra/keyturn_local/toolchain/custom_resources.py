@@ -3,8 +3,8 @@
 The files come from the Go modules of those projects, which infra/custom_resources/go.sum pins. This repository has no
 copies of them.
 
-This module uses only the standard library, because `make` runs it outside of the virtual environment. Run as a program,
-it prints the paths of the files.
+This module uses only the standard library, because `make` runs it outside of the virtual environment. The command
+``python -m keyturn_local.toolchain.custom_resources`` prints the paths of the files.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ FILES = {
     ),
     "github.com/cert-manager/cert-manager": ("deploy/crds/cert-manager.io_certificates.yaml",),
     "sigs.k8s.io/gateway-api": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
-    # Workloads that the receiver can restart, of a kind that a cluster may lack.
+    # A kind of workload that the receiver can restart and that a cluster may lack.
     "github.com/argoproj/argo-rollouts": ("manifests/crds/rollout-crd.yaml",),
-    # Objects of the chart's examples, not of the chart.
+    # These kinds occur in the chart's examples, but not in the chart.
     "github.com/argoproj/argo-cd/v3": ("manifests/crds/application-crd.yaml",),
     "github.com/openshift/api": ("route/v1/zz_generated.crd-manifests/routes.crd.yaml",),
     "github.com/fluxcd/source-controller": ("config/crd/bases/source.toolkit.fluxcd.io_ocirepositories.yaml",),
@@ -69,9 +69,8 @@ def _fetch(final: Path) -> None:
 def _download(go: str) -> dict[str, Path]:
     """Download the modules in go.mod, but not their dependencies. Return the folder of each module.
 
-    Go refuses a module that differs from its sum in go.sum. But if go.sum has no sum for a module, Go only asks the
-    public checksum database, or verifies nothing if that database is switched off. So this function requires a sum in
-    go.sum.
+    Go refuses a module that differs from its sum in go.sum. If go.sum has no sum for a module, Go asks the public
+    checksum database. If that database is switched off, Go verifies nothing. So this function requires a sum in go.sum.
     """
     sums = (MODULE / "go.sum").read_text().splitlines()  # this is read first, because Go may add sums
     environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
@@ -101,7 +100,7 @@ def _objects(stream: str) -> list[Any]:
 
 
 def _folder() -> Path:
-    """Return the folder of the definitions in the cache. Its name is a digest of the inputs."""
+    """Return the folder of the definitions in the cache. The folder's name is a digest of the inputs."""
     sources = hashlib.sha256(json.dumps(FILES).encode())
     for name in ("go.mod", "go.sum"):
         sources.update((MODULE / name).read_bytes())

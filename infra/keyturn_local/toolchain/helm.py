@@ -1,4 +1,4 @@
-"""Finds or builds Helm's command line. It is built from its Go module. This module uses only the standard library.
+"""Builds Helm's command line from its Go module into the cache. This module uses only the standard library.
 
 Most tests use Helm as a library. The README's commands need the program, because the README shows its output.
 """
@@ -21,7 +21,7 @@ class NotFound(RuntimeError):
 
 
 def resolve() -> Path:
-    """Return the folder that holds `helm`. If `helm` is missing there, build it into the cache first. Raises
+    """Return the folder in the cache that holds `helm`. If the folder is missing, build `helm` first. Raises
     NotFound."""
     sources = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
     final = cache.folder(KIND) / f"{sources.hexdigest()[:12]}-{platform.machine()}"

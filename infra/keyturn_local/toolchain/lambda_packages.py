@@ -20,7 +20,8 @@ class NotFound(RuntimeError):
 
 
 def resolve() -> Path:
-    """Return the folder of a uv cache that holds the packages. If it is missing, fill it first. Raises NotFound."""
+    """Return the folder of a uv cache that holds the packages. If the cache is not complete, fill it first. Raises
+    NotFound."""
     final = cache.folder(KIND) / hashlib.sha256((SOURCE / "requirements.txt").read_bytes()).hexdigest()[:12]
     complete = final / "complete"  # an empty file that marks a full cache, because a cache of uv cannot be renamed
     with cache.locked(KIND):

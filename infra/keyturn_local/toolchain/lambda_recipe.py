@@ -12,7 +12,7 @@ _OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 def environment(left_out: Collection[str] = ()) -> dict[str, str]:
     """Return this process's environment for the recipe, without the variables ``left_out``.
 
-    The variables of an outer `make` are left out, too. Otherwise the recipe's `make` would take them for its own flags.
+    The variables of an outer `make` are left out, too. Otherwise the recipe's `make` would use them as its own flags.
     """
     names = {*_OUTER_MAKE, *left_out}
     inherited = {name: value for name, value in os.environ.items() if name not in names}

@@ -1,4 +1,5 @@
-"""The emulator's program: ministack, and what ministack lacks for template.yaml. Each part below closes one gap.
+"""The emulator's program: ministack, and the features of AWS that template.yaml needs and ministack lacks. Each part
+below closes one gap.
 
 This file runs as a script in the emulator's own virtual environment, so it imports nothing of this repository. With
 KEYTURN_BARE=1, the gaps stay open. Tests use this to find out whether ministack still has the gaps.
@@ -84,9 +85,9 @@ def close_gaps() -> None:
 
 
 def _schedule_rotation(properties: Properties) -> tuple[str, dict[str, str]]:
-    """Enable rotation, and rotate now.
+    """Enable rotation, and start a rotation.
 
-    If RotateImmediatelyOnUpdate is false, this does not rotate, but runs only the test step, on an empty version.
+    If RotateImmediatelyOnUpdate is false, only the test step runs, on an empty version.
 
     https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html#SecretsManager-RotateSecret-request-RotateImmediately
     """
@@ -138,7 +139,7 @@ def _bus_policy(name: str) -> Any:
 
 
 def _bus_policy_for_arn(arn: str) -> tuple[Any, str] | None:
-    """Return a bus's policy and its account. The evaluator finds this function by its name."""
+    """Return the policy and the account of a bus. ministack's evaluator finds this function by its name."""
     policy = _bus_policy(arn.split(":event-bus/")[-1])
     return (policy, arn.split(":")[4]) if policy else None
 
@@ -290,7 +291,7 @@ _get = secretsmanager._get_secret_value
 
 
 def _get_secret_value(request: dict[str, Any]) -> Any:
-    """Answer as AWS does for a version without a value."""
+    """Read a value. If the version has no value, answer with ResourceNotFoundException, as AWS does."""
     status, headers, body = _get(request)
     if status == 200 and not {"SecretString", "SecretBinary"} & json.loads(body).keys():
         return _error("ResourceNotFoundException", "Secrets Manager can't find the specified secret value.")
@@ -317,7 +318,8 @@ def _error(kind: str, message: str) -> Any:
 def _move_messages(request: dict[str, Any], _: str) -> dict[str, str]:
     """Move all messages of a dead-letter queue to the destination in the request.
 
-    The request must name a destination, because our messages did not come from a source queue, but by SendMessage.
+    The request must name a destination. The default destination is the queue from which a message came, but the
+    notifier sends its messages directly to the dead-letter queue.
 
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html
     """
@@ -356,7 +358,8 @@ _emit_logs = lambda_svc._emit_lambda_logs
 
 
 def _write_logs(function: Any, *arguments: Any, **options: Any) -> None:
-    """Write an invocation's log, unless the stack has deleted the log group. The roles may not create log groups."""
+    """Write an invocation's log, unless the stack has deleted the log group. The functions' roles may not create log
+    groups."""
     group = (function.get("config") or function).get("LoggingConfig", {}).get("LogGroup")
     if not group or group in cloudwatch_logs._log_groups:
         _emit_logs(function, *arguments, **options)

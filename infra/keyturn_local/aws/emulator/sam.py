@@ -1,4 +1,4 @@
-"""`sam build` and `sam deploy`, by the real SAM command line.
+"""Runs `sam build`, `sam package` and `sam deploy` with the real SAM command line.
 
 ``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless these sources are built already.
 """
@@ -21,7 +21,7 @@ SOURCES = ("template.yaml", "samconfig.toml", "lambda")
 
 
 class DeployFailed(RuntimeError):
-    """SAM's command line or CloudFormation refused. The text is what SAM printed."""
+    """SAM's command line or CloudFormation refused the deployment. The text is SAM's output."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def build(source: Path = ROOT) -> Path:
 def package(emulator: Emulator, bucket: str, built: Path | None = None) -> str:
     """Run `sam package` for a build; return the URL of the packaged template.
 
-    CloudFormation can deploy this template without SAM. The bucket is created.
+    CloudFormation can deploy this template without SAM. This function creates the bucket.
     """
     s3 = emulator.client("s3")
     s3.create_bucket(Bucket=bucket)
@@ -95,7 +95,7 @@ def deploy(
 ) -> Deployment:
     """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed.
 
-    ``credentials`` are AWS's environment variables for a role; without them, the root user deploys.
+    ``credentials`` are the environment variables with a role's AWS credentials. Without them, the root user deploys.
     """
     overrides = [f"{name}={value}" for name, value in parameters.items()]
     _sam(

@@ -15,7 +15,7 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class Emulator(Stoppable):
-    """A running emulator. Use it as a context manager, or call ``stop``; then the emulator's state is lost.
+    """A running emulator. Use it as a context manager, or call ``stop``. The emulator's state is lost when it stops.
 
     IAM is enforced: functions have the rights of their roles. The credentials of ``environment()`` are the root user's.
     """
@@ -24,7 +24,7 @@ class Emulator(Stoppable):
         (port,) = free_ports(1)
         self.endpoint_url = f"http://{host}:{port}"
         self._clients: dict[str, Any] = {}  # a client takes a tenth of a second to make
-        # Version 1 of AWS's command line reads AWS_ENDPOINT_URL, but not for SQS. So it gets --endpoint-url, too.
+        # Version 1 of AWS's command line ignores AWS_ENDPOINT_URL for SQS, so this script passes --endpoint-url.
         self._commands = directory / "bin"
         self._commands.mkdir(parents=True, exist_ok=True)
         (self._commands / "aws").write_text(f'#!/bin/sh\nexec "{TOOLS}/aws" --endpoint-url "$AWS_ENDPOINT_URL" "$@"\n')
@@ -38,7 +38,7 @@ class Emulator(Stoppable):
                 **self.environment(),
                 "BIND_HOST": host,
                 "GATEWAY_PORT": str(port),
-                "MINISTACK_HOST": host,  # in the queues' URLs
+                "MINISTACK_HOST": host,  # the host in the queues' URLs
                 "MINISTACK_ACCOUNT_ID": sdk.ACCOUNT,
                 "MINISTACK_REGION": sdk.REGION,
                 "AUTH": "true",
@@ -64,7 +64,7 @@ class Emulator(Stoppable):
 
     def stop(self) -> None:
         """Stop the emulator and its functions; its state is lost."""
-        self._program.kill()  # a graceful end has no use, because the state is lost anyway
+        self._program.kill()  # a graceful end would be useless, because the state is lost
 
     @property
     def log(self) -> str:
