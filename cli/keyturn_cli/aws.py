@@ -48,15 +48,15 @@ class Stack:
 def configured_region() -> str | None:
     """Return AWS_REGION, or None to leave the region to boto3.
 
-    boto3 itself reads AWS_DEFAULT_REGION and the profile, and not AWS_REGION, which AWS's other SDKs read:
+    boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION. AWS's other SDKs read AWS_REGION:
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     """
     return os.environ.get("AWS_REGION") or None
 
 
 class Aws:
-    """Access to AWS. Clients are made when they are used first. AWS_REGION comes before the region of boto3's own
-    configuration, and the credentials are boto3's. Raises AwsError if that configuration cannot be used."""
+    """Access to AWS. Clients are created at their first use. The region is AWS_REGION, or else the region in boto3's
+    configuration. boto3 finds the credentials. Raises AwsError if boto3's configuration cannot be used."""
 
     def __init__(self) -> None:
         # The import of AWS's SDK takes half a second. Help and completion do not need the SDK.
@@ -133,8 +133,8 @@ class Aws:
 
 @contextmanager
 def errors(call: str, advice: str = "") -> Iterator[None]:
-    """Turn errors of the SDK into AwsError. ``call`` names the call. ``advice`` says what to do if the object does not
-    exist in AWS."""
+    """Turn errors of the SDK into AwsError. ``call`` names the call. ``advice`` says what to do if AWS refuses the call
+    for a reason other than credentials or rights, such as an object that does not exist."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

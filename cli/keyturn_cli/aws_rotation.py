@@ -1,4 +1,4 @@
-"""Starts a rotation in AWS, and waits until the label AWSCURRENT has moved."""
+"""Starts a rotation in AWS, and waits until the staging label AWSCURRENT has moved."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from keyturn_cli.errors import CliError, TimedOut
 from keyturn_receiver.core.binding import CURRENT
 
 PENDING = "AWSPENDING"
-PAUSE = 1.0  # seconds between two looks
+PAUSE = 1.0  # seconds between two calls of DescribeSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ def wait_for_label(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait until AWSCURRENT is on the new version. Return the seconds that this took.
+    """Wait until the new version has AWSCURRENT. Return the duration of the wait in seconds.
 
-    Raises TimedOut, CliError if the rotation was cancelled, and AwsError.
+    Raises TimedOut after ``seconds``, CliError if the rotation was cancelled, and AwsError.
     """
     started = now()
     while True:

@@ -31,8 +31,8 @@ def read_file(file: Path, secret_id: str) -> SecretVersion:
 
 
 def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersion:
-    """Return the version that has a staging label. ``in_region`` is used if ``secret_id`` is not an ARN. Raises
-    CliError."""
+    """Return the version that has a staging label. ``in_region`` is the secret's region if ``secret_id`` is not an ARN.
+    Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -46,8 +46,8 @@ def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersi
 
 
 def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT) -> str:
-    """Return the id of the version that has a staging label. No value is read. ``in_region`` is as in
-    ``read_version``. Raises CliError."""
+    """Return the id of the version that has a staging label. No value is read. ``in_region`` is the secret's region if
+    ``secret_id`` is not an ARN. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

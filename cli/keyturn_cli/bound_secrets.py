@@ -22,8 +22,7 @@ _RAW = Decoder(Raw)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound Secret. ``status`` is the whole text of its status. ``keys`` are the keys that its managed fields
-    name."""
+    """A bound Secret. ``keys`` are the keys that Keyturn has recorded, and the keys in the Secret's managed fields."""
 
     target: Target
     uid: str
@@ -49,15 +48,15 @@ class Bound:
 
     @property
     def version_ids(self) -> tuple[str, ...]:
-        """The versions that the Secret was made from."""
+        """The ids of the AWS versions from which the Secret's values come."""
         return tuple(dict.fromkeys(self.record.version_ids.values()))
 
     def sources_of(self, secret_id: str) -> tuple[Source, ...]:
-        """Return the AWS secrets of the binding that ``secret_id``, a name or an ARN, may refer to."""
+        """Return the AWS secrets of the binding that may have the name or ARN ``secret_id``."""
         return tuple(source for source in self.spec.sources if may_be_same(source.secret_id, secret_id))
 
     def versions_of(self, secret_id: str) -> frozenset[str]:
-        """Return the versions of an AWS secret that the Secret was made from."""
+        """Return the ids of those versions of one AWS secret from which the Secret's values come."""
         found = (versions_of(source, self.record.version_ids) for source in self.sources_of(secret_id))
         return frozenset(version for versions in found for version in versions.values())
 
@@ -100,8 +99,8 @@ def get_bound(cluster: Cluster, target: Target) -> Bound | None:
 
 
 def list_bound(cluster: Cluster, namespace: str | None = None, secret_id: str | None = None) -> Iterator[Bound]:
-    """Yield the bound Secrets of a namespace, or of all namespaces. With ``secret_id``, yield only those made from this
-    AWS secret."""
+    """Yield the bound Secrets of a namespace, or of all namespaces. With ``secret_id``, yield only the Secrets that are
+    bound to this AWS secret."""
     names = [name.encode() for name in candidate_names(secret_id)] if secret_id else []
     query = {"labelSelector": BIND_LABEL}
     for raw in cluster.list(path("v1", "secrets", namespace), query, _RAW, METADATA_LIST):

@@ -1,7 +1,7 @@
 """Client for the API server of one cluster, with the rights of the caller.
 
 The official Python client supplies credentials and connections. The models of that client are not used, because they
-cost several times as much as decoding only the needed fields from JSON.
+take several times as much CPU time as decoding only the needed fields from JSON.
 """
 
 import json
@@ -30,7 +30,7 @@ CONNECTIONS = 8
 TIMEOUT = urllib3.Timeout(connect=5, read=60)  # seconds
 WATCH_TIMEOUT = urllib3.Timeout(connect=5, read=3600)  # seconds; the API server ends a watch sooner
 
-OBJECT = Decoder(dict[str, Any])  # keeps everything
+OBJECT = Decoder(dict[str, Any])  # keeps all fields
 _PAGE = Decoder(dict[str, Raw])
 _RAW_ITEMS = Decoder(list[Raw] | None)
 
@@ -56,7 +56,8 @@ class Cluster:
 
     ``context`` is the name of the kubeconfig's context, and ``namespace`` the context's namespace. ``in_pod`` is true
     if the rights are those of the pod in which this process runs. Each method raises Unreachable if the API server does
-    not answer, Forbidden, NotFound, and Refused for all other refusals.
+    not answer, Forbidden if the caller lacks a right, NotFound if the object does not exist, and Refused for any other
+    refusal.
     """
 
     def __init__(self, client: "ApiClient", context: str, namespace: str, in_pod: bool = False) -> None:
@@ -115,8 +116,8 @@ class Cluster:
             page_query["continue"] = next_page
 
     def watch(self, path: str, query: Mapping[str, str], decoder: Decoder[Any], accept: str = JSON) -> Iterator[Any]:
-        """Yield the events of a watch until the API server ends the watch. The first events are one for each existing
-        object."""
+        """Yield the events of a watch until the API server ends the watch. A watch begins with one event for each
+        existing object."""
         reply = self._request("GET", path, {**query, "watch": "true"}, None, accept, stream=True)
         try:
             rest = b""
@@ -148,8 +149,8 @@ class Cluster:
         return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.data)
 
     def dial(self, namespace: str, pod: str, port: int) -> Any:
-        """Open a connection to a port of a pod, and return its socket. The official client raises errors of any
-        kind."""
+        """Open a connection to a port of a pod, and return its socket. This may raise any kind of error, because the
+        official client does."""
         from kubernetes.client import CoreV1Api
         from kubernetes.stream import portforward
 

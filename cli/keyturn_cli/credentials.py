@@ -1,5 +1,5 @@
-"""Errors of credentials. If an exec plugin fails, the official client only logs the error, and goes on without
-credentials."""
+"""Errors of credentials. If an exec plugin fails, the official client only logs the error, and then sends requests
+without credentials."""
 
 import logging
 from collections.abc import Iterator

@@ -13,10 +13,10 @@ from typing import Any
 from keyturn_cli.aws import AwsError, errors
 from keyturn_receiver.core.json_access import as_object
 
-LEASE_SECONDS = 60  # for which SQS hides received letters from other consumers
-ROUND = 100  # letters that are received at once; sending them back takes a few seconds
+LEASE_SECONDS = 60  # seconds for which SQS hides received letters from other consumers
+ROUND = 100  # letters that are received before they are sent back, which takes a few seconds
 MAX_LISTED = 1000
-EMPTY_REPLIES = 2  # replies in a row without a message, after which the queue counts as read: SQS samples its servers
+EMPTY_REPLIES = 2  # empty replies in a row that end the reads; one does not suffice, because SQS samples its servers
 TRIED = "tried 1000 times: see 'not delivered' in the notifier's log"
 
 
@@ -44,7 +44,8 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return at most MAX_LISTED letters, oldest first. Other consumers can receive these letters again at once."""
+        """Return at most MAX_LISTED letters, oldest first. Afterwards, other consumers can receive these letters at
+        once."""
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
         self._release(letters)
@@ -53,8 +54,8 @@ class DeadLetterQueue:
     def redeliver(self, event_ids: Collection[str] | None) -> Iterator[DeadLetter]:
         """Send the events with these ids, or all events, back to the queue. Yield each event after it was sent.
 
-        An event that becomes a dead letter again during the call stays in the dead-letter queue. All letters that stay
-        there can be received again at once.
+        An event that becomes a dead letter again during the call stays in the dead-letter queue. Other consumers can
+        receive all letters that stay in the dead-letter queue at once.
         """
         seen: set[str] = set()
         done: set[str] = set()
@@ -107,7 +108,8 @@ class DeadLetterQueue:
         return sorted(letters.values(), key=lambda letter: letter.sent)
 
     def _release(self, letters: Sequence[DeadLetter]) -> None:
-        """Make letters visible to other consumers again. If the call fails, they become visible after LEASE_SECONDS."""
+        """Make letters visible to other consumers again. If a call fails, the letters become visible after
+        LEASE_SECONDS."""
         with contextlib.suppress(AwsError), errors("sqs:ChangeMessageVisibility"):
             for handle in (handle for letter in letters for _, handle in letter.messages):
                 self._sqs.change_message_visibility(QueueUrl=self._url, ReceiptHandle=handle, VisibilityTimeout=0)

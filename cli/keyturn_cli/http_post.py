@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from keyturn_cli.errors import CliError, UsageError
 
-TIMEOUT = 10.0  # seconds for each step
+TIMEOUT = 10.0  # seconds for the connection, and for each read or write
 MAX_REPLY = 256 * 1024  # bytes, as much as the notifier reads
 
 
@@ -48,7 +48,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file:
         try:
             context.load_verify_locations(ca_file)
-        except OSError:  # ssl.SSLError is one, too
+        except OSError:  # ssl.SSLError is a subclass of OSError
             raise UsageError(f"{ca_file} cannot be read as certificates", "give a PEM file with the CA") from None
     return context
 

@@ -31,8 +31,8 @@ DEFAULT_RELEASE = "keyturn/keyturn"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A Helm release of the chart. ``full_name`` is the chart's name for its Deployment, if it is known: it is in a
-    receiver's pod."""
+    """A Helm release of the chart. ``full_name`` is the name of the release's Deployment. It is known only in a
+    receiver's pod, and is empty elsewhere."""
 
     namespace: str
     name: str

@@ -84,7 +84,7 @@ class Output:
         self.err.print(Text(printable(text)), soft_wrap=True)
 
     def notes(self, texts: Iterable[str]) -> None:
-        """Write notes that limit the answer, one line each."""
+        """Write notes about what the answer leaves out or assumes, one line each."""
         for text in texts:
             self.note(f"note: {text}")
 
@@ -105,12 +105,12 @@ class Output:
                 self._write((head if number == 0 else " " * cell_len(head)) + text, style)
 
     def row(self, row: Sequence[str], style: str = "") -> None:
-        """Write one more row of a table that is already written. The texts are separated by two blanks."""
+        """Add a row to a table that is already written. Two blanks separate the texts."""
         self._write("  ".join(map(printable, row)), style)
         self.flush()
 
     def flush(self) -> None:
-        """Write out what is buffered, before a wait."""
+        """Write out the buffered text. A command calls this before it waits."""
         self._out.file.flush()
 
     def _blocks(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ class Output:
     def _write(self, line: str, style: str) -> None:
         if style and not self._out.no_color:
             self._out.print(Text(line.rstrip(), style, no_wrap=True, overflow="ignore"), crop=False)
-        else:  # rich takes a tenth of a millisecond for a line
+        else:  # rich is left out, because it takes a tenth of a millisecond for a line
             self._out.file.write(line.rstrip() + "\n")
 
 

@@ -1,7 +1,8 @@
-"""Port forwarding from this machine's loopback to a pod, by kubectl or, without kubectl, by the official client.
+"""Port forwarding from this machine's loopback to a pod. kubectl forwards the port, or the official client if there is
+no kubectl.
 
-The connections end on the pod's loopback, which nothing else can reach. The caller needs the right to create
-pods/portforward.
+The connections end on the pod's loopback, which only port forwarding reaches from outside the pod. The caller needs the
+right to create pods/portforward.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ Dial = Callable[[], Any]
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
-    """TCP server on loopback that relays each connection to what ``dial`` opens."""
+    """TCP server on loopback. For each connection, it opens another one with ``dial``, and relays between the two."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -35,7 +36,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Relay)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore a broken connection. The client notices that the connection has ended."""
+        """Ignore a broken connection. The client notices by itself that the connection has ended."""
 
 
 class _Relay(socketserver.BaseRequestHandler):

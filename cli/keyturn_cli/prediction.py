@@ -33,7 +33,7 @@ from keyturn_receiver.core.unrestarted import Reader, Sort, has_to_be_told
 from keyturn_receiver.core.write_times import next_times, rfc3339
 from keyturn_receiver.errors import KeyturnError, NotAllowed
 
-NEW_VERSION = "the-new-version"  # stands for the version id that AWS would give
+NEW_VERSION = "the-new-version"  # a placeholder for the version id that AWS would assign
 
 
 class Outcome(StrEnum):
@@ -42,16 +42,19 @@ class Outcome(StrEnum):
     RESTARTS = "restarts"
     HELD = "held"  # it is marked, but a setting of the workload keeps some or all old pods
     WAITS = "waits"  # it is restarted later
-    OFF = "off"  # restarts of it are turned off, or Reloader restarts it
+    OFF = "off"  # Keyturn may not restart it, or Reloader restarts it
     UNCONCERNED = "unconcerned"  # its pods read no key that changes
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The change of one Secret. ``before`` has the revisions before the write, and ``after`` is the written record.
-    ``keys`` are the keys whose value changes. ``present`` are the keys of the Secret after the write. ``error`` says
-    why the Secret would not be filled; with an error, nothing changes. ``unknown`` are keys that may change, because
-    they also depend on an AWS secret whose value is not known here."""
+    """The predicted change of one Secret.
+
+    ``before`` has the revisions before the write, and ``after`` is the record after it. ``keys`` are the keys whose
+    values change. ``present`` are all keys of the Secret after the write. ``unknown`` are keys that may change, because
+    they also depend on an AWS secret whose value is not known here. If the Secret would not be filled, ``error`` says
+    why, and nothing changes.
+    """
 
     before: Mapping[str, str] = field(default_factory=dict)
     after: Record = field(default_factory=Record)
@@ -80,7 +83,7 @@ class Fate:
 @dataclass(frozen=True, slots=True)
 class Scene:
     """The input of a prediction: the present state of one Secret and its consumers. ``in_namespace`` has the
-    annotations of the Secret's namespace. ``pods`` has the pods of the workloads for which ``needs_pods`` asks. ``now``
+    annotations of the Secret's namespace. ``pods`` has the pods of the consumers that ``needs_pods`` returns. ``now``
     is in seconds since 1970."""
 
     bound: Bound
@@ -92,7 +95,7 @@ class Scene:
 
 
 def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], settings: Settings) -> str:
-    """Return why the namespace may not read an AWS secret, or an empty text if it may."""
+    """Return the reason for which the Secret's namespace may not read an AWS secret, or an empty text if it may."""
     if settings.namespaces and bound.target.namespace not in settings.namespaces:
         return f"the receiver does not serve namespace {bound.target.namespace} (chart value namespaces)"
     if bound.spec.account and not settings.tenant_roles:
@@ -105,7 +108,8 @@ def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], 
 
 
 def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
-    """Return the change under the assumption that every key that depends on ``sources`` gets another value."""
+    """Return the change for a rotation of ``sources``. This assumes that every key that depends on them gets another
+    value."""
     try:
         binding = read_binding(bound.target, bound.spec)
     except KeyturnError as error:
@@ -130,9 +134,9 @@ def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
 def planned_change(
     bound: Bound, sources: Collection[Source], live: LiveSecret, values: Mapping[str, bytes], version: SecretVersion
 ) -> Change:
-    """Return the change under the assumption that ``sources`` get the value of ``version``. ``live`` is the Secret with
-    fingerprints, and ``values`` are its present values. The fingerprints here are the values themselves, because they
-    never leave this process."""
+    """Return the change for a rotation that gives ``sources`` the value of ``version``. ``values`` has the Secret's
+    present values. ``live`` is the Secret, with the values themselves as fingerprints, because these never leave this
+    process."""
     try:
         binding = read_binding(bound.target, bound.spec)
         return _planned(binding, bound, sources, live, values, version)
@@ -195,8 +199,8 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
 
 
 def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
-    """Return the consumers whose restart depends on their pods. ``Scene.pods`` must have the pods of these
-    consumers."""
+    """Return the consumers whose pods decide about the restart. ``fates`` needs the pods of these consumers in
+    ``Scene.pods``."""
     name, before = scene.bound.target.name, Record(revisions=change.before)
     marks = ((each, _mark(each, name, before, change.after)) for each in scene.consumers if not _why_off(each, scene))
     return [consumer for consumer, mark in marks if mark and mark.undecided and not mark.restart]
@@ -205,8 +209,8 @@ def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
 def readers_left(
     readers: Iterable[Reader], target: Target, change: Change, restarted: Collection[str], limit: int = 20
 ) -> list[Reader]:
-    """Return the readers that Keyturn does not restart. They would keep an old value, or read the new value at their
-    next run. ``restarted`` has the names of the Secret's consumers."""
+    """Return at most ``limit`` readers that Keyturn does not restart. They would keep an old value, or read the new one
+    at their next run. ``restarted`` has the names of the Secret's consumers."""
     keys = frozenset(change.keys)
     told = (each for each in readers if has_to_be_told(each, target.name, keys, change.after, frozenset(restarted)))
     return list(islice({each.name: each for each in told}.values(), limit))
@@ -218,8 +222,8 @@ def is_left_alone(reader: Reader) -> bool:
 
 
 def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> RolloutAnnotation | None:
-    """Return the mark that a reconcile writes after it has written ``after``. If the consumer needs a baseline, the
-    reconcile writes the baseline first."""
+    """Return the mark that a reconcile writes after it has written the record ``after``. If the consumer needs a
+    baseline, the reconcile writes the baseline first."""
     if made := baseline(consumer, name, before, after):
         consumer = replace(consumer, baseline={**consumer.baseline, made.name: made.value})
     return rollout(consumer, name, after, before)
@@ -231,7 +235,7 @@ def _has_pod_behind(scene: Scene, consumer: Consumer, name: str, after: Record, 
 
 
 def _why_off(consumer: Consumer, scene: Scene) -> str:
-    """Return why a consumer may not be restarted, or an empty text."""
+    """Return the reason for which a consumer may not be restarted, or an empty text."""
     settings, bound = scene.settings, scene.bound
     if not settings.rollouts:
         return "Keyturn restarts nothing here (chart value rollouts.enabled)"
@@ -255,8 +259,8 @@ def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fat
 def _waits(
     scene: Scene, due: Sequence[Consumer], others: Sequence[Consumer], after: Record
 ) -> Mapping[WorkloadRef, Wait]:
-    """Map each due consumer that has to wait to the reason. A failed rollout would halt the later ones, but cannot be
-    predicted."""
+    """Return the reason of the wait for each due consumer that has to wait. A rollout that fails would halt the later
+    ones, but a failure cannot be predicted."""
     bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
     candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
     candidates += (other_candidate(each, bound.target.name, after, now) for each in others)

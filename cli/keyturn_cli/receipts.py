@@ -21,7 +21,7 @@ from keyturn_contract.message import REASON_HEARTBEAT, REASON_NO_LONGER_BOUND, R
 LOG_GROUP = "/aws/events/keyturn-receipts"
 APPLIED, LIVE = "applied", "live"
 SOURCE = "dev.keyturn"
-LOOK_BACK = 7 * 24 * 3600  # seconds; receipts count if they are at most this much older than the wait
+LOOK_BACK = 7 * 24 * 3600  # seconds before the start of the wait; older receipts do not count
 POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
 _UNNAMED = "a cluster that the receipt does not name"
 _NOT_CONCERNED = (REASON_HEARTBEAT, REASON_NOT_BOUND, REASON_NO_LONGER_BOUND)
@@ -31,11 +31,12 @@ _ADVICE_GROUP = "deploy infra/aws/receipts.yaml there, or name the log group, th
 
 @dataclass(slots=True)
 class Arrival:
-    """The state of one version, as the receipts show it.
+    """The state of one version, as the receipts show it. Each cluster has the host of its receiver's URL as its name.
 
-    ``applied`` is true if every receiver has taken the version. ``hosts`` are the receivers of all clusters that use
-    it, once a receipt says which. ``live`` and ``stuck`` are hosts, and ``problems`` says what was refused, by host. A
-    problem without a host is of a cluster that the receipt does not name.
+    ``applied`` is true if every receiver has taken the version. ``hosts`` are the clusters that use the version. It is
+    empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` has the stuck
+    workloads of each cluster, and ``problems`` the refusal of each cluster. A problem with an empty host belongs to a
+    cluster that the receipt does not name.
     """
 
     applied: bool = False
@@ -56,7 +57,8 @@ class Arrival:
             self._take_applied(detail)
 
     def is_reached(self, goal: str, hosts: Sequence[str] = ()) -> bool:
-        """Return whether the goal is reached, in ``hosts`` or else in every cluster that uses the version."""
+        """Return whether the goal is reached in the clusters ``hosts``. Without them, every cluster that uses the
+        version counts."""
         if goal == APPLIED:
             return self.applied
         wanted = set(hosts) or self.hosts
@@ -71,7 +73,7 @@ class Arrival:
         self.applied = self.applied or detail.get("complete") is True
         receivers = [(str(each["host"]), str(each["outcome"]), each) for each in detail["receivers"]]
         self.hosts |= {host for host, outcome, _ in receivers if outcome != "ignored"}
-        # A Secret that its receiver tries again by itself is no problem.
+        # A Secret that the receiver retries by itself is no problem.
         refused = {
             host: str(each["reason"])
             for host, _, each in receivers
@@ -94,8 +96,7 @@ def wait_for_receipts(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Arrival:
-    """Wait until the receipts show that a version is applied, or live, in every cluster. Return the state that they
-    show.
+    """Wait until the receipts show that a version is applied, or live, in every cluster. Return the last state.
 
     ``logs`` is a client of CloudWatch Logs. ``secret_id`` is the name or ARN of the AWS secret. ``goal`` is APPLIED or
     LIVE. ``hosts`` are the receivers of the clusters that must be live. Without them, a receipt of the kind Applied
@@ -183,7 +184,8 @@ def _receipts(logs: Any, group: str, about: tuple[str, str], since: float) -> It
 
 
 def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str, Any] | None:
-    """Return a receipt about a version of an AWS secret, or None for any other line."""
+    """Parse a line of the log. Return the receipt if it is about this version of this AWS secret. Return None for any
+    other line."""
     secret_id, version_id = about
     try:
         event = json.loads(message)

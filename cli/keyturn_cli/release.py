@@ -1,4 +1,4 @@
-"""Keyturn's Helm release in the cluster: its Deployment, and what its settings say about access and restarts."""
+"""Keyturn's Helm release in the cluster: its Deployment, and its settings for access and restarts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
 def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
     """Return the Deployment of a release's receivers.
 
-    It is found by the chart's labels (charts/keyturn/templates/_names.tpl), because its name may differ from the
-    release's. Raises NotFound, and the other errors of ``Cluster``.
+    The Deployment is found by the chart's labels (charts/keyturn/templates/_names.tpl), because the Deployment's name
+    may differ from the release's name. Raises NotFound, and the other errors of ``Cluster``.
     """
     if release.full_name:
         deployment: Mapping[str, Any] = cluster.get(
@@ -60,7 +60,7 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
         return deployment
     query = {"labelSelector": f"app.kubernetes.io/instance={release.name},app.kubernetes.io/part-of={CHART}"}
     for each in cluster.list(path("apps/v1", "deployments", release.namespace), query):
-        # The Deployment itself has no label for its component: its pods do.
+        # Only the Deployment's pods have a label for the component, so the selector of the Deployment shows it.
         labels = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
         if labels.get(COMPONENT) == RECEIVER:
             return as_object(each)
@@ -71,9 +71,9 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
 
 
 def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> str:
-    """Return the beginning of the names of a release's objects: the name of the Deployment.
+    """Return the prefix of the names of a release's objects, which is the name of the Deployment.
 
-    If the Deployment cannot be read, it is the chart's default name for the release.
+    Without ``deployment``, this is ``full_name`` or the chart's default name for the release.
     """
     if deployment is not None and (name := as_object(deployment.get("metadata")).get("name")):
         return str(name)
@@ -82,8 +82,8 @@ def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> 
 
 
 def settings_of(cluster: Cluster, release: Release) -> tuple[Settings, str]:
-    """Return the settings of a release, and a note if they could not be read, so that the chart's defaults are
-    returned."""
+    """Return the settings of a release, and an empty text. If the release cannot be read, return the chart's defaults,
+    and a note that says so."""
     try:
         deployment = find_deployment(cluster, release)
     except Refused as error:

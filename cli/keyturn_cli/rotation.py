@@ -26,7 +26,7 @@ class Stage(StrEnum):
     ROLLING = "rolling"  # the workload's pods are being restarted
     HELD = "held"  # the workload keeps pods with the old value
     FAILED = "failed"  # the workload's rollout has failed
-    LIVE = "live"  # all pods of the workload run the version
+    LIVE = "live"  # all pods of the workload use the version
     OFF = "off"  # Keyturn may not restart the workload
 
 
@@ -40,13 +40,15 @@ class Place:
 
 
 def has_current(bound: Bound, secret_id: str | None) -> bool:
-    """Return whether a Secret follows the label AWSCURRENT of one AWS secret (None: of any AWS secret)."""
+    """Return whether a Secret follows the staging label AWSCURRENT of an AWS secret. If ``secret_id`` is None, any AWS
+    secret of the binding counts."""
     sources = bound.sources_of(secret_id) if secret_id else bound.spec.sources
     return any(source.stage == CURRENT for source in sources)
 
 
 def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
-    """Return the stage of a Secret with regard to a version."""
+    """Return the stage that a Secret has reached on its way to a version. If ``secret_id`` is None, the version may
+    belong to any AWS secret of the binding."""
     name = f"Secret {bound.target}"
     versions = bound.versions_of(secret_id) if secret_id else frozenset(bound.version_ids)
     if version in versions and (bound.record.status == OK):
@@ -60,8 +62,8 @@ def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
 def workload_place(
     consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings, now: float
 ) -> Place:
-    """Return the stage of a workload with regard to the present values of a Secret. ``now`` is in seconds since
-    1970."""
+    """Return the stage that a workload has reached on its way to the present values of a Secret. ``now`` is in seconds
+    since 1970."""
     name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
     levels = (in_namespace, settings.rollout_default, settings.reloader)
     if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):

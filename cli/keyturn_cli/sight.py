@@ -1,4 +1,5 @@
-"""Memo of reads from one cluster for one command: workloads, other readers, and annotations of namespaces."""
+"""Cache of the reads that one command makes from one cluster: workloads, other readers, and annotations of
+namespaces."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from keyturn_receiver.core.workload_kinds import ROLLOUT
 
 @dataclass(slots=True)
 class Sight:
-    """``notes`` say what the caller's rights have left out, in the order in which it was found, and ``denied`` names
-    the rights to workloads and namespaces that the caller lacks."""
+    """The objects that one command has read so far. ``notes`` name the objects that the caller may not read, and that
+    the answer leaves out. ``denied`` names the rights to workloads and namespaces that the caller lacks. Both are in
+    the order of the reads."""
 
     cluster: Cluster
     settings: Settings

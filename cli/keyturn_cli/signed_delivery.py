@@ -1,7 +1,8 @@
-"""Sends a notification by hand: signed in the same way as by the notifier, or as an event in the queue.
+"""Sends a notification by hand. It goes to a receiver, with the notifier's kind of signature, or into the queue as an
+event.
 
-A notification only says "this secret may have changed". A receiver then compares the secret with AWS, so a notification
-by hand does no harm.
+A notification only says "this secret may have changed". A receiver then reads the secret in AWS, so a notification that
+is sent by hand does no harm.
 """
 
 import json
@@ -38,13 +39,14 @@ and body."""
 
 
 class NotDelivered(CliError):
-    """The receiver did not take the notification. The text has the receiver's answer, and the advice says what to
+    """The receiver did not accept the notification. The text has the receiver's answer, and the advice says what to
     do."""
 
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """A secret as DescribeSecret returns it. ``version_id`` is the version with the label AWSCURRENT, or None."""
+    """A secret as DescribeSecret returns it. ``version_id`` is the version with the staging label AWSCURRENT, or
+    None."""
 
     arn: str
     name: str
@@ -60,8 +62,8 @@ def describe(aws: Aws, secret_id: str) -> AwsSecret:
 
 
 def notification_of(secret: AwsSecret, now: datetime) -> Notification:
-    """Return the notification that the label of a secret may have moved. Raises NotDelivered if the name does not fit
-    into a message."""
+    """Return a notification for a possible move of a secret's staging label AWSCURRENT. Raises NotDelivered if the
+    secret's name does not fit into a message."""
     notification = Notification(
         str(uuid4()),
         SOURCE,
@@ -129,7 +131,8 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
 
 
 def put_in_queue(aws: Aws, stack: Stack, secret: AwsSecret) -> str:
-    """Put a label move of a secret into the stack's queue, in the form of AWS's own event. Return the id of the event.
+    """Put an event for a move of AWSCURRENT into the stack's queue, in the form of AWS's own event. Return the event's
+    id.
 
     The event does not pass through EventBridge, because EventBridge refuses events of users with a source that begins
     with "aws.". Raises AwsError.

@@ -20,7 +20,7 @@ from keyturn_receiver.core.vocabulary import BIND_LABEL
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Subject of a command. ``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret.
-    ``note`` says which Secrets the caller may list, if these are not all."""
+    If the caller may not list all Secrets, ``note`` says which Secrets the caller may list."""
 
     name: str
     bound: Sequence[Bound]
@@ -34,8 +34,8 @@ class Subject:
         return next((named for arn in arns if (named := region(arn))), "")
 
     def only_secret_id(self, otherwise: str) -> str:
-        """Return the one AWS secret of the subject. Raises UsageError with the advice ``otherwise`` if a Secret is made
-        from several AWS secrets."""
+        """Return the name or ARN of the subject's only AWS secret. If there are several AWS secrets, raise UsageError
+        with the advice ``otherwise``."""
         ids = [self.secret_id] if self.secret_id else sorted({each for one in self.bound for each in one.secret_ids})
         if len(ids) != 1:
             raise UsageError(f"{self.name} is made from {len(ids)} AWS secrets", otherwise)

@@ -12,7 +12,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def ago(text: str, now: float) -> str:
-    """Return the age of a time as a text, such as `96s ago`, or `never` without a time."""
+    """Return the age of a time as a text, such as `96s ago`, or `never` if ``text`` is not a time."""
     at = seconds_of(text)
     return "never" if at is None else f"{duration(now - at)} ago"
 

@@ -16,8 +16,8 @@ _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
 @dataclass(slots=True)
 class Listing:
-    """What was found, and which kinds the caller may not list. ``denied_custom`` has those of custom resources, which
-    Keyturn restarts only if its settings say so."""
+    """The workloads that were found, and the kinds that the caller may not list. ``denied`` has built-in kinds.
+    ``denied_custom`` has custom resources, which Keyturn restarts only if its settings say so."""
 
     consumers: list[Consumer] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
@@ -58,7 +58,8 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
 
 
 def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[Pod]:
-    """Yield the pods of a workload."""
+    """Yield the pods of a workload that have not ended. ``named`` are the Secrets that the workload's annotations
+    name."""
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
         if pod := read_pod(each, consumer.ref, consumer.uid, named):
             yield pod

@@ -68,8 +68,8 @@ def queue_policy(queue: Queue, rule_arn: str) -> Finding:
 def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> bool:
     """Return whether a queue's policy lets a rule of EventBridge send messages.
 
-    The check understands only statements like those of template.yaml: for the service, with or without a condition on
-    aws:SourceArn. Other statements, such as a Deny, are ignored.
+    The check understands only statements like those of template.yaml: they allow the service events.amazonaws.com, with
+    or without a condition on aws:SourceArn. Other statements, such as a Deny, are ignored.
     """
     for statement in _several(policy.get("Statement")):
         principal = statement.get("Principal")
@@ -181,5 +181,5 @@ def check_keys(key: SigningKey | Unknown, now: datetime) -> Iterator[Finding]:
 
 
 def _several(value: Any) -> list[Any]:
-    """Return a list. IAM's policies may have a single value in place of a list."""
+    """Return a list of values. IAM's policies may have a single value instead of a list."""
     return value if isinstance(value, list) else [] if value is None else [value]

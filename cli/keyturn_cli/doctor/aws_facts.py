@@ -10,8 +10,8 @@ from keyturn_cli.doctor.finding import Unknown
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The EventBridge rule that forwards label moves. ``matches_sample`` is the result of TestEventPattern for an event
-    that matches the stack's parameters. ``targets`` are ARNs."""
+    """The EventBridge rule that forwards moves of staging labels. ``matches_sample`` is the result of TestEventPattern
+    for an event that matches the stack's parameters. ``targets`` are ARNs."""
 
     name: str
     arn: str
@@ -22,8 +22,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue: its messages, and its policy as parsed JSON. ``oldest`` is the age of the oldest message, by
-    CloudWatch."""
+    """A queue. ``messages`` is the number of messages, and ``policy`` is the policy as parsed JSON. ``oldest`` is the
+    age of the oldest message in CloudWatch's metric."""
 
     arn: str
     messages: int
@@ -34,7 +34,7 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Notifier:
     """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
-    maps each receiver host that resolves to a private address to that address."""
+    has the receivers' hosts that resolve to private addresses, each with its address."""
 
     name: str
     state: str
@@ -47,7 +47,8 @@ class Notifier:
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time at which
-    the current version was created. ``next_rotation`` is the time at which the next rotation is due."""
+    the current version was created. ``next_rotation`` is the time at which the next rotation is due.
+    ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if it is not known."""
 
     arn: str
     labels: frozenset[str]

@@ -19,7 +19,7 @@ from keyturn_cli.doctor.finding import Unknown
 T = TypeVar("T")
 RULE, SCHEDULE, FUNCTION = "LabelUpdatedRule", "Heartbeat", "Notifier"  # in template.yaml
 HEARTBEAT_SOURCE, HEARTBEAT = "dev.keyturn", "Keyturn Heartbeat"
-# The codes of the errors for an object of the stack that is gone.
+# AWS's error codes for an object that does not exist.
 GONE = ("ResourceNotFoundException", "QueueDoesNotExist", "NotFoundException")
 _METRIC_PERIOD = timedelta(minutes=10)
 
@@ -89,7 +89,7 @@ class AwsReader:
         )
 
     def _oldest(self, queue_name: str) -> timedelta:
-        """Return the age of the oldest message. This is the newest data point of the metric in CloudWatch."""
+        """Return the age of the oldest message: the newest data point of CloudWatch's metric, or 0 without data."""
         end = datetime.now(UTC)
         with errors("cloudwatch:GetMetricStatistics"):
             points = self._aws.client("cloudwatch").get_metric_statistics(
@@ -152,7 +152,7 @@ class AwsReader:
 
 
 def sample_event(stack: Stack) -> dict[str, Any]:
-    """Return a label move of an invented secret that matches the stack's rule."""
+    """Return an event that matches the stack's rule: a move of a staging label of an invented secret."""
     prefix, label = passing(stack)
     # The ARN of the signing key has the stack's partition, region and account.
     scope, _, _ = stack.outputs["SigningKeySecretId"].partition(":secret:")
@@ -161,13 +161,13 @@ def sample_event(stack: Stack) -> dict[str, Any]:
 
 
 def passing(stack: Stack) -> tuple[str, str]:
-    """Return the beginning of a secret's name, and a staging label, that both match the stack's rule."""
+    """Return a prefix of secret names and a staging label that match the stack's rule. The prefix may be empty."""
     prefixes, labels = (stack.parameters.get(name, "").split(",") for name in ("NamePrefixes", "Labels"))
     return prefixes[0], labels[0] or "AWSCURRENT"
 
 
 def put_heartbeat(aws: Aws, stack: Stack) -> None:
-    """Put a heartbeat on the stack's bus, as its schedule does every minute. Raises AwsError."""
+    """Put a heartbeat on the stack's bus, as the stack's schedule does every minute. Raises AwsError."""
     prefix, label = passing(stack)
     entry = {
         "Source": HEARTBEAT_SOURCE,
@@ -199,7 +199,7 @@ def private_hosts(receiver_urls: str) -> dict[str, str]:
 
 
 def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
-    """Read the AWS identity of this process. Try the two reads of the receivers: the signing key, whose value is
+    """Read the AWS identity of this process. Then try the receivers' reads: the value of the signing key, which is
     dropped at once, and the list of the secrets."""
     try:
         with errors("sts:GetCallerIdentity"):

@@ -83,6 +83,6 @@ def _refused_namespaces(bindings: Bindings) -> frozenset[str]:
 
 
 def _other_owner(secret: BoundSecret) -> str:
-    """Return a text with a field manager that owns one of the keys that Keyturn writes, and that key. The text is empty
-    if no other field manager owns such a key."""
+    """Return another field manager that owns one of Keyturn's keys, and the key, such as "kubectl-edit (password)".
+    Return an empty text if only Keyturn owns them."""
     return next((f"{min(owners)} ({key})" for key, owners in sorted(secret.owners.items()) if owners), "")

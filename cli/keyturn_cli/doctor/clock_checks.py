@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, warning
 from keyturn_contract.signature import TOLERANCE
 
-NOTABLE = 30.0  # seconds; time servers keep clocks within less than one
+NOTABLE = 30.0  # seconds; a clock that NTP sets is off by less than one second
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,8 @@ class BoundSecret:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """All bound Secrets that the caller may list. ``allowed`` maps the namespace of each Secret to its annotation
-    `keyturn.dev/allow-secrets`, or to None if it has no such annotation."""
+    """All bound Secrets that the caller may list. ``allowed`` has the annotation `keyturn.dev/allow-secrets` of each
+    Secret's namespace, or None for a namespace without this annotation."""
 
     secrets: tuple[BoundSecret, ...]
     allowed: Mapping[str, str | None] | Unknown

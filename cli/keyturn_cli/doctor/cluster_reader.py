@@ -40,8 +40,8 @@ class ClusterReader:
     def __init__(self, cluster: Cluster, release: Release, own_settings: Mapping[str, str] | None = None) -> None:
         self._cluster = cluster
         self._release = release
-        self._own_settings = own_settings  # of this process, if it runs in a receiver's pod
-        self._prefix = prefix_of(release)  # of the names of the release's objects
+        self._own_settings = own_settings  # the receiver's settings, if this process runs in a receiver's pod
+        self._prefix = prefix_of(release)  # the prefix of the names of the release's objects
 
     def read(self) -> ClusterFacts:
         """Read all facts. Raises Unreachable if the API server does not answer."""
@@ -59,7 +59,7 @@ class ClusterReader:
         )
 
     def release(self) -> tuple[Installation | Unknown, Configuration | Unknown]:
-        """Read the Deployment of the release, and its pods."""
+        """Read the pods and the settings of the release."""
         try:
             deployment = self._readable(lambda: find_deployment(self._cluster, self._release))
         except NotFound as error:
@@ -71,7 +71,7 @@ class ClusterReader:
         return self._readable(lambda: self._installation(deployment)), configuration_of(deployment)
 
     def lease(self, suffix: str) -> LeaseState | Unknown:
-        """Read one of the release's Leases, by the ending of its name."""
+        """Read the Lease of the release whose name ends in ``suffix``."""
         name = f"{self._prefix}-{suffix}"
         where = path("coordination.k8s.io/v1", "leases", self._release.namespace, name)
         try:
@@ -86,7 +86,7 @@ class ClusterReader:
         )
 
     def _readable(self, read: Callable[[], T]) -> T | Unknown:
-        """Return the result of ``read``, or an Unknown if the caller lacks the right to read it."""
+        """Return the result of ``read``, or an Unknown if the caller lacks the right for it."""
         try:
             return read()
         except Forbidden as error:
@@ -111,8 +111,8 @@ class ClusterReader:
         return ReceiverPod(str(metadata.get("name")), ready, version, waits_for)
 
     def _waits_for(self, pod: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-        """Return why a pod is not ready: the state of its container, or the reply of /readyz, read through the API
-        server's proxy."""
+        """Return the reason for which a pod is not ready: the state of its container, or the reply of /readyz. This
+        reply is read through the API server's proxy."""
         for container in as_objects(status.get("containerStatuses")):
             waiting = as_object(as_object(container.get("state")).get("waiting"))
             if waiting.get("reason"):
@@ -149,11 +149,11 @@ class ClusterReader:
         return None if globs is None else str(globs)
 
     def _missing_rights(self, configuration: Configuration | Unknown) -> tuple[str, ...] | Unknown:
-        """Ask the API server for each right of the chart.
+        """Return the rights of the chart that the receivers lack. The API server is asked about each right.
 
-        Every caller may ask for its own rights. A caller outside the receivers' pods needs the right to create
-        SubjectAccessReviews to ask for the receivers' rights. SelfSubjectRulesReview is not used, because its answer is
-        incomplete with authorizers that cannot list their rules, such as webhooks.
+        Every caller may ask about its own rights. A caller outside the receivers' pods needs the right to create
+        SubjectAccessReviews, because it asks about the receivers' rights. SelfSubjectRulesReview is not used, because
+        its answer is incomplete if an authorizer, such as a webhook, cannot list its rules.
         https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-rules-review-v1/
         """
         if isinstance(configuration, Unknown):

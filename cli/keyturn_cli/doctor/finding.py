@@ -65,7 +65,7 @@ def warning(text: str, remedy: str) -> Finding:
 
 
 def error(text: str, remedy: str) -> Finding:
-    """Return a finding about a fault that keeps rotations from arriving."""
+    """Return a finding about a fault that prevents the arrival of rotations."""
     return Finding(Level.ERROR, text, remedy)
 
 

@@ -1,4 +1,4 @@
-"""Test of the whole event path: puts one heartbeat on the bus, and waits until the Lease shows it."""
+"""Test of the whole event path: puts one heartbeat on the bus, and waits until the event path's Lease shows it."""
 
 import time
 from collections.abc import Callable
@@ -22,13 +22,13 @@ def send_heartbeat(
 ) -> Finding:
     """Put a heartbeat on the bus, and wait until the Lease shows this heartbeat or a later one.
 
-    The time of an event comes from AWS's clock and has whole seconds.
+    A heartbeat is recognized by its time, which comes from AWS's clock and has whole seconds.
     """
     before = read_lease()
     if isinstance(before, Unknown):
         return skipped("heartbeat", before)
     started = time.monotonic()
-    # The time of the event comes from AWS's clock.
+    # The event gets its time from AWS's clock, so the time of this machine is corrected by the skew.
     sent = datetime.fromtimestamp(time.time() - stack.skew, UTC).replace(microsecond=0)
     try:
         put_heartbeat(aws, stack)
