@@ -17,7 +17,7 @@ class AccessPolicy:
 
     ``tenant_roles`` is true if a binding may read with the AWS role of a ServiceAccount in its own namespace.
     ``regions`` are the AWS regions that bindings may name. No binding may name the AWS secret ``signing_key_id``,
-    because those who can read it could sign deliveries.
+    because a reader of that secret could sign deliveries.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class AccessPolicy:
     def could_apply(self, bound: BoundSecret, source: Source, names: Iterable[str]) -> bool:
         """Return whether a bound Secret may name ``source``, and may read an AWS secret with one of ``names``.
 
-        ``source`` is one of the AWS secrets that the bound Secret names. ``names`` are the names that the AWS secret in
-        a notification or in a sweep can have. The owner of a Secret can write any name and any ARN into its
-        annotations. So a delivery waits only for bindings that may read the AWS secret in the notification.
+        ``source`` is one of the AWS secrets that the bound Secret names. ``names`` are all possible names of the AWS
+        secret that a notification or a sweep is about. The owner of a Secret can write any name and any ARN into its
+        annotations. So a delivery waits only for bindings that may read the AWS secret that the notification names.
         """
         tenancy = self._tenancy(bound.target.namespace, bool(bound.spec.account))
         return self.allows_source(bound, source) and policy.could_apply(tenancy, names)
@@ -91,7 +91,7 @@ class AccessPolicy:
         """Return whether ``could_apply`` can be true for any binding of this namespace. ``has_account`` tells whether
         the bindings name a ServiceAccount.
 
-        This check comes before any look at the bindings themselves, because a tenant who may not read an AWS secret can
+        Callers make this check before they look at the bindings, because a tenant who may not read an AWS secret can
         still name it in thousands of bindings.
         """
         if has_account and not self._tenant_roles:

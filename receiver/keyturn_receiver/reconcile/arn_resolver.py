@@ -27,7 +27,8 @@ class _Answer:
 
 
 class ArnResolver:
-    """Checks the AWS secrets that bindings name. If an ARN can be read in two ways, AWS is asked for the name.
+    """Resolver of ARNs. Checks the AWS secrets that bindings name. If an ARN has two possible readings, it asks AWS for
+    the name.
 
     Every answer is remembered for ANSWER_TTL, even the answer that there is no such secret. Otherwise the calls to AWS
     and the duration of a check would reveal whether the secret exists. ``now`` returns monotonic seconds.
@@ -64,7 +65,8 @@ class ArnResolver:
             answer = await self._ask(key, namespace, secret_id, since)
             self._answers.put(asked, answer)
         if isinstance(answer.error, SourceNotFound):
-            # The words are the same as below. They tell where AWS has looked, as far as that is known by now.
+            # The message is the same as for a forbidden name below. It says where AWS has looked, if that is known by
+            # now.
             raise store.secrets_manager.not_found(secret_id)
         if answer.error:
             raise answer.error.with_traceback(None)  # otherwise the traceback would grow with each raise

@@ -1,9 +1,9 @@
 """Change brake: slows down the restarts for a watched Secret whose values change again and again.
 
 Each new value would restart the readers. Keyturn cannot tell a rotation from a controller that makes a new password in
-each run of its loop. The brake also slows down an owner that removes Keyturn's annotation with each of its writes. And
-it slows down guesses: somebody who may not read a Secret could create it again and again with guessed values, and see
-whether the readers get a mark (the annotation that restarts them) that they have had before.
+each run of its loop. The brake also slows down an owner that removes Keyturn's annotation with each of its writes. It
+also slows down guesses. A person who may not read a Secret could create the Secret again and again with guessed values.
+If its readers then get a mark (the annotation that restarts them) that they have had before, the guess was right.
 """
 
 import time
@@ -14,11 +14,11 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# How many changes are followed at once. After them, the delay doubles each time. The first sight of a Secret counts as
-# a change.
+# The number of changes of a Secret without a delay. After them, the delay doubles with each change. The first version
+# of a Secret that this replica sees counts as a change.
 FREE_CHANGES = 4
 MAX_DELAY = 300.0  # seconds
-BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # seconds between two changes after FREE_CHANGES
+BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # seconds of delay, after FREE_CHANGES changes
 RESET_AFTER = 900.0  # seconds without a change after which the brake is off again
 MAX_SECRETS = 10_000  # Secrets whose changes are remembered
 
@@ -32,21 +32,23 @@ class _Changes:
 
 
 class ChangeBrake:
-    """Brake. Counts the changes of watched Secrets. ``now`` returns monotonic seconds."""
+    """Brake. Counts the changes of each watched Secret, and delays the later changes. ``now`` returns monotonic
+    seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._changes: FairMap[str, Target, _Changes] = FairMap(MAX_SECRETS)  # by namespace
 
     def delay(self, target: Target) -> float:
-        """Return the seconds to wait before the next change of a Secret is followed."""
+        """Return the seconds to wait before the next change of a Secret is reconciled."""
         changes = self._changes.get(target.namespace, target)
         return max(0.0, changes.free_at - self._now()) if changes else 0.0
 
     def record(self, target: Target, version: str) -> bool:
-        """Count a change that is followed. Return whether the next change is the first one that has to wait.
+        """Count a change that is reconciled. Return whether the next change is the first one with a delay.
 
-        ``version`` identifies the change. If it is that of the last counted change of this Secret, nothing is counted.
+        ``version`` identifies the change. A change with the ``version`` of the last counted change of this Secret is
+        not counted again; the result is then False.
         """
         now = self._now()
         changes = self._changes.get(target.namespace, target) or _Changes()

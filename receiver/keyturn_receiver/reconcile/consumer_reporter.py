@@ -1,6 +1,7 @@
-"""Reports what became of the consumers of a Secret: in Events on the workloads, in the log and in the metrics.
+"""Reports restarts of the consumers of a Secret, and refused restarts: in Events on the workloads, in the log and in
+the metrics.
 
-Bound and watched Secrets share it.
+The functions serve both bound and watched Secrets.
 """
 
 import logging
@@ -13,7 +14,7 @@ from keyturn_receiver.errors import ClusterRefused
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.telemetry.metrics import Metrics
 
-MAX_CONSUMER_EVENTS = 20  # workloads that get an Event about one change of a Secret
+MAX_CONSUMER_EVENTS = 20  # the most workloads that get an Event about one change of a Secret
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 def tell_consumer(
     events: EventRecorder, consumer: Consumer, warning: bool, reason: str, secret: Target, message: str
 ) -> None:
-    """Tell the people who look at a workload what has become of a Secret that its pods read."""
+    """Queue an Event on a workload. The Event is about a Secret that the pods of the workload read."""
     ref = consumer.ref
     about = Target(ref.namespace, ref.name)
     events.event(about, consumer.uid, warning, reason, f"Secret {secret.name}: {message}", kind=ref.kind)
@@ -30,7 +31,8 @@ def tell_consumer(
 def tell_restarts(
     events: EventRecorder, secret: Target, restarted: Sequence[Consumer], message_of: Callable[[Consumer], str]
 ) -> None:
-    """Tell of the restarts for a Secret, on the workloads. ``message_of`` returns the message about one of them."""
+    """Queue an Event on each workload that was restarted for a Secret, up to MAX_CONSUMER_EVENTS workloads.
+    ``message_of`` returns the message for one workload."""
     for consumer in restarted[:MAX_CONSUMER_EVENTS]:
         reason = "NotRestarted" if event_messages.is_held(consumer) else "Restarted"
         warning = consumer.hold is not None and consumer.hold.keeps_old_pods
@@ -38,13 +40,14 @@ def tell_restarts(
 
 
 def tell_refusals(events: EventRecorder, secret: Target, refused: Sequence[tuple[Consumer, ClusterRefused]]) -> None:
-    """Tell which workloads the API server does not let be restarted, and why."""
+    """Queue an Event on each workload whose restart the API server refuses, up to MAX_CONSUMER_EVENTS workloads. The
+    Event gives the reason."""
     for consumer, refusal in refused[:MAX_CONSUMER_EVENTS]:
         tell_consumer(events, consumer, True, refusal.reason, secret, f"no restart: {refusal}")
 
 
 def count_restarts(metrics: Metrics, restarted: Sequence[Consumer]) -> None:
-    """Log the restarts, and count those that restart pods."""
+    """Log each marked consumer. Count those whose pods restart."""
     for consumer in restarted:
         fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
         if event_messages.is_held(consumer):

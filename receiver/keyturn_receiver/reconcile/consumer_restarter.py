@@ -38,17 +38,18 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
-# Seconds within which a reconcile starts to write baselines, and again within which it starts restarts. The next
-# reconcile does the rest. So a Secret with very many consumers neither holds a slot of the work queue for long nor
-# delays the reply to a delivery.
+# The seconds in which a reconcile may start writes of baselines. After that, it has the same time to start restarts.
+# The next reconcile marks the consumers that are left. So a Secret with very many consumers does not hold a slot of the
+# work queue for long, and does not delay the reply to a delivery.
 MARK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """The consumers that were restarted, and the error, if any, that kept others from being restarted. ``refused`` has
-    the consumers whose marks the API server refused, each with its error. ``faults`` name the annotations of Reloader
-    on the Secret that are invalid. ``turn`` has the reasons why the other consumers wait."""
+    """The result of the restarts for a Secret. ``restarted`` has the restarted consumers. ``error`` is the error that
+    prevented the restart of others, or None. ``refused`` has the consumers whose marks the API server refused, each
+    with its error. ``faults`` describe Reloader's annotations on the Secret that are invalid. ``turn`` has the reasons
+    why other consumers wait."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
@@ -59,8 +60,8 @@ class RolloutResult:
 
 @dataclass(frozen=True, slots=True)
 class Restraints:
-    """The parts that may hold back a restart: the policy, fights with other writers, evictions, the pace, and the wait
-    for changes of a consumer's other Secrets, if there is such a wait."""
+    """The parts that may hold back a restart. ``debouncer`` holds back a restart while other Secrets of the consumer
+    change. It is None if restarts do not wait for other Secrets."""
 
     policy: RolloutPolicy
     fights: RolloutFights
@@ -70,8 +71,8 @@ class Restraints:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks the consumers of a Secret that the policy permits to restart, or leaves them to the
-    evictor.
+    """Consumer restarter. Marks those consumers of a Secret that the policy permits to restart. If the pods of a
+    consumer are to be evicted instead, the evictor restarts the consumer.
 
     ``wall`` returns the time in seconds since 1970. It is used only for a Secret whose last write has no known time.
     """
@@ -99,10 +100,10 @@ class ConsumerRestarter:
         self._wall = wall
 
     def add_owner_handler(self, on_owner: Callable[[Consumer, str, str], None]) -> None:
-        """Register ``on_owner``, which reports that a foreign field manager owns the mark of a consumer.
+        """Register ``on_owner``, which is called if a foreign field manager owns the mark of a consumer.
 
-        ``on_owner`` is called if the restart of a consumer depends on the ages of its pods. Its arguments are the
-        consumer, the name of the mark, and the field manager.
+        The owner is looked up only if the ages of the consumer's pods decide whether to restart them. The arguments of
+        ``on_owner`` are the consumer, the name of the mark, and the field manager.
         """
         self._owner_handlers.append(on_owner)
 
@@ -133,7 +134,8 @@ class ConsumerRestarter:
     def in_turn(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
     ) -> tuple[Sequence[Consumer], str]:
-        """Return those of ``consumers`` that are due and may be marked now, and the text for the status about a halt.
+        """Return those of ``consumers`` that need a new mark and may get it now, and a text about a halt for the
+        Secret's status.
 
         The text is empty if no failed rollout halts the others.
         """
@@ -141,15 +143,15 @@ class ConsumerRestarter:
         return (*turn.start, *turn.unpaced), turn.halt
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until the passage of time lets other consumers be marked, such as the time until a window
-        opens. Return None if no such time is known."""
+        """Return the seconds after which other consumers may be marked although nothing in the cluster has changed, for
+        example because a rollout window opens. Return None if no such time is known."""
         return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
-        """Return the seconds until the first of the due consumers may be restarted.
+        """Return the seconds until the first of the consumers that need a new mark may be restarted.
 
-        The result is 0.0 unless every due consumer has to wait: another writer keeps reverting its mark, or the
-        evictions of its pods cannot begin now.
+        The result is 0.0 unless all of them have to wait. A consumer has to wait if another writer keeps reverting its
+        mark, or if the evictions of its pods cannot begin now.
         """
         marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
         delays = (
@@ -160,9 +162,11 @@ class ConsumerRestarter:
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
     ) -> Sequence[Consumer]:
-        """Write a baseline to each consumer that has no mark and reads a key that the write of ``after`` changes.
+        """Write a baseline to each consumer that has no mark and reads a key that the coming write of the record
+        ``after`` changes.
 
-        A baseline is the mark for the revisions ``before`` that write. Return the new state of all consumers.
+        A baseline is a mark with the revisions that the Secret has before that write (``before``). Return all consumers
+        in their new state.
 
         If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` then gets
         the same refusal and reports it. Other errors are raised after all consumers have been tried. If there are
@@ -184,10 +188,10 @@ class ConsumerRestarter:
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``spec`` is the binding of the Secret. ``before`` has the revisions that this reconcile has just replaced by
-        those in ``record``, so the record is current. ``before`` is None if this reconcile has not written the record.
-        If the restart of one consumer fails, the others are still restarted. If there are several errors,
-        ``first_retryable`` selects the one in the result. That error may be a Conflict.
+        ``spec`` is the binding of the Secret. If this reconcile has just written ``record``, ``before`` has the
+        revisions that the write has replaced. Otherwise ``before`` is None, and the record is read again. If the
+        restart of one consumer fails, the others are still restarted. If there are several errors, ``first_retryable``
+        selects the one in the result. That error may be a Conflict.
         """
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
@@ -198,8 +202,8 @@ class ConsumerRestarter:
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
-                # The record comes from the cache, which may be out of date. Marks of an older revision would restart
-                # pods for nothing.
+                # The record comes from the cache, which may be out of date. Marks with older revisions would restart
+                # pods without need.
                 try:
                     record = await self._secrets.read_record(target)
                 except NotFound:
@@ -237,8 +241,9 @@ class ConsumerRestarter:
         record: Record,
         restart: Callable[[Consumer], Awaitable[Consumer | None]],
     ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
-        """Restart consumers until no consumer has its turn. Return the restarted consumers, the error that
-        ``first_retryable`` selects, and the turn with the reasons of the others' waits."""
+        """Restart consumers until no other consumer may be restarted now, or until MARK_SECONDS have passed. Return the
+        restarted consumers, the error that ``first_retryable`` selects, and the last turn, which has the reasons why
+        other consumers wait."""
         restarted: list[Consumer] = []
         errors: list[KeyturnError | None] = []
         tried: set[WorkloadRef] = set()
@@ -288,7 +293,7 @@ class ConsumerRestarter:
             if mark is None:
                 return None
             if self._fights.delay(current, mark) or self._evictor.is_busy(current):
-                return None  # it stays due, and drift detection asks for it again later
+                return None  # it still needs the mark, and drift detection requests it again later
             try:
                 ends_evictions = current.evicts and mark.undecided and mark.marked
                 if mark.undecided:
@@ -301,7 +306,7 @@ class ConsumerRestarter:
                     if started:
                         return None  # the evictor writes the mark
                 if not mark.restart and self._fights.keeps_off(current, mark):
-                    return None  # its pods have the value, and another writer would remove the mark that says so
+                    return None  # its pods have the value, and another writer would revert the mark again
                 written_at = None
                 if mark.restart and self._workloads.restarts_by_time(current):
                     written_at, record = await self._written_at(target, current, record)
@@ -317,10 +322,11 @@ class ConsumerRestarter:
         raise _conflict(refused, current)
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
-        """Return the time at which the keys that a consumer reads were last written, by the API server's clock, and the
-        record.
+        """Return the time of the last write of the keys that a consumer reads, and the record. The time is in seconds
+        since 1970 by the API server's clock.
 
-        A record that this reconcile has just written does not have the time yet. The record is then read again.
+        A record that this reconcile has just written does not have the time yet. The record is then read again. If the
+        time is still not known, the result has the present time by this replica's clock.
         """
         reads = consumer.reads.get(target.name, Reads())
         written_at = last_written(reads, record)
@@ -336,7 +342,7 @@ class ConsumerRestarter:
         if mark.restart and self._debouncer:
             beside = self._debouncer.marks_beside(consumer, target)
         marked = await self._workloads.mark(consumer, mark, written_at, beside)
-        if marked:  # the watch may show this write only after the next write
+        if marked:  # the next write may come before the watch shows this one
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
@@ -365,15 +371,15 @@ def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:
 
 
 def _seen_as(cached: Consumer, current: Consumer | None) -> Consumer | None:
-    """Return ``current`` with the attributes that only the cache knows."""
+    """Return ``current`` with ``seen_late`` of ``cached``, because only the cache knows this attribute."""
     return replace(current, seen_late=cached.seen_late) if current else None
 
 
 async def _gather(
     consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> tuple[Sequence[Consumer], KeyturnError | None]:
-    """Mark all consumers, MAX_MARKS at the same time. Returns the marked consumers, and the error that
-    ``first_retryable`` selects."""
+    """Mark consumers, at most MAX_MARKS at the same time. After MARK_SECONDS, no further mark is begun. Return the
+    marked consumers, and the error that ``first_retryable`` selects."""
     results = await bounded_gather(
         consumers, lambda consumer: _ignore_not_found(mark, consumer), MAX_MARKS, MARK_SECONDS
     )

@@ -13,7 +13,8 @@ from keyturn_receiver.sources.stores import StoreKey, Stores
 
 
 class SecretDeleter:
-    """Deletes Secrets whose binding asks for it (``keyturn.dev/on-delete: delete``), if deletions are ``allowed``."""
+    """Deletes Secrets whose binding asks for deletion (``keyturn.dev/on-delete: delete``), if deletions are
+    ``allowed``."""
 
     def __init__(self, stores: Stores, secrets: SecretClient, resolver: ArnResolver, allowed: bool) -> None:
         self._stores = stores
@@ -29,8 +30,9 @@ class SecretDeleter:
         If a name is not found, the receiver may simply be running in the wrong region or account. So the recorded ARNs
         are looked up, too, and this receiver must have seen another secret of the same account and region. The ARNs
         come from an annotation that the Secret's owner can edit, so the access policy is checked before AWS is asked.
-        ``keys`` are the stores that read the AWS secrets of the binding. Raises NotAllowed, SourceRefused in case of
-        doubt, Conflict, or, if deletions are not allowed, a copy of ``fault`` with further advice.
+        ``keys`` are the stores that read the AWS secrets of the binding. Raises NotAllowed, Conflict, or SourceRefused
+        in case of doubt. If deletions are not allowed, raises SourceNotFound with the message of ``fault`` and further
+        advice.
         """
         if not self._allowed:
             raise SourceNotFound(

@@ -1,8 +1,8 @@
 """Drift detection. Compares what the caches show with what should be there, and queues each binding that differs.
 
 Every replica sees the same changes. To avoid a race, only the leader acts at once. The other replicas check again a few
-seconds later, and act only if the leader has not. So if the leader fails, the work is done a few seconds later, and
-none is lost. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
+seconds later, and act only if the leader has not. So if the leader fails, no work is lost: another replica does it a
+few seconds later. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
 """
 
 import logging
@@ -18,12 +18,13 @@ from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
-# A check compares every consumer of a Secret, which takes about 10 ms for a thousand consumers. So if a Secret has more
-# than FEW_CONSUMERS, each check is delayed by one millisecond for each consumer, and edits until then share the check.
+# A check compares every consumer of a Secret, which takes about 10 ms for a thousand consumers. So a check of a Secret
+# with more than FEW_CONSUMERS consumers is delayed by one millisecond for each consumer. All edits in that time share
+# one check.
 FEW_CONSUMERS = 50
-MAX_WAIT_FOR_CHECK = 5.0  # a check that is due within so many seconds is not replaced by an earlier one
+MAX_WAIT_FOR_CHECK = 5.0  # seconds; a check that is due sooner than this is not replaced by an earlier one
 SECONDS_PER_CONSUMER = 0.001
-WRITER_SECONDS = 1.0  # seconds in which the replica that has written a Secret begins to restart the consumers
+WRITER_SECONDS = 1.0  # seconds for a replica to begin the restarts for a Secret that it has written
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class DriftDetector:
         self._started = False
 
     def add_handler(self, on_filled: Callable[[BoundSecret], None]) -> None:
-        """Register ``on_filled``, which is called with each Secret whose content is right according to a check."""
+        """Register ``on_filled``, which is called with each Secret whose content a check has found to be right."""
         self._handlers.append(on_filled)
 
     def start(self) -> None:
@@ -67,8 +68,8 @@ class DriftDetector:
     def check(self, target: Target) -> None:
         """Queue a reconcile if the binding at ``target`` needs one.
 
-        The check is repeated later if the cache may not show all of our own writes yet. The reconcile waits a little if
-        this replica is not the leader, or if another writer keeps reverting repairs.
+        The check is repeated later if the cache may not show all writes of this replica yet. The reconcile waits a
+        little if this replica is not the leader, or if another writer keeps reverting repairs.
         """
         if not self._started:
             return
@@ -98,7 +99,8 @@ class DriftDetector:
         if cause:
             delay = self._fight_delay(bound, cause)
             if cause is Cause.CONSUMER:
-                # The replica that has just written the Secret restarts the consumers, without asking their pods.
+                # The replica that has just written the Secret can restart the consumers without a list of their pods.
+                # So give that replica time to do it.
                 delay += max(0.0, bound.seen_at + WRITER_SECONDS - time.monotonic())
             if not self._is_leader():
                 delay += follower_delay()
@@ -130,7 +132,7 @@ class DriftDetector:
             self.check(target)
 
     def on_started_leading(self) -> None:
-        """Run immediately all checks that were left to the leader, because this replica now is the leader."""
+        """Run all pending checks at once, because this replica is the leader now."""
         self._queue.check_now(self._check_after_delay)
 
     def _check_after_delay(self, target: Target) -> None:
@@ -171,8 +173,8 @@ class DriftDetector:
         try:
             return self._due(bound)
         except Exception:
-            # If the check of one Secret fails, the others must not be blocked. The Secret is reconciled, and the
-            # outcome is counted.
+            # A check that fails must not block the checks of other Secrets. The Secret is reconciled, and the metrics
+            # count the outcome.
             _log.exception("drift check failed", extra={"fields": {"secret": str(bound.target)}})
             return Cause.DRIFT
 

@@ -28,8 +28,8 @@ MAX_TIMES = 5  # the most groups of waiting workloads that a message names
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:
-    """Return a message that says which keys were written from which versions, and which consumers restart, or why their
-    pods do not restart.
+    """Return a message about a reconcile. It names the written keys, their versions, and the consumers that restart. If
+    pods of a consumer do not restart, it gives the reason.
 
     ``changed_keys`` is the text that ``keys`` returns.
     """
@@ -41,7 +41,8 @@ def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) ->
 
 
 def outcome(restarted: Sequence[Consumer]) -> str:
-    """Return a message that says which consumers restart, or why their pods do not restart."""
+    """Return a message that names the consumers that restart. If pods of a consumer do not restart, it gives the
+    reason."""
     return "; ".join(_outcomes(restarted))
 
 
@@ -65,8 +66,8 @@ def is_held(consumer: Consumer) -> bool:
 
 
 def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
-    """Return a message for one consumer that restarts. It names the versions even if an earlier reconcile has written
-    the keys."""
+    """Return a message for one consumer that restarts. It names the versions of the Secret even if an earlier reconcile
+    has written the keys."""
     message = applied(record, changed_keys, [consumer])
     if consumer.may_restart_twice:
         message += f"; {RELOADER_ADVICE}"
@@ -74,9 +75,10 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
 
 
 def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
-    """Return a message that says which consumers wait for a window, and which for a consumer of lower order.
+    """Return a message that names the consumers that wait for a rollout window, and those that wait for a consumer with
+    a lower rollout order.
 
-    The message is empty if no consumer waits for either. It leaves out consumers that wait for a slot, because they
+    The message is empty if there are no such consumers. Consumers that wait for a slot are left out, because they
     change all the time.
     """
     groups: dict[str, list[str]] = defaultdict(list)
@@ -90,7 +92,7 @@ def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
 
 
 def waits_for_window(wait: Wait) -> str:
-    """Return a message for a consumer that waits for its window."""
+    """Return a message for a consumer that waits for its rollout window."""
     return f"its restart waits until {_utc(wait)}, when the rollout window opens"
 
 
@@ -99,7 +101,8 @@ def _utc(wait: Wait) -> str:
 
 
 def live(record: Record, seconds: int | None, moved: bool) -> str:
-    """Return which version pods run, and how many ``seconds`` that took, or only the version if ``seconds`` is None.
+    """Return a text with the version that pods run, and the ``seconds`` that the change took. If ``seconds`` is None,
+    the text has only the version.
 
     If ``moved`` is true, the seconds count from the move of the staging label, and otherwise from the write of the
     Secret.
@@ -109,7 +112,7 @@ def live(record: Record, seconds: int | None, moved: bool) -> str:
 
 
 def stuck(record: Record, progress: RolloutProgress, trouble: str) -> str:
-    """Return what is known of a rollout that goes no further. ``trouble`` says why a pod is not ready, or is empty."""
+    """Return a message about a stuck rollout. ``trouble`` says why a pod is not ready, or is empty."""
     reached = (
         f"{progress.updated if progress.observed else 0} of {progress.wanted} pods are new, {progress.ready} ready"
     )
@@ -121,14 +124,14 @@ def stuck(record: Record, progress: RolloutProgress, trouble: str) -> str:
 
 
 def pods(count: int) -> str:
-    """Return the subject of a sentence about all pods of a workload, with its verb."""
+    """Return the subject and the verb of a sentence about all pods of a workload."""
     return "its pod runs" if count == 1 else f"all {count} pods run"
 
 
 def versions(record: Record) -> str:
-    """Return the versions in AWS that a Secret is made from.
+    """Return a text with the AWS versions that a Secret is made from.
 
-    A watched Secret is not made from AWS. For it, return the beginning of a keyed hash, which tells nothing about the
+    A watched Secret is not made from AWS. Its text has the beginning of a keyed hash, which reveals nothing about the
     values.
     """
     if not record.version_ids:
@@ -137,12 +140,13 @@ def versions(record: Record) -> str:
 
 
 def workloads(consumers: Sequence[Consumer]) -> str:
-    """Return the kinds and names of consumers."""
+    """Return a text with the kinds and names of consumers."""
     return _first([_name(consumer) for consumer in consumers])
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:
-    """List the changed keys that the binding names, and only count the others. Names in AWS's JSON may be secret."""
+    """Return a text that lists the changed keys that the binding names, and counts the other changed keys. Those keys
+    may be property names in AWS's JSON, which may be secret."""
     entries = {entry.key for entry in binding.entries}
     named = [key for key in changed if key in entries]
     others = len(changed) - len(named)

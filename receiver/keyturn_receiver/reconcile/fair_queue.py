@@ -20,7 +20,8 @@ Groups = OrderedDict[Hashable, OrderedDict[Target, None]]
 class FairQueue:
     """Fair queue of targets. Namespaces take turns, and so do the groups of a namespace.
 
-    So neither a namespace with many groups nor a large group keeps the others waiting.
+    A namespace with many groups does not keep other namespaces waiting. A large group does not keep other groups
+    waiting.
     """
 
     def __init__(self) -> None:
@@ -49,8 +50,8 @@ class FairQueue:
     def pop(
         self, is_full: Callable[[str, Hashable], bool], namespace_is_full: Callable[[str], bool]
     ) -> tuple[Target, Hashable] | None:
-        """Remove the next target from the queue, and return it with its group. Full namespaces and groups are
-        skipped; ``is_full`` is called with a namespace and a group."""
+        """Remove the next target from the queue. Return the target and its group, or None if there is no target to
+        take. Full namespaces and full groups are skipped. ``is_full`` is called with a namespace and a group."""
         for namespace, groups in self._namespaces.items():
             if namespace_is_full(namespace):
                 continue
@@ -68,9 +69,9 @@ class PriorityQueues:
     """Fair queues, one for each priority. At most ``slots`` targets can be taken at the same time.
 
     Background work takes at most half of the slots, so that the other slots stay free for notifications. A group takes
-    at most a quarter of the slots, so that an AWS secret that hangs holds up only its own bindings. The
-    notifications of a namespace take at most half of all slots. Its background work takes at most half of the slots for
-    background work, and each of its groups takes at most three quarters of the slots for a group.
+    at most a quarter of the slots, so that an AWS secret that hangs holds up only its own bindings. The notifications
+    of one namespace take at most half of all slots. The background work of one namespace takes at most half of the
+    slots for background work. Of the slots for a group, one namespace takes at most three quarters.
     """
 
     def __init__(self, slots: int) -> None:
@@ -78,7 +79,7 @@ class PriorityQueues:
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
         self._part_slots = self._group_slots - self._group_slots // 4  # of one namespace in one group
-        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is background work
+        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is it background work?
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
         self._in_namespace: Counter[tuple[str, bool]] = Counter()
@@ -100,7 +101,8 @@ class PriorityQueues:
         self.enqueue(target, group, after)
 
     def take(self) -> tuple[Target, Cause] | None:
-        """Return the next target with its priority; None if no target or no slot is left. ``release`` must follow."""
+        """Take a slot for the next target. Return the target and its priority, or None if no target or no slot is left.
+        The caller has to ``release`` the slot."""
         if self._taken >= self._slots:
             return None
         for priority, queue in self._queues.items():
@@ -127,7 +129,8 @@ class PriorityQueues:
         _decrease(self._in_namespace, (target.namespace, background))
 
     def share_is_full(self, namespace: str, group: Hashable) -> bool:
-        """Return whether a namespace has taken all the slots that it may take for notifications, or for the group."""
+        """Return whether a namespace has taken all slots that it may take for notifications, or all that it may take
+        for ``group``."""
         return self._namespace_is_full(namespace, background=False) or self._part_is_full(namespace, group)
 
     def _is_full(self, namespace: str, group: Hashable) -> bool:

@@ -1,4 +1,5 @@
-"""Back-off for a Secret that another writer keeps reverting. Without it, the two sides would write without a pause."""
+"""Back-off for a Secret that another writer keeps reverting. Without it, Keyturn and the other writer would write
+without a pause."""
 
 from dataclasses import dataclass
 
@@ -6,7 +7,7 @@ from keyturn_receiver.resilience.backoff import Backoff
 
 FREE_ATTEMPTS = 10  # how often a Secret is repaired without a delay; after that, the delay doubles each time
 RESET_AFTER = 120.0  # if a Secret needs no repair for this many seconds, the other writer is considered gone
-REPAIR_BACKOFF = Backoff(base=1.0, cap=60.0, jitter=0)  # seconds between two repairs, after the ones without a delay
+REPAIR_BACKOFF = Backoff(base=1.0, cap=60.0, jitter=0)  # seconds of delay, after FREE_ATTEMPTS repairs
 
 
 @dataclass(slots=True)

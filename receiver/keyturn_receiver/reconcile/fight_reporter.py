@@ -25,7 +25,7 @@ REASON = "RestartReverted"
 # write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
 READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
-MAX_OWNERS = 2_000  # marks whose other owner is remembered
+MAX_OWNERS = 2_000  # marks whose foreign owner is remembered
 OWNED = "AnnotationOwned"
 MAX_REPORTS_PER_NAMESPACE = 20  # at the same time; the metric also counts fights without a report
 
@@ -33,8 +33,9 @@ _log = logging.getLogger(__name__)
 
 
 class FightReporter:
-    """Reports fights, one at a time for each workload, even if it has several marks. Each namespace has a share of the
-    reports. ``is_leader`` returns whether this replica leads; the other replicas leave the Events to the leader."""
+    """Fight reporter. Makes one report at a time for each workload, even if the workload has several marks. Each
+    namespace has a share of the reports. ``is_leader`` returns whether this replica leads. Only the leader writes the
+    Events."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ def message(fight: Fight, writer: str | None) -> str:
     """Return the message of the Event. ``writer`` is the field manager of the other writer, if it is known."""
     slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly, and pods may keep an old value"
     if writer:
-        # Kubernetes does not record who removes a field.
+        # Kubernetes does not record the writer that removes a field.
         what = "probably keeps removing" if fight.removed else "keeps reverting"
         return (
             f'field manager "{writer}" {what} annotation {fight.mark}, with which Keyturn restarts the pods after a'

@@ -32,10 +32,11 @@ from keyturn_receiver.telemetry.metrics import Metrics
 
 LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest
-# Seconds after its mark, or its end, within which a rollout is reported that this replica has not followed. The API
-# server keeps Events for an hour, so the Event of another replica about such a recent rollout still exists.
+# Seconds. A replica also reports a rollout that it has not followed, if the rollout was marked or has ended within this
+# time. The API server keeps Events for an hour. So if another replica has reported such a rollout, its Event still
+# exists.
 RECENT = 2700
-GRACE = 60  # seconds from a deadline until this replica reports it; Kubernetes may report it earlier
+GRACE = 60  # seconds after its deadline until a rollout counts as stuck here; Kubernetes may report it earlier
 TICK = 5.0  # seconds between two looks at the deadlines, while there is a rollout
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for whi
 
 @dataclass(slots=True)
 class _Rollout:
-    """A rollout for one mark. ``furthest`` is the largest sum so far of its updated pods and its ready pods.
+    """A rollout for one mark. ``furthest`` is the largest number so far of its updated pods plus its ready pods.
     ``moved_at`` is the time of the last progress, in seconds since 1970."""
 
     mark: str
@@ -104,8 +105,8 @@ class LiveReporter:
     def on_evicted(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
         """Report that all pods of a consumer run the new value after evictions, which change no template.
 
-        The arguments are those of the handlers of ``PodEvictor``. If the Secret has changed since, nothing is reported,
-        because its new value causes further evictions.
+        The arguments are those of the handlers of ``PodEvictor``. If the Secret has changed in the meantime, nothing is
+        reported, because its new value causes further evictions.
         """
         bound = self._secrets.get(target)
         if bound and has_mark_of(consumer, target.name, bound.record):
@@ -129,7 +130,8 @@ class LiveReporter:
         return (ref, secret_name) in self._stuck
 
     def stuck_rollouts(self) -> Collection[tuple[WorkloadRef, str]]:
-        """Return the stuck rollouts: each workload with the name of the Secret for which it restarts."""
+        """Return the stuck rollouts. Each has the workload, and the name of the Secret for which the workload
+        restarts."""
         return tuple(self._stuck)
 
     async def run(self) -> None:
@@ -190,7 +192,7 @@ class LiveReporter:
             self._forget(key)
             if not is_recent:
                 return
-            # Progress from before this replica's first look gets the time of the status's last change.
+            # This replica has not seen earlier progress. So the last change of the status counts as the last progress.
             rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
             if evicted := self._rollouts.put(ref.namespace, key, rollout):
                 self._stuck.discard(evicted)
@@ -251,8 +253,8 @@ class LiveReporter:
     def _tell_live(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
     ) -> str:
-        """Report on the workload that its ``pods`` run the new value since ``ended_at``. Return the text about the
-        version and the time."""
+        """Write an Event on a workload: all its pods run the new value since ``ended_at``. ``pods`` is the number of
+        these pods. Return the text about the version and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)
@@ -341,7 +343,7 @@ class LiveReporter:
         )
 
     def _observe(self, consumer: Consumer, secret: Target, seconds: int | None, version_ids: tuple[str, ...]) -> None:
-        """Count a rollout that this replica was the first to report."""
+        """Count and log a rollout. It is called only by the first replica that reports the rollout."""
         if seconds is not None:
             self._metrics.live_seconds.labels(consumer.ref.kind).observe(seconds)
         fields = {"secret": str(secret), "consumer": str(consumer.ref), "seconds": seconds, "version_ids": version_ids}
@@ -349,11 +351,11 @@ class LiveReporter:
 
 
 def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:
-    """Return the time from which the duration of a rollout counts, and whether this is the time of the staging label's
-    move.
+    """Return the start of a rollout, from which its duration counts, and whether the start is the move of the staging
+    label.
 
-    The time is that of the Secret's write if the time of the move is not known, or if the keys that the pods read were
-    written for an earlier move. It is None if the time of the write is not known either.
+    The start is in seconds since 1970. It is the write of the Secret if the time of the move is not known, or if the
+    keys that the pods read were written before the move. It is None if the time of the write is not known either.
     """
     written = written_at(consumer, bound.target.name, bound.record)
     moved = bound.record.moved_at

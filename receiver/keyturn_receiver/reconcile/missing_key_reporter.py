@@ -1,4 +1,5 @@
-"""Reports, in an Event on each workload, the keys that the workload reads and that its Secret does not have."""
+"""Reporter of missing keys: keys that a workload reads and that its Secret does not have. The Event is on the
+workload."""
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
@@ -14,7 +15,7 @@ MAX_TOLD = 2000  # Secrets whose reported workloads are remembered
 
 
 class MissingKeyReporter:
-    """Reports missing keys. It takes what the caches show, and makes no calls."""
+    """Reporter of missing keys. It reads only the caches, and makes no calls."""
 
     def __init__(self, index: ConsumerIndex, secrets: SecretCache, notices: Notices) -> None:
         self._index = index
@@ -23,13 +24,13 @@ class MissingKeyReporter:
         self._told: FairMap[str, Target, frozenset[WorkloadRef]] = FairMap(MAX_TOLD)  # by namespace
 
     def on_secret(self, target: Target) -> None:
-        """Take the reports about a Secret back when the Secret is gone, or no longer bound."""
+        """Forget the notices about a Secret that is gone or no longer bound."""
         if self._secrets.get(target) is None:
             self._keep(target, frozenset())
 
     def check(self, bound: BoundSecret) -> None:
-        """Compare a Secret with what its consumers read. Report nothing before the Secret is filled, nor while its
-        status is an error, because the keys may still come."""
+        """Compare the keys of a Secret with the keys that its consumers read. Nothing is reported before the Secret is
+        filled, or while its status is an error, because the missing keys may still be written."""
         keys = bound.keys
         if keys is None or not bound.record.was_written or bound.record.status != OK:
             return
@@ -48,7 +49,7 @@ class MissingKeyReporter:
         self._keep(bound.target, frozenset(missing))
 
     def _keep(self, target: Target, told: frozenset[WorkloadRef]) -> None:
-        """Take back the reports on all workloads except those in ``told``, and remember ``told``."""
+        """Forget the notices on all workloads except those in ``told``. Remember ``told``."""
         for ref in (self._told.pop(target.namespace, target) or frozenset()) - told:
             self._notices.on_no_missing_keys(ref, target)
         if told:

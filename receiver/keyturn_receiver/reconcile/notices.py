@@ -1,7 +1,7 @@
-"""Notices: what people should know about an object that no reconcile reports on, such as a workload or a namespace.
+"""Notices: facts for people about objects that no reconcile reports on, such as workloads and namespaces.
 
-A notice becomes a Kubernetes Event when it is new, and not again while it lasts. Every replica collects the notices,
-and the leader writes them.
+A new notice becomes a Kubernetes Event. While the notice stays the same, no further Event is written. Every replica
+collects the notices, and the leader writes the Events.
 """
 
 from collections.abc import Callable
@@ -52,29 +52,30 @@ class Notices:
         self._notices: FairMap[str, _Key, _Notice] = FairMap(MAX_NOTICES)  # by namespace
 
     def on_consumer(self, consumer: Consumer) -> None:
-        """Take the faults of a workload, or learn that it has none any more."""
+        """Put a notice about the faults of a workload, or drop the notice if the workload has no faults any more."""
         message = f"{tell_all(consumer.faults)}; its pods are not restarted until then" if consumer.faults else ""
         ref = consumer.ref
         key = _Key(ref.kind, Target(ref.namespace, ref.name))
         self._put(key, consumer.uid, InvalidBinding.reason, message)
 
     def on_missing_keys(self, consumer: Consumer, secret: Target, message: str) -> None:
-        """Take a message about the keys that a workload reads and that the Secret does not have."""
+        """Put a notice about the keys that a workload reads and that the Secret does not have."""
         self._put(_missing_key(consumer.ref, secret), consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}")
 
     def on_no_missing_keys(self, ref: WorkloadRef, secret: Target) -> None:
-        """Learn that a workload reads no missing key any more, or that the workload or the Secret is gone."""
+        """Drop the notice about missing keys. Either the workload reads no missing key any more, or the workload or the
+        Secret is gone."""
         self._notices.pop(secret.namespace, _missing_key(ref, secret))
 
     def on_namespace(self, namespace: NamespaceView) -> None:
-        """Take the faults of a namespace, or learn that it has none any more."""
+        """Put a notice about the faults of a namespace, or drop the notice if the namespace has no faults any more."""
         faults = namespace.faults
         message = f"{tell_all(faults)}; the other annotations of this namespace hold as they are" if faults else ""
         key = _Key("Namespace", Target(namespace.name, namespace.name))
         self._put(key, namespace.uid, InvalidBinding.reason, message)
 
     def on_copy(self, copied: CopiedSecret) -> None:
-        """Take a Secret that another controller has copied."""
+        """Put a notice on a Secret that another controller has made as a copy."""
         message = (
             f"this Secret is {copied.copy}, label {BIND_LABEL} included: Keyturn leaves it alone, and fills the"
             " original; to bind a Secret here, create one of another name"
@@ -82,9 +83,10 @@ class Notices:
         self._put(_Key("Secret", copied.target), copied.uid, "CopyIgnored", message, warning=False)
 
     def on_watched(self, secret: SeenSecret) -> None:
-        """Take the reason why a Secret is not watched although it has the label for that.
+        """Put a notice on a Secret that has the label ``keyturn.dev/watch`` but is not watched. The notice gives the
+        reason.
 
-        The reason is empty if the Secret is now watched, or gone.
+        The reason is empty if the Secret is now watched, or gone. The notice is then dropped.
         """
         key = _Key("Secret", secret.target, secret.target.name)
         self._put(key, secret.uid, "NotWatched", secret.fault)

@@ -1,4 +1,4 @@
-"""Pending restarts: consumers that a reconcile had no time left to restart after it had written their Secret.
+"""Pending restarts: consumers that a reconcile had no time to restart after it had written their Secret.
 
 All pods of these consumers are older than that write, so the next reconcile need not list the pods. This only saves
 calls. If something is forgotten here, such as in a crash, the next reconcile looks at the ages of the pods.
@@ -15,7 +15,8 @@ from keyturn_receiver.core.rollout import has_mark_of
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 
 MAX_TARGETS = 1000  # Secrets whose pending restarts are remembered
-# Seconds for which a write is remembered. If somebody has reverted a template meanwhile, the ages of the pods decide.
+# Seconds for which a write is remembered. After that, somebody may have reverted a pod template, so the ages of the
+# pods decide.
 SECONDS = 60.0
 
 
@@ -23,7 +24,7 @@ SECONDS = 60.0
 class Write:
     """A write of the record ``after`` in place of ``before``.
 
-    ``left`` has the consumers that are left to restart. All their pods are older than the write. None means all
+    ``left`` has the consumers that are left to restart. All their pods are older than the write. None stands for all
     consumers that the writing reconcile knew.
     """
 
@@ -53,11 +54,11 @@ class PendingRestarts:
         self._writes: ExpiringMap[Target, Write] = ExpiringMap(MAX_TARGETS, SECONDS, now)
 
     def get(self, target: Target) -> Write | None:
-        """Return the write after which consumers of a Secret are left to restart, if there are any."""
+        """Return the last write of a Secret if it has left consumers to restart, and otherwise None."""
         return self._writes.get(target)
 
     def keep(self, target: Target, write: Write, left: frozenset[WorkloadRef]) -> None:
-        """Remember the consumers that are left to restart after a write, or forget the write if there are none."""
+        """Remember the consumers that are left to restart after a write. If none are left, forget the write."""
         if left:
             self._writes.put(target, Write(write.after, write.before, left))
         else:

@@ -1,9 +1,9 @@
-"""Evictor of the pods that use an older value of a Secret. It works one by one, if the workload asks for evictions
-(``core/restart_way.py``).
+"""Pod evictor. If a workload asks for evictions (``core/restart_way.py``), it evicts the workload's pods that use an
+older value of a Secret, one by one.
 
-Such pods are called "behind". They are evicted through the Eviction API, which respects PodDisruptionBudgets. The next
-pod is evicted only after as many pods are Ready as the workload should have. Each step is derived from the cluster's
-state: the remaining work is the pods that are behind. So another replica can continue after a crash. Only the leader
+Such pods are called "behind". They are evicted through the Eviction API, which respects PodDisruptionBudgets. A Ready
+pod is evicted only if all pods that the workload should have are Ready. Each step is derived from the cluster's state,
+because the pods that are behind are the remaining work. So another replica can continue after a crash. Only the leader
 evicts.
 """
 
@@ -28,11 +28,11 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_RUNS = 100  # workloads whose pods are evicted at the same time
 MAX_RUNS_PER_NAMESPACE = 5
-STEP_SECONDS = 1.0  # between two looks at the pods
+STEP_SECONDS = 1.0  # seconds between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
-TOLD_AFTER = 60.0  # seconds without an eviction after which an Event tells the reason
-FINISH_SECONDS = 600.0  # to wait for the pods that replace the evicted ones; the place is then free for others
-REFUSED_SECONDS = 300.0  # until a refused eviction is tried again
+TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the reason
+FINISH_SECONDS = 600.0  # seconds to wait for pods that replace the evicted ones; then another workload gets the place
+REFUSED_SECONDS = 300.0  # seconds until a refused eviction is tried again
 # Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if too many other
 # workloads are in progress, if they have begun already, or if this replica does not lead.
 RECHECK = 15.0
@@ -57,9 +57,9 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 
 @dataclass(slots=True)
 class _Run:
-    """The evictions of one workload. ``waits`` counts the looks without an eviction since ``waits_since``, in monotonic
-    seconds. ``replaced_at`` is the time of the last eviction, or the time at which no pod was behind, in monotonic
-    seconds. It is None before that."""
+    """The evictions of one workload. ``waits`` counts the looks at the pods since the last eviction. ``waits_since`` is
+    the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the first look that
+    found no pod behind. It is None before either of them. Both times are monotonic seconds."""
 
     target: Target
     uid: str
@@ -97,8 +97,8 @@ class PodEvictor:
         """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
 
         Its arguments are the Secret, the workload with its new mark, the number of its pods, and the time at which the
-        last of them became ready, in seconds since 1970, or None if that is not known. ``on_done`` is not called if
-        this replica stops leading first, or if the pods are not Ready within FINISH_SECONDS.
+        last of these pods became ready. The time is in seconds since 1970, or None if it is not known. ``on_done`` is
+        not called if this replica stops leading first, or if the pods are not Ready within FINISH_SECONDS.
         """
         self._done_handlers.append(on_done)
 
@@ -107,14 +107,15 @@ class PodEvictor:
         return self._runs.get(consumer.ref.namespace, consumer.ref) is not None
 
     def delay(self, consumer: Consumer) -> float:
-        """Return the seconds until the next check of a due consumer, or 0.0 if no eviction delays the consumer."""
+        """Return the seconds until the next check whether the evictions of a consumer can begin. Return 0.0 if they can
+        begin now, or if the consumer does not ask for evictions."""
         return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
 
     def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
         """Begin to evict those pods of a consumer that use an older value than the Secret has.
 
         If no such pod is left, only the end is reported, because an earlier leader may not have reported it. The
-        evictions run in the background. Return whether they have begun. ``permits`` tells whether a consumer may be
+        evictions run in the background. Return whether they were begun. ``permits`` tells whether a consumer may be
         restarted.
         """
         if not self._has_room_for(consumer):
@@ -168,7 +169,7 @@ class PodEvictor:
             return await self._finish(run, workload, consumer)
         pod, is_enough = None, False
         if mark.undecided:
-            # Only the cache knows whether this replica saw the workload late. Here it counts as seen late.
+            # Only the cache knows whether this replica saw the workload late. To be safe, it counts as seen late here.
             pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
         if pod is None:
             if mark.undecided and mark.marked and run.replaced_at is None:
@@ -206,7 +207,8 @@ class PodEvictor:
     async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
         """Return the pod to evict next (None: no pod is behind), and whether all wanted pods are Ready.
 
-        Pods that are not Ready go first, because their eviction takes nothing away. Older pods go before younger pods.
+        Pods that are not Ready are evicted first, because they serve nobody. Older pods are evicted before younger
+        ones.
         """
         found: Pod | None = None
         ready = 0

@@ -1,8 +1,8 @@
-"""Reports the readers of a changed Secret that Keyturn does not restart (``core/unrestarted.py``).
+"""Reporter of readers that Keyturn does not restart after a change of their Secret (``core/unrestarted.py``).
 
 The replica that has written a Secret lists the pods and CronJobs of the Secret's namespace some seconds later. One list
-serves all Secrets of the namespace that have changed by then. Without a change nothing is listed. Nothing is ever
-watched for these reports. A report is an Event. It may be lost if the process ends, and no rotation waits for it.
+serves all Secrets of the namespace that have changed by then. Nothing is listed without a change, and these reports
+need no watch. A report is an Event. It may be lost if the process ends, and no rotation waits for it.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 REASON = "NotRestarted"
 DELAY = 5.0  # seconds from a change until the namespace is listed; by then the delivery is answered
 INTERVAL = 10.0  # the fewest seconds between two lists of one namespace
-REST = 20.0  # after a list, its namespace is left alone for this many times the duration of the list
-TICK = 1.0  # seconds between two looks at what is due, while changes wait
+REST = 20.0  # after a list that took one second, its namespace is not listed again for this many seconds
+TICK = 1.0  # while changes wait, the seconds between two looks for namespaces that may be listed
 MAX_LISTS = 2  # namespaces that are listed at the same time
 MAX_PODS = 10_000  # pods and CronJobs of a namespace that are looked at
 MAX_SECONDS = 20.0  # seconds for the lists of one namespace
 MAX_CHANGES = 2000  # changed Secrets that wait for the list of their namespace
 MAX_KEYS = 20  # changed keys that are remembered; if there are more, any key counts as changed
 MAX_EVENTS = 20  # readers of a Secret that get an Event of their own
-MAX_ATTEMPTS = 3  # how often a change waits again for the cache to show it
+MAX_ATTEMPTS = 3  # how often a change is queued again because the cache does not show it yet
 MAX_NAMESPACES = 10_000  # namespaces whose last list is remembered
 LOG_INTERVAL = 3600.0  # seconds between two equal warnings
 
@@ -59,8 +59,8 @@ class _Change:
 
 @dataclass(frozen=True, slots=True)
 class _Inquiry:
-    """A changed Secret whose readers are looked for, and what was found. ``changed`` is as in ``_Change``, and
-    ``restarted`` as in ``has_to_be_told``."""
+    """The search for the readers of a changed Secret, with its ``report``. ``changed`` is as in ``_Change``.
+    ``restarted`` is as in ``has_to_be_told``."""
 
     bound: BoundSecret
     record: Record
@@ -71,7 +71,7 @@ class _Inquiry:
 
 class ReaderReporter:
     """Reader reporter. ``now`` returns monotonic seconds. ``borrowers`` finds the Argo Rollouts that use the pod
-    template of a consumer. A restart of the consumer restarts their pods, too."""
+    template of a consumer. A restart of the consumer also restarts the pods of these Rollouts."""
 
     def __init__(
         self,
@@ -91,14 +91,15 @@ class ReaderReporter:
         self._now = now
         self._borrowers = Borrowers() if borrowers is None else borrowers
         self._changes: FairMap[str, Target, _Change] = FairMap(MAX_CHANGES)  # by namespace
-        self._due: BoundedMap[str, float] = BoundedMap(MAX_NAMESPACES)  # when a namespace may be listed
+        self._due: BoundedMap[str, float] = BoundedMap(MAX_NAMESPACES)  # the time from which a namespace may be listed
         self._busy: set[str] = set()
         self._wake = asyncio.Event()
         self._slice = TimeSlice()
         self._warnings = RepeatedWarnings(_log, LOG_INTERVAL)
 
     def on_written(self, live: LiveSecret, record: Record) -> None:
-        """Take a Secret that has been written. ``live`` is what it was before, and ``record`` what it is now."""
+        """Queue a report about a Secret that was written. ``live`` is the Secret before the write. ``record`` is its
+        record after the write."""
         before, after = live.record.revisions, record.revisions
         changed = frozenset(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         if changed:
@@ -122,7 +123,7 @@ class ReaderReporter:
     def _put(self, target: Target, change: _Change) -> None:
         namespace = target.namespace
         waiting = self._changes.get(namespace, target)
-        if waiting:  # a key that has changed before still has to be reported
+        if waiting:  # the keys of the earlier change still have to be reported
             both = None if waiting.changed is None or change.changed is None else waiting.changed | change.changed
             change = replace(change, changed=both if both is None or len(both) <= MAX_KEYS else None)
         if not self._changes.size(namespace):
@@ -151,7 +152,7 @@ class ReaderReporter:
                 continue
             record = bound.record
             if record.digest != change.digest and change.attempts < MAX_ATTEMPTS:
-                self._put(target, replace(change, attempts=change.attempts + 1))  # the watch is late
+                self._put(target, replace(change, attempts=change.attempts + 1))  # the cache does not show it yet
             elif record.was_written:
                 refs = [each.ref for each in self._consumers.of(target)]
                 lent = (each.rollout for ref in refs for each in self._borrowers.of(ref))
@@ -169,7 +170,8 @@ class ReaderReporter:
     async def _look_through(
         self, readers: AsyncGenerator[Reader | None, None], resource: str, inquiries: Mapping[str, _Inquiry]
     ) -> bool:
-        """Add the readers that are behind to the reports. Return whether all readers were looked at."""
+        """Look through the readers, and add those that have to be reported to the reports. Return whether all readers
+        were looked at."""
         try:
             async with asyncio.timeout(MAX_SECONDS), aclosing(readers) as listed:
                 count = 0

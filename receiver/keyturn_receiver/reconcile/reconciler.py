@@ -31,7 +31,7 @@ from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
 CONFLICT_RETRIES = 5  # the delays are short, because the other writer has finished by the time the conflict is known
-CONFLICT_SECONDS = 3.0  # seconds in which a conflict is retried at once; after that, it is the work queue's turn
+CONFLICT_SECONDS = 3.0  # seconds in which a conflict is retried at once; after that, the work queue retries it
 CONFLICT_BACKOFF = Backoff(base=0.05, cap=1.0, jitter=1)  # seconds; jitter keeps replicas from retrying together
 
 
@@ -113,8 +113,8 @@ class Reconciler:
     async def _reconcile(self, bound: BoundSecret, request: Request, versions: list[str]) -> ReconcileResult:
         target = bound.target
         # Read the workloads before the Secret. If another replica sees a later state of the Secret and marks a workload
-        # in the meantime, our mark is refused. If the Secret were read first, our mark could take the workload back to
-        # an older revision.
+        # in the meantime, our mark is refused. If the Secret were read first, our mark could put an older revision on
+        # the workload.
         consumers = self._restarter.consumers(target)
         if self._is_already_applied(bound, consumers, request):
             if await self._is_unchanged(target, bound.record):
@@ -125,7 +125,7 @@ class Reconciler:
             return NOT_BOUND
         live = observed.live
         versions.append(live.resource_version)
-        # No annotation of a former namespace of the same name may decide about this Secret.
+        # The annotations of an earlier namespace with this name must not decide about this Secret.
         first_seen_at = bound.first_seen_at if live.uid == bound.uid else time.monotonic()
         await self._namespaces.confirm(target.namespace, first_seen_at)
         # The value must be read after this replica saw the present state of the Secret. An earlier read that is shared
@@ -165,8 +165,8 @@ class Reconciler:
         return Observed(read.live, read.spec, from_cache=False)
 
     def _has_to_fill(self, live: LiveSecret, request: Request) -> bool:
-        # If only a consumer has changed, AWS need not be asked. But if the status reports a refusal by Kubernetes, its
-        # cause may be gone, so filling is tried again.
+        # If only a consumer has changed, no call to AWS is needed. But if the status reports a refusal by Kubernetes,
+        # the cause of the refusal may be gone, so filling is tried again.
         return request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason)
 
     def _is_already_applied(self, bound: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
@@ -193,8 +193,8 @@ class Reconciler:
     async def _is_unchanged(self, target: Target, record: Record) -> bool:
         """Return whether the Secret in the API server still has this record.
 
-        The cache may not show a recent write of another replica yet. A reconcile that writes would find that out,
-        because its write would fail with a Conflict. This check is for reconciles that write nothing.
+        The cache may not show a recent write of another replica yet. A reconcile that writes notices this, because its
+        write fails with a Conflict. This check is for reconciles that write nothing.
         """
         try:
             return await self._secrets.read_record(target) == record

@@ -1,4 +1,4 @@
-"""Reads the record of a Secret, which restarts need, whether Keyturn fills the Secret or only watches it."""
+"""Interface for reading the record of a Secret, bound or watched. Restarts need the record."""
 
 from typing import Protocol
 

@@ -1,7 +1,7 @@
-"""Reports Secrets that are no longer bound, so that no such Secret keeps an outdated status.
+"""Reporter of Secrets that are no longer bound. Without a report, such a Secret would keep an outdated status.
 
-Only the status is written. The values and the record stay. So a Secret that is bound again goes on where it was, and no
-consumer is restarted.
+Only the status is written. The values and the record stay. So if the Secret is bound again, no consumer is restarted
+for values that it has read.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ ADVICE = (
     " label to bind it again"
 )
 RETRY_SECONDS = 5.0
-# A tenant can set the label ``keyturn.dev/state`` on a Secret again and again, and each time causes a report.
+# A tenant can set the label ``keyturn.dev/state`` on a Secret again and again. Each time causes a report.
 RELEASE_RATE = 5.0  # reports of one namespace per second
 RELEASE_BURST = 50  # reports of one namespace that may be made without a pause
 MAX_REPORTS = 8  # reports in progress at once, over all namespaces; a namespace has at most one
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 class ReleaseReporter:
     """Reports the Secrets of a namespace one at a time. Namespaces take turns, and each has its own rate limit. The
-    leader reports at once. Another replica waits, and reports only what the leader has not."""
+    leader reports at once. Other replicas wait, and report only Secrets that the leader has not reported by then."""
 
     def __init__(
         self, cache: ReleasedCache, secrets: SecretClient, events: EventRecorder, is_leader: Callable[[], bool]

@@ -13,7 +13,7 @@ MAX_EVENT_IDS = 10  # the most event ids in one request; they are only for peopl
 
 
 class Cause(StrEnum):
-    """Why a binding is reconciled. The causes are in order of priority, the most urgent first."""
+    """The cause of a reconcile. The causes are in order of priority, the most urgent first."""
 
     NOTIFICATION = "notification"
     NEW = "new"  # the Secret was never filled
@@ -38,8 +38,8 @@ class Request:
     ``since`` is the time, in monotonic seconds, at which the last cause became known. A value that was read earlier
     must not be used. ``expected`` has the ids of the versions that have the staging label according to the causes.
     ``event_ids`` are the ids of EventBridge events. ``unversioned`` is true if one of the notifications names no
-    version. ``moved_at`` has the time at which the staging label moved to a version, in seconds since 1970 by AWS's
-    clock. It lacks versions whose time is not known.
+    version. ``moved_at`` maps a version id to the time at which the staging label moved to that version, in seconds
+    since 1970 by AWS's clock. It leaves out versions whose time is not known.
 
     ``about`` and ``awaited`` are empty if the Secret is made from a single AWS secret. Otherwise ``about`` has the AWS
     secrets that notifications or the poller name, with the version ids that are expected of each. ``awaited`` has the
@@ -66,8 +66,8 @@ class Request:
         about: Iterable[Source] = (),
         moved_at: int | None = None,
     ) -> "Request":
-        """Return a request for one cause that has become known just now. ``moved_at`` is the time at which the label
-        moved to the version that is expected, if that is known."""
+        """Return a request for one cause that has become known just now. ``moved_at`` is the time at which the staging
+        label moved to the expected version, or None if the time is not known."""
         versions = frozenset(expected)
         event_ids = (event_id,) if event_id else ()
         moved = {} if moved_at is None else dict.fromkeys(versions, moved_at)
@@ -118,10 +118,10 @@ class ReconcileResult:
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
     restarted. ``filled`` is true if the Secret was filled, or needed no change. A binding can name several AWS secrets.
     ``met`` has those AWS secrets that the error does not concern: every key that depends on them was filled.
-    ``unavailable`` has those AWS secrets that could not be read although a retry may help. Both sets are empty if
+    ``unavailable`` has those AWS secrets that could not be read now, but that a retry may read. Both sets are empty if
     restarts failed, too. ``partial`` is true if some keys were changed, and the error prevented the change of others.
-    ``terminal_version`` is the resource version of the Secret if no retry can help that version. It is empty unless
-    ``error`` is permanent.
+    If no retry can help until the Secret changes, ``terminal_version`` is the resource version of the Secret. Otherwise
+    it is empty.
     """
 
     bound: bool

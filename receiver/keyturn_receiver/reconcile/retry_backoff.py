@@ -8,13 +8,15 @@ UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bu
 
 
 def failed_attempts(before: int, error: Temporary) -> int:
-    """Return the number of failed attempts in a row, including this attempt. ``before`` is the number before it.
+    """Return the number of failed attempts in a row, including this attempt. ``before`` is the number without this
+    attempt.
 
-    A reconcile that has used up its share of time has not failed, so the back-off begins again.
+    A reconcile that has used up its share of time (Unfinished) has not failed, so the count begins again at 1.
     """
     return 1 if isinstance(error, Unfinished) else before + 1
 
 
 def retry_delay(attempts: int, error: Temporary) -> float:
-    """Return the seconds to wait after the failed attempt number ``attempts``, which failed with ``error``."""
+    """Return the seconds to wait after ``attempts`` failed attempts in a row. The last of them failed with
+    ``error``."""
     return RETRY_BACKOFF.delay(attempts, at_least=error.retry_after)

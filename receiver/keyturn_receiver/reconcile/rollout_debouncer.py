@@ -1,5 +1,5 @@
-"""Rollout debouncer: holds back the restart of a workload that reads several Secrets while these change, and collects
-their marks for a single write."""
+"""Rollout debouncer. It holds back the restart of a workload while other Secrets of the workload may still change. One
+write then sets the marks of all changed Secrets."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from keyturn_receiver.core.rollout_debounce import MAX_SECRETS, due_marks, quiet
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# The longest time for which the changes of other Secrets hold back a restart, in seconds.
+# The longest time, in seconds, for which changes of other Secrets hold back a restart.
 MAX_SECONDS = 10.0
 MAX_WAITING = 10_000  # workloads whose wait is remembered
 
@@ -22,7 +22,7 @@ MAX_WAITING = 10_000  # workloads whose wait is remembered
 class RolloutDebouncer:
     """Rollout debouncer. ``wall`` returns the seconds since 1970.
 
-    In memory it keeps only when a wait began. If that is lost, the wait begins again.
+    It keeps in memory only the time at which each wait began. If that time is lost, the wait begins again.
     """
 
     def __init__(self, secrets: SecretLookup, policy: RolloutPolicy, wall: Callable[[], float] = time.time) -> None:
@@ -32,8 +32,9 @@ class RolloutDebouncer:
         self._began: FairMap[str, WorkloadRef, float] = FairMap(MAX_WAITING)  # by namespace
 
     def quiet_at(self, consumer: Consumer, target: Target, record: Record) -> float:
-        """Return the time from which on a consumer that is due for the Secret at ``target`` may be restarted, in
-        seconds since 1970. It is in the past for a consumer that reads no other Secret of Keyturn."""
+        """Return the time, in seconds since 1970, from which a consumer may be restarted for the Secret at ``target``.
+        The time is in the past if the consumer need not wait, for example because it reads no other bound or watched
+        Secret."""
         records = self._others(consumer, target)
         if not records:
             return 0.0
@@ -49,8 +50,8 @@ class RolloutDebouncer:
         return min(at, began + MAX_SECONDS)
 
     def marks_beside(self, consumer: Consumer, target: Target) -> list[RolloutAnnotation]:
-        """Return the marks of the other Secrets for which a consumer is due. The restart for the Secret at ``target``
-        serves these, too."""
+        """Return the marks that a consumer needs for its other Secrets. The restart for the Secret at ``target`` also
+        serves those Secrets."""
         self._began.pop(consumer.ref.namespace, consumer.ref)
         return list(due_marks(consumer, self._others(consumer, target)).values())
 

@@ -3,9 +3,9 @@
 A mark is the annotation with which Keyturn restarts a consumer. Without a back-off, Keyturn and a writer that reverts
 the mark would write without a pause, and each write may restart pods.
 
-Every replica watches every change of a mark, whoever made the change, so all replicas slow down together. A mark that
-the workload never had, such as that of a new rotation, is written at once. A mark that the workload had before is
-written after a growing delay, but always in the end.
+Every replica watches every change of a mark by any writer, so all replicas slow down together. A mark that the workload
+has never had, such as the mark of a new rotation, is written at once. A mark that the workload has had before is
+written after a delay, which grows each time.
 """
 
 import time
@@ -20,13 +20,13 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 FREE_REPEATS = 3  # how often a mark may return to an earlier state before writes of it are delayed
 MAX_STATES = 8  # states of one mark that are remembered
-MAX_VERSIONS = 16  # resource versions at which a mark changed, and that are remembered
-# Marks whose states are remembered, also of workloads that are gone. Each mark takes up to 10 KiB, because its values
-# are cut at ``consumer.MAX_MARK`` characters. So all marks take at most 20 MiB. Beyond this number, the namespace with
-# the most marks loses its oldest one.
+MAX_VERSIONS = 16  # resource versions of the changes of one mark that are remembered
+# Marks whose states are remembered, including marks of workloads that are gone. Each mark takes up to 10 KiB, because
+# its values are cut at ``consumer.MAX_MARK`` characters. So all marks take at most 20 MiB. Beyond this number, the
+# namespace with the most marks loses its oldest one.
 MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
-RESET_AFTER = 900.0  # seconds; if a mark rests for so long, its earlier states are forgotten
+RESET_AFTER = 900.0  # seconds without a change after which the earlier states of a mark are forgotten
 
 _State = tuple[str | None, str | None]  # the mark on the workload and the one on its pod template
 
@@ -63,14 +63,15 @@ class RolloutFights:
         self._handlers.append(on_fight)
 
     def observe(self, before: Consumer, after: Consumer) -> None:
-        """Note a change of a consumer, whoever made the change.
+        """Note a change of a consumer. Any writer may have made the change.
 
-        A write of this replica is shown twice: by the write and by the watch, in any order. It counts once.
+        This replica notes each of its own writes twice: after the write itself, and when the watch shows it. The two
+        may come in either order. The write counts once.
         """
         names = before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys()
         if before.reads.keys() != after.reads.keys():
             # A consumer has only the marks of Secrets that its pods read. So when the pods begin or stop to read a
-            # Secret, its marks seem to come or go.
+            # Secret, the marks of that Secret seem to come or go.
             names &= set(mark_names(before.reads.keys() & after.reads.keys()))
         for name in names:
             earlier, state = _state(before, name), _state(after, name)
@@ -85,9 +86,10 @@ class RolloutFights:
         return max(0.0, fight.free_at - self._now())
 
     def keeps_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
-        """Return whether not to write a mark that restarts no pods, because another writer keeps reverting it.
+        """Return whether a mark that restarts no pods should not be written now, because another writer keeps reverting
+        it.
 
-        If so, the mark is asked for again after the same delay as after a write.
+        If so, the next attempt has the same delay as after a write of the mark.
         """
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
         now = self._now()
@@ -112,7 +114,7 @@ class RolloutFights:
         fight.changed_at = now
         if state not in fight.states:
             fight.states.append(state)
-        elif now >= fight.free_at:  # otherwise the change answers a write that counts already
+        elif now >= fight.free_at:  # otherwise the change reverts a write that was counted already
             fight.repeats += 1
             fight.removed |= _is_removal(earlier, state)
             if fight.repeats >= FREE_REPEATS:

@@ -1,8 +1,8 @@
 """Rollout pacer: decides which consumers of a Secret may be restarted now, and why the others wait.
 
-The pacer applies ``core/rollout_schedule.py`` to the caches, and repeats the decision at each call. Its state has only
-two purposes: it holds this replica's writes until a watch shows them, and it holds the Secrets to be checked again,
-with the times of the checks.
+The pacer applies ``core/rollout_schedule.py`` to the caches, and decides again at each call. It keeps only two things
+in memory: this replica's writes until a watch shows them, and the Secrets to check again, with the times of these
+checks.
 """
 
 import time
@@ -34,11 +34,12 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# Seconds after which a Secret that waits for the rollouts of other Secrets is checked again, whatever the watches show.
+# Seconds after which a Secret that waits for the rollouts of other Secrets is checked again, even if the watches show
+# no change.
 MAX_WAIT = 30.0
-MAX_LOOK_AGAIN = 600.0  # seconds; a window opens by the wall clock, which may be set during the wait
+MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be set meanwhile
 MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace
-MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; those beyond are checked after MAX_WAIT
+MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; further ones are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
 
 
@@ -106,7 +107,8 @@ class RolloutPacer:
         self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
 
     def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
-        """Hold back a consumer that is due for a Secret until the time that ``quiet_at`` returns for it."""
+        """Register ``quiet_at``, which returns the time from which a consumer may be restarted for a Secret, in seconds
+        since 1970. The pacer holds back the consumer until then."""
         self._quiet_at = quiet_at
 
     def turn(
@@ -117,10 +119,10 @@ class RolloutPacer:
         record: Record,
         tried: Collection[WorkloadRef] = (),
     ) -> Turn:
-        """Return the turn of ``consumers``, which are those that the policy permits to restart.
+        """Decide which of ``consumers`` may be restarted now. The policy permits to restart all of them.
 
-        Consumers in ``tried`` that are still due are skipped, because their mark has just been refused or is not
-        needed.
+        Consumers in ``tried`` that still need a mark are skipped, because the mark was just refused, or was found not
+        to be needed.
         """
         current = [self._latest(each) for each in consumers]
         marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
@@ -149,7 +151,7 @@ class RolloutPacer:
 
     @contextmanager
     def starting(self, consumers: Iterable[Consumer]) -> Iterator[None]:
-        """Keep slots for consumers whose restart is being written."""
+        """Reserve slots for consumers while their restarts are written."""
         refs = [each.ref for each in consumers]
         self._starting.update(refs)
         try:
@@ -164,7 +166,7 @@ class RolloutPacer:
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds until the next schedule of a Secret, or None if no time is set."""
+        """Return the seconds until a Secret has to be checked again, or None if no time is set."""
         waiting = self._waiting.get(target)
         if waiting is None or waiting.look_again_at == INFINITY:
             return None
@@ -274,7 +276,8 @@ class RolloutPacer:
         return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
 
     def _is_ahead(self, written: Consumer) -> bool:
-        """Return whether the cache does not show this state of a consumer yet. Forget the state if the cache shows it.
+        """Return whether a written state of a consumer is newer than the cached state. If it is not, forget the written
+        state.
 
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions

@@ -9,8 +9,8 @@ from keyturn_receiver.core.rollout_switch import Switch
 
 
 class RolloutPolicy:
-    """Rollout policy (``core/rollout_permission.py``). ``default`` is the chart's setting, which is the outermost
-    level. ``reloader`` tells whether Reloader is in the cluster."""
+    """Rollout policy (``core/rollout_permission.py``). ``default`` is the chart's setting, which decides if no
+    annotation does. ``reloader`` tells whether Reloader is in the cluster."""
 
     def __init__(
         self, namespaces: NamespaceCache, default: Switch, reloader: ReloaderMode = ReloaderMode.ABSENT

@@ -17,8 +17,8 @@ from keyturn_receiver.reconcile.stale_reads import fetch
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
-# Seconds that an AWS secret may take after another AWS secret of the binding has shown something new. A secret that a
-# notification names may take twice as long, because a stale read is repeated (stale_reads.DELAYS).
+# Seconds for which reads of other AWS secrets go on, once the secrets that were read suffice for a write. An AWS secret
+# that a notification names gets twice this time, because a stale read is repeated (stale_reads.DELAYS).
 PATIENCE = 2.0
 CHECK_SECONDS = 0.25  # time between two checks whether a delivery waits for the next run
 
@@ -27,14 +27,15 @@ Versions = Mapping[Source, SecretVersion]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What AWS has answered for the sources of one binding. A source that is in neither map was not read."""
+    """The results of reading the sources of one binding: versions and errors. A source that is in neither map was not
+    read."""
 
     versions: Versions = field(repr=False)
     errors: Mapping[Source, KeyturnError]
 
 
 class SourceReader:
-    """Reads the sources of a binding side by side. If one of them fails, the others are still read."""
+    """Source reader. Reads the sources of a binding concurrently. If one of them fails, the others are still read."""
 
     def __init__(self, stores: Stores, access: AccessPolicy, resolver: ArnResolver, legs: LegTimer) -> None:
         self._stores = stores
@@ -53,9 +54,10 @@ class SourceReader:
         ``request.since``.
 
         Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
-        ``worth_writing`` returns whether something can be written from these versions alone. If so, slow sources are
-        given up after PATIENCE. If not, but a delivery waits, they are given up after twice that time. If nobody waits,
-        they are waited for, until a delivery waits for the next run.
+        ``worth_writing`` returns whether something can be written from the given versions alone. From then on, the
+        remaining sources have PATIENCE seconds left. Otherwise, they have twice that time left once all sources that a
+        delivery waits for are done. If a delivery waits for the next run, they have PATIENCE seconds from the start of
+        this run. In all other cases, there is no limit here.
         """
         if len(sources) > 1:
             return await self._read_all(binding, request, sources, worth_writing)
@@ -90,7 +92,7 @@ class SourceReader:
             return consistent(_reading(reads))
         finally:
             for read in reads.values():
-                read.cancel()  # a call that still runs is shared, so it goes on
+                read.cancel()  # the call to AWS is shared with other readers, so it is not cancelled
 
     async def _check_and_fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
         await self._check(binding, source, request)
@@ -115,7 +117,7 @@ async def _wait(
     request: Request,
     worth_writing: Callable[[Versions], bool] | None,
 ) -> None:
-    """Wait for the reads, until those that are left are not worth the wait (``SourceReader.read``)."""
+    """Wait until all reads are done, or until the remaining ones are given up (``SourceReader.read``)."""
     asked = [read for source, read in reads.items() if source in request.awaited]
     begin, deadline = time.monotonic(), math.inf
     has_news = False
@@ -150,9 +152,10 @@ def _reading(reads: "Mapping[Source, asyncio.Task[SecretVersion]]") -> Reading:
 
 
 def consistent(reading: Reading) -> Reading:
-    """Take out the versions that contradict each other.
+    """Replace versions that contradict each other by StaleRead errors.
 
-    Two ids, such as a name and an ARN, may stand for one AWS secret, which may be rotated between the two reads.
+    Two ids, such as a name and an ARN, may refer to the same AWS secret. That secret may be rotated between the two
+    reads.
     """
     version_ids: dict[str, set[str]] = {}
     for source, version in reading.versions.items():

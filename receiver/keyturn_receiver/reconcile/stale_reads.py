@@ -30,10 +30,10 @@ async def fetch(
     """Read the version that held the source's staging label at the time ``since`` (monotonic seconds) or later.
 
     ``expected`` has the version ids that notifications or the poller have reported. If AWS returns another version,
-    there are two possibilities. Either that version is right, because the notification is late or the secret was rolled
-    back, or the read is older than the move of the label. DescribeSecret tells which. Raises StaleRead if AWS still
-    returns an older version after all ``delays``. ``background`` is true if no delivery waits for the value.
-    The calls to AWS count for ``namespace``, which is the namespace of the binding.
+    there are two possibilities. That version is right if the notification is late, or if the secret was rolled back. It
+    is wrong if the read is older than the move of the staging label. DescribeSecret shows which is the case. Raises
+    StaleRead if AWS still returns an older version after all ``delays``. ``background`` is true if no delivery waits
+    for the value. The calls to AWS count for ``namespace``, which is the namespace of the binding.
     """
     for delay in (*delays, None):
         version = await stores.read(store, source, since, background, namespace)

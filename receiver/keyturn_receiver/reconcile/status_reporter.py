@@ -143,9 +143,9 @@ class StatusReporter:
     ) -> str:
         """Report an error in an Event and, if the error is permanent, also in the status.
 
-        ``served`` is the request to reconcile that has led to the error, or empty. A new status is also told to the
-        ``consumers`` of the Secret, in Events on the workloads. If a retry cannot help, return the resource version
-        that the Secret has now. Otherwise return an empty string.
+        ``served`` is the text of the annotation ``keyturn.dev/reconcile`` that this reconcile has served, or empty. If
+        the status is new, Events on the ``consumers`` report the error, too. If a retry cannot help, return the
+        resource version that the Secret has now. Otherwise return an empty string.
         """
         if isinstance(error, Unfinished):
             return ""
@@ -168,7 +168,7 @@ class StatusReporter:
             return live.resource_version
 
     async def _report_halt(self, live: LiveSecret, turn: Turn) -> KeyturnError | None:
-        """Report that a failed rollout halts the others, or that it no longer does so."""
+        """Report that a failed rollout halts the others, or that no rollout halts others any more."""
         tell_halt(self._events, live.target, live.uid, turn)
         return await self._write_status(live, turn.halt or OK)
 

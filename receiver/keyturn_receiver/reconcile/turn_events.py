@@ -1,4 +1,4 @@
-"""Events about the consumers of a Secret that wait to be restarted, and about a failed one that halts them."""
+"""Events about consumers that wait for their restart, and about a failed rollout that halts the others."""
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.core.binding import Target
@@ -10,9 +10,10 @@ from keyturn_receiver.reconcile.rollout_pacer import Turn
 
 
 def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Tell each workload that waits for a window when the window opens, up to MAX_CONSUMER_EVENTS workloads.
+    """Queue an Event on each workload that waits for a rollout window, up to MAX_CONSUMER_EVENTS workloads. The Event
+    says when the window opens.
 
-    An Event on the Secret tells which workloads wait for a window or for another workload.
+    Another Event, on the Secret, names the workloads that wait for a window or for another workload.
     """
     if message := event_messages.waiting(turn.waits):
         events.event(target, uid, False, event_messages.WAITING, message)
@@ -22,7 +23,7 @@ def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> N
 
 
 def tell_halt(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Tell that a failed rollout halts the others, or that no rollout halts others any more."""
+    """Queue an Event that a failed rollout halts the others, or that no rollout halts others any more."""
     if turn.halted_by:
         events.event(target, uid, True, HALTED, turn.halt.removeprefix(f"{HALTED}: "))
         tell_consumer(events, turn.halted_by, True, HALTED, target, event_messages.HALTS_OTHERS)

@@ -26,7 +26,7 @@ MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most
 # Characters of one answer. The answer and ten results have to fit into the reply that the notifier reads.
 MAX_LENGTH = 24 * 1024
 MAX_CONSUMERS = 3  # names of stuck workloads in one state
-MAX_SECRETS = 200  # Secrets of one AWS secret; with more, the versions of this AWS secret are not reported
+MAX_SECRETS = 200  # Secrets made from one AWS secret; if there are more, the AWS secret's versions are not reported
 MAX_CHECKED = 2000  # AWS secrets that one answer looks at
 
 
@@ -34,9 +34,9 @@ MAX_CHECKED = 2000  # AWS secrets that one answer looks at
 class _Followed:
     """A Secret that has changed.
 
-    ``version_ids`` maps ARN and label to the version id in the Secret's record. ``since`` is the time of the change.
-    ``stuck_since`` is the time at which a rollout was found to be stuck. Both are in seconds since 1970. ``told``
-    counts the answers that named the Secret.
+    ``version_ids`` maps ARN and staging label to the version id in the Secret's record. ``since`` is the time of the
+    change. ``stuck_since`` is the time at which a rollout was found to be stuck. Both are in seconds since 1970.
+    ``told`` counts the answers that named the Secret.
     """
 
     version_ids: Mapping[str, str]
@@ -46,8 +46,9 @@ class _Followed:
 
 
 class VersionStates:
-    """``may_read`` is ``AccessPolicy.may_concern``: anybody can name any AWS secret in a Secret, so the Secrets of
-    namespaces that may not read it do not count. ``wall`` returns the time in seconds since 1970."""
+    """Version states. ``may_read`` is ``AccessPolicy.may_concern``. A Secret does not count if its namespace may not
+    read the AWS secret, because any tenant can name any AWS secret in a Secret. ``wall`` returns the time in seconds
+    since 1970."""
 
     def __init__(
         self,
@@ -78,8 +79,8 @@ class VersionStates:
             self._followed.put(target.namespace, target, _Followed(bound.record.version_ids, since))
 
     def recent(self) -> Sequence[VersionState]:
-        """Return the states that began within WINDOW seconds. The least reported states come first, because not all may
-        fit."""
+        """Return the states that began in the last WINDOW seconds. The states that were reported least often come
+        first, because the answer may not have room for all."""
         now, states, checked = self._wall(), [], set[str]()
         for target, followed in self._all():
             if now - followed.since >= MAX_AGE:
@@ -113,7 +114,8 @@ class VersionStates:
         return bound is not None and self._may_read(target.namespace, bound.has_account, candidate_names(arn))
 
     def _state(self, arn: str, version_id: str, followed: _Followed, now: float) -> VersionState | None:
-        """Return the state of a version, or None while its rollouts go on, or if it is not the only one in use."""
+        """Return the state of a version of the AWS secret ``arn``. Return None while rollouts of this version are
+        unfinished, or if another version of the AWS secret is in use, too."""
         names = frozenset(candidate_names(arn))
         targets = self._secrets.by_secret_id(
             arn, may_read=lambda namespace, has_account: self._may_read(namespace, has_account, names)
@@ -159,7 +161,8 @@ def _changed_at(bound: BoundSecret) -> float:
 
 def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:
     """Return the time at which the last pod of a consumer began to run the present values, or 0 if all pods run them
-    since an unknown time. Return None if some pod does not run the present values, or if this is not known."""
+    but that time is not known. Return None if some pod does not run the present values, or if it is not known whether
+    all pods do."""
     name = bound.target.name
     if lacks_keys(consumer, name, bound.record) or rollout(consumer, name, bound.record):
         return None

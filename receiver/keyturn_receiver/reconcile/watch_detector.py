@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class WatchDetector:
-    """Detector of changes. Checks a watched Secret whenever anything about it changes. It makes no calls.
+    """Watch detector. Checks a watched Secret whenever anything about it changes. It makes no calls to Kubernetes.
 
     ``is_leader`` returns whether this replica leads.
     """
@@ -58,7 +58,8 @@ class WatchDetector:
             self.check(secret.target)
 
     def check(self, target: Target) -> None:
-        """Queue a reconcile if the watched Secret at ``target`` needs one, now or when its turn has come."""
+        """Queue a reconcile if the watched Secret at ``target`` needs one. The check and the reconcile may each come
+        after a delay."""
         if not self._started:
             return
         consumers = self._restarter.count(target)
@@ -74,7 +75,7 @@ class WatchDetector:
             self.check(target)
 
     def on_started_leading(self) -> None:
-        """Run immediately all checks that were left to the leader, because this replica now is the leader."""
+        """Run all pending checks at once, because this replica is the leader now."""
         self._queue.check_now(self._check_after_delay)
 
     def on_kept(self, before: WatchedSecret) -> None:

@@ -22,7 +22,7 @@ from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
-FRESH_SECONDS = 5.0  # seconds after a watch has shown a change, in which hardly any pod is created
+FRESH_SECONDS = 5.0  # seconds after the watch has shown a change; hardly any pod is created in this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class KeepResult:
 class WatchReconciler:
     """Reconciles watched Secrets. It keeps no state: every decision is based on the Secret and its consumers.
 
-    The annotation is written before the marks. If the process dies between the two writes, the marks still tell which
-    consumers are behind. For consumers without a mark, the annotation tells it.
+    The annotation is written before the marks. If the process dies between the two writes, the marks still show which
+    consumers are behind. For consumers without a mark, the annotation shows it.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class WatchReconciler:
         self._span = span
 
     async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
-        """Make the consumers of the Secret at ``target`` follow it. A KeyturnError is logged and returned in the
-        result instead of being raised."""
+        """Bring the annotation and the consumers of the watched Secret at ``target`` up to date. A KeyturnError is
+        logged and returned in the result instead of being raised."""
         started, outcome = time.monotonic(), "failed"
         try:
             with (
@@ -99,13 +99,13 @@ class WatchReconciler:
 
     async def _reconcile(self, secret: WatchedSecret, consumers: Sequence[Consumer]) -> ReconcileResult:
         target = secret.target
-        # No annotation of a former namespace of the same name may decide about this Secret.
+        # The annotations of an earlier namespace with this name must not decide about this Secret.
         await self._namespaces.confirm(target.namespace, secret.first_seen_at)
         consumers = self._restarter.permitted(consumers, target, secret.spec)
         kept = await self._keep(secret)
-        # The consumers are restarted even if the annotation could not be written, because the marks do not need it.
-        # If the watch has just shown the change, all pods with a mark are older than the change. Otherwise the ages of
-        # the pods decide.
+        # The consumers are restarted even if the annotation could not be written, because the marks do not need it. If
+        # the watch has just shown the change, the pods of all consumers with a mark are older than the change.
+        # Otherwise the ages of the pods decide.
         is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
         before = secret.followed if is_fresh else None
         rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)

@@ -1,6 +1,6 @@
-"""Reports what became of watched Secrets in Kubernetes Events, in the log and in the metrics.
+"""Reporter of the reconciles of watched Secrets. It reports in Kubernetes Events, in the log and in the metrics.
 
-The reports contain no value. They also contain no name of a key that only the Secret tells.
+The reports contain no values. They contain no key names that only the Secret's data shows.
 """
 
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class WatchReporter:
-    """Reports the outcome of each reconcile of a watched Secret once."""
+    """Watch reporter. Reports each reconcile of a watched Secret once."""
 
     def __init__(self, events: EventRecorder, metrics: Metrics) -> None:
         self._events = events
@@ -39,7 +39,8 @@ class WatchReporter:
     async def report_and_wait(
         self, secret: WatchedSecret, written: bool, rollout: RolloutResult, error: KeyturnError | None
     ) -> None:
-        """Report, and wait if many reconciles of the namespace fail. Each failure costs calls to Kubernetes."""
+        """Report a reconcile. After an error, wait if many reconciles of the namespace fail, because each failure costs
+        calls to Kubernetes."""
         self.report(secret, written, rollout, error)
         if error:
             await self._failures.wait(secret.target.namespace)
@@ -93,8 +94,8 @@ def _message(secret: WatchedSecret, restarted: Sequence[Consumer]) -> str:
     """Return the message of an Event about the Secret, or about one consumer.
 
     Equal messages within some minutes become one Event, so the messages about two changes must differ. For this
-    purpose, each message has the beginning of a keyed hash of the Secret's new state. The hash tells nothing about a
-    value.
+    purpose, each message has the beginning of a keyed hash of the Secret's new state. The hash reveals nothing about
+    the values.
     """
     change = event_messages.versions(secret.record)
     return f"a value that they read has changed ({change}); {event_messages.outcome(restarted)}"

@@ -34,9 +34,10 @@ class WorkItem:
 
     ``turn`` is the run that waits (QUEUED) or runs (RUNNING). ``rerun`` is the run that was requested while another one
     was RUNNING. ``retry`` is the request that the next attempt will serve (BACKING_OFF). ``unmet_since`` is the time of
-    the oldest unmet request that a retry can still meet. ``terminal_version`` is the resource version of the Secret if
-    no retry can help that version, and otherwise empty. ``check_timer`` starts a drift check. ``was_held_up`` is true
-    if the run had to wait because its namespace had its full share of the slots. All times are monotonic seconds.
+    the oldest unmet request that a retry can still meet. If no retry can help until the Secret changes,
+    ``terminal_version`` is the resource version of the Secret. Otherwise it is empty. ``check_timer`` starts a drift
+    check. ``was_held_up`` is true if the run had to wait because its namespace had taken its full share of the slots.
+    All times are monotonic seconds.
     """
 
     group: Hashable
@@ -65,7 +66,7 @@ class WorkItem:
         return retry
 
     def cancel_check(self) -> None:
-        """Cancel the drift check that is due later."""
+        """Cancel the pending drift check."""
         if self.check_timer:
             self.check_timer.cancel()
             self.check_timer = None

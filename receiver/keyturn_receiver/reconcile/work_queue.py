@@ -1,7 +1,8 @@
 """Work queue. Runs many reconciles at once, but only one for each binding, and merges requests for the same binding.
 
-The design is that of https://pkg.go.dev/k8s.io/client-go/util/workqueue, with priorities and results. A temporary
-failure is retried with growing delays, until it is over or the binding is gone.
+The design is that of https://pkg.go.dev/k8s.io/client-go/util/workqueue, with priorities and results. After a temporary
+failure, the reconcile is retried with growing delays until it succeeds or fails permanently, or until the binding is
+gone.
 """
 
 import asyncio
@@ -21,11 +22,11 @@ from keyturn_receiver.reconcile.retry_backoff import UNEXPECTED_RETRY, failed_at
 from keyturn_receiver.reconcile.work_item import Phase, Turn, WorkItem
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# Seconds after a run in which the caches may lag behind the run's own writes. Drift is checked afterwards, because
-# until then our own write would look like drift.
+# Seconds after a run in which the caches may not show the run's own writes yet. Until then, our own write would look
+# like drift, so drift is checked later.
 SETTLE_SECONDS = 1.0
 
-# Seconds in the queue that count as a wait for a slot.
+# Seconds. If a run is in the queue for longer than this, it has waited for a slot.
 MIN_WAIT = 0.01
 
 _log = logging.getLogger(__name__)
@@ -52,10 +53,10 @@ class WorkQueue:
         self._closing = False
 
     def submit(self, target: Target, request: Request, group: Hashable = None) -> "asyncio.Future[ReconcileResult]":
-        """Request a reconcile. The result of the future contains any error.
+        """Request a reconcile. Return a future of its result, which contains any error.
 
-        ``group`` is the AWS secret that the binding waits for; without it, the binding is its own group. Callers share
-        the future, so a caller that stops waiting must not cancel it.
+        ``group`` is the AWS secret that the binding waits for. If it is None, the binding is its own group. Callers
+        share the future, so a caller that stops waiting must not cancel it.
         """
         group = target if group is None else group
         item = self._items.setdefault(target, WorkItem(group))
@@ -80,7 +81,7 @@ class WorkQueue:
         return turn.result
 
     def gave_up_on(self, target: Target, resource_version: str) -> bool:
-        """Return whether this replica has failed permanently at exactly this version of the Secret."""
+        """Return whether this replica's last reconcile of exactly this version of the Secret has failed permanently."""
         item = self._items.get(target)
         return item is not None and item.terminal_version == resource_version
 
@@ -112,10 +113,10 @@ class WorkQueue:
             del self._items[target]
 
     def is_held_up(self, target: Target) -> bool:
-        """Return whether the full share of its namespace holds up this binding.
+        """Return whether a binding is held up because its namespace has taken its full share of the slots.
 
-        That is so if a run of the binding waits or has waited because its namespace had its full share of the slots, or
-        if the run itself is part of that full share.
+        That is so in two cases: a run of the binding has waited for this reason, or a run waits or runs while the share
+        is taken.
         """
         item = self._items.get(target)
         if item is None:
@@ -124,14 +125,15 @@ class WorkQueue:
         return item.was_held_up or (is_waiting and self._queues.share_is_full(target.namespace, item.group))
 
     def settles_in(self, target: Target) -> float:
-        """Return the seconds until the caches show this replica's own writes; 0.0 if they do already."""
+        """Return the seconds until the caches are sure to show this replica's own writes, or 0.0 if they already
+        are."""
         item = self._items.get(target)
         if item is None:
             return 0.0
         return SETTLE_SECONDS if item.phase is Phase.RUNNING else max(0.0, item.settled_at - self._now())
 
     def check_later(self, target: Target, delay: float, check: Callable[[Target], None]) -> None:
-        """Call ``check`` after ``delay`` seconds, unless a check of this binding is due sooner."""
+        """Call ``check`` after ``delay`` seconds, unless another check of this binding comes sooner."""
         item = self._items.setdefault(target, WorkItem(target))
         loop = asyncio.get_running_loop()
         if item.check_timer is None or item.check_timer.when() > loop.time() + delay:
@@ -139,14 +141,14 @@ class WorkQueue:
             item.check_timer = loop.call_later(delay, self._check, target, check)
 
     def check_due_in(self, target: Target) -> float:
-        """Return the seconds until the next check of a binding; infinity if none is due."""
+        """Return the seconds until the pending check of a binding, or infinity if no check is pending."""
         item = self._items.get(target)
         if item is None or item.check_timer is None:
             return math.inf
         return item.check_timer.when() - asyncio.get_running_loop().time()
 
     def check_now(self, check: Callable[[Target], None]) -> None:
-        """Call ``check`` at once for each binding that has a check due later."""
+        """Call ``check`` at once for each binding with a pending check."""
         for target in [target for target, item in self._items.items() if item.check_timer]:
             self._check(target, check)
 
@@ -162,7 +164,7 @@ class WorkQueue:
     async def close(self, grace: float) -> None:
         """Start no more retries. Queued and running reconciles get up to ``grace`` seconds to finish.
 
-        A pending retry for a notification is tried once more now, because the sender may rely on it.
+        A pending retry for a notification is made at once, because the sender may rely on it.
         """
         self._closing = True
         for target, item in list(self._items.items()):
