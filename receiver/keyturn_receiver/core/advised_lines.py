@@ -1,4 +1,5 @@
-"""Lines of the annotation `data` that messages advise people to write. Each is valid YAML, and its expression is valid.
+"""Lines of the annotation `data` that error messages advise people to write. Each line is valid YAML and has a valid
+expression.
 
 YAML removes one pair of quotes before JMESPath reads the expression, so some lines need two pairs.
 """
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 
 from keyturn_receiver.core.functions import SYNONYMS, KeyturnFunctions, arity_fault
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that JMESPath takes without quotes
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # an expression that YAML takes without quotes
-# References as Go templates, shells and Kubernetes write them.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes in JMESPath
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # an expression that needs no quotes in YAML
+# References in the syntax of Go templates, shells and Kubernetes.
 _REFERENCE = re.compile(
     r"""\{\{-?\s*(?:index\s+\.[\w.]*\s+)?\$?\.?"?(?P<template>[A-Za-z_][\w.-]*)"?\s*(?:\|\s*(?P<function>\w+)\s*)?-?\}\}
       | \$\{(?P<shell>[A-Za-z_][\w.-]*)\} | \$\((?P<kubernetes>[A-Za-z_][\w.-]*)\)""",
@@ -31,20 +32,21 @@ def quoted(expression: str) -> str:
 
 def text_literal(text: str) -> str:
     """Return an expression that evaluates to exactly the given text."""
-    if "\\" in text:  # between single quotes, a backslash cannot stand in front of a quote
+    if "\\" in text:  # a text in single quotes cannot have a backslash before a quote
         return "`" + json.dumps(text, ensure_ascii=False).replace("`", "\\`") + "`"
     return "'" + text.replace("'", "\\'") + "'"
 
 
 def constant_line(key: str, text: str) -> str:
-    """Return the line that makes a text the value of a key."""
+    """Return the line that gives a key a text as its value."""
     return f"{key}: {quoted(text_literal(text))}"
 
 
 def property_path(path: str, aliases: Sequence[str] = ()) -> str:
-    """Return the expression that selects a property. Each name in the path is quoted if JMESPath needs it.
+    """Return the expression that selects a property. Names in the path are quoted if JMESPath needs quotes.
 
-    If there are several AWS secrets, the path begins with the alias of one of them.
+    If there are ``aliases``, the expression begins with one of them. The first alias is used if the path begins with no
+    alias.
     """
     names = [name for name in path.split(".") if name]
     if aliases and names[:1] != [name for name in names[:1] if name in aliases]:
@@ -53,13 +55,14 @@ def property_path(path: str, aliases: Sequence[str] = ()) -> str:
 
 
 def property_line(key: str, path: str, aliases: Sequence[str] = ()) -> str:
-    """Return the line that selects a property."""
+    """Return the line that fills a key with a property."""
     path = property_path(path, aliases).replace("'", "''")
     return f"{key}: '{path}'"
 
 
 def reference_line(key: str, text: str, aliases: Sequence[str] = ()) -> str | None:
-    """Return the line for a text that names properties as a template or a shell would, or None for any other text."""
+    """Return the line for a text that refers to properties in the syntax of a template or a shell. Return None for any
+    other text."""
     if alone := _REFERENCE_ALONE.fullmatch(text):
         return _line(key, property_path(alone["path"] or alone["braces"], aliases))
     parts: list[str] = []
@@ -83,6 +86,7 @@ def _line(key: str, expression: str) -> str:
 
 
 def _function(name: str) -> str | None:
-    """Return Keyturn's name for the function ``name``, or None if Keyturn has no such function with one argument."""
+    """Return Keyturn's name for a template's function ``name``. Return None if Keyturn has no such function that takes
+    one argument."""
     name = SYNONYMS.get(name.lower(), name.lower())
     return name if name in KeyturnFunctions.FUNCTION_TABLE and not arity_fault(name, 1) else None

@@ -1,7 +1,8 @@
 """Aliases: the names under which the expressions of one Secret reach several AWS secrets.
 
-The annotation ``keyturn.dev/secrets`` has one alias on each line. The lines are a small part of YAML that is read
-without a YAML parser, because the annotation is read for each change that a watch shows.
+The annotation ``keyturn.dev/secrets`` has one alias on each line. The lines use only a small part of YAML. They are
+read without a YAML parser, because a parser would be too slow: the annotation is read for each change that a watch
+shows.
 """
 
 import difflib
@@ -23,17 +24,17 @@ FORM = "write one line `alias: name-or-ARN` for each AWS secret"
 STAGE_FORM = "`alias: {id: name-or-ARN, stage: AWSPENDING}`"
 
 _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # the unquoted identifiers of JMESPath
-_PLAIN = re.compile(r"""[^-\s"'{}\[\],#&*!|>%@`?:][^\s"'{}\[\],#]*|""")  # what YAML reads as it stands, without quotes
-_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")  # an expression that names a property, without quotes
+_PLAIN = re.compile(r"""[^-\s"'{}\[\],#&*!|>%@`?:][^\s"'{}\[\],#]*|""")  # a scalar that needs no quotes in YAML
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")  # a path to a property, without quotes
 _QUOTED_NAME = re.compile(r'"[^"\\]*"')
 
-# Kinds of nodes of which only the first child evaluates the input of the node. The other children evaluate the output
-# of the first child.
+# Kinds of nodes in which only the first child gets the input of the node. The other children get the output of the
+# first child.
 _FIRST_CHILD = frozenset(
     {"subexpression", "index_expression", "pipe", "flatten", "projection", "value_projection", "filter_projection"}
 )
 _WHOLE = frozenset({"current", "identity"})
-# Kinds of nodes that evaluate no part of the input, or only what a function passes to them.
+# Kinds of nodes whose children do not get the input of the node.
 _LEAVES = frozenset({"literal", "expref", "index", "slice"})
 
 
@@ -48,14 +49,15 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The parts of a document that an expression can reach: properties with these ``names``, or the ``whole`` of it."""
+    """The parts of a document that an expression can reach: the properties in ``names``, and the whole document if
+    ``whole`` is true."""
 
     names: frozenset[str]
     whole: bool = False
 
 
 def read_aliases(text: str) -> tuple[tuple[Alias, ...], tuple[str, ...]]:
-    """Read the annotation ``keyturn.dev/secrets``. Returns the aliases, and the faults."""
+    """Read the annotation ``keyturn.dev/secrets``. Return its aliases and its faults."""
     if len(text) > MAX_SECRETS_ANNOTATION:
         return (), (f"annotation {SECRETS} is longer than {MAX_SECRETS_ANNOTATION} characters: bind several Secrets",)
     return _read(text)
@@ -86,7 +88,7 @@ def _read(text: str) -> tuple[tuple[Alias, ...], tuple[str, ...]]:
 
 
 def scope_of(expression: str) -> Scope:
-    """Return the parts of its document that a valid expression can reach, whatever the document is."""
+    """Return the parts of a document that a valid expression can reach. They are the same for every document."""
     if is_property(expression):
         return Scope(frozenset({expression}))
     names: set[str] = set()
@@ -99,8 +101,8 @@ def scope_of(expression: str) -> Scope:
 
 
 def alias_advice(expression: str, key: str, unknown: str, aliases: Sequence[str]) -> str:
-    """Return advice on what to write instead of ``unknown``, which the expression uses as an alias. The advice
-    completes a sentence."""
+    """Return advice on what to write instead of ``unknown``, which the expression uses as an alias. The advice is the
+    end of a sentence, or an empty text."""
     lower = {alias.lower(): alias for alias in reversed(aliases)}
     if _QUOTED_NAME.fullmatch(expression):
         return f", as in {property_line(key, unknown, aliases)}"
@@ -127,7 +129,7 @@ def _is_blank(line: str) -> bool:
 
 
 def _read_line(line: str) -> tuple[Alias | None, str]:
-    """Return the alias on one line, or what is wrong with the line."""
+    """Return the alias on one line, or None and what is wrong with the line."""
     head, colon, rest = _without_comment(line).partition(":")
     name = _unquoted(head.strip())
     if not colon or name is None or not (rest[:1].isspace() or not rest):

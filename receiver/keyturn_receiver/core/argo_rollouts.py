@@ -1,10 +1,12 @@
 """Argo Rollouts: how a Rollout restarts its pods, and what holds a restart back.
 
 A Rollout can restart its pods in two ways. A changed pod template makes a new revision, which passes through the steps
-of the strategy: pauses, analysis, promotion. ``spec.restartAt`` evicts the pods that were created before that time. It
-makes no new revision, and works even while the Rollout is paused. The annotation ``keyturn.dev/restart`` chooses the
-way. With ``spec.workloadRef``, a Rollout has no pod template of its own: it takes the template of another workload,
-usually of a Deployment without replicas.
+of the strategy: pauses, analysis, promotion. A time in ``spec.restartAt`` makes Argo evict the pods that were created
+before this time. That makes no new revision, and works even while the Rollout is paused. The annotation
+``keyturn.dev/restart`` chooses one of the two ways.
+
+A Rollout with ``spec.workloadRef`` has no pod template of its own. It takes the template of another workload, usually
+of a Deployment without replicas.
 
 https://argo-rollouts.readthedocs.io/en/stable/features/restart/
 https://argo-rollouts.readthedocs.io/en/stable/migrating/
@@ -37,15 +39,17 @@ STOPS = RolloutHold(
 def restarts_by_time(
     on_workload: Mapping[str, object], on_template: Mapping[str, object], is_reloader_replaced: bool
 ) -> bool:
-    """Return whether the annotations of a Rollout and of its pod template say to restart its pods by
-    ``spec.restartAt``. Reloader's annotation counts if Reloader was replaced and Keyturn's own annotation is absent."""
+    """Return whether the pods of a Rollout are restarted by ``spec.restartAt``, according to the annotations of the
+    Rollout and of its pod template. Reloader's annotation counts only if Keyturn has replaced Reloader and Keyturn's
+    own annotation is absent."""
     way = restart_way(on_workload, on_template)
     return way == RESTART_AT or (not way and is_reloader_replaced and on_workload.get(RELOADER_STRATEGY) == "restart")
 
 
 def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_template: bool) -> tuple[str, ...]:
-    """Return what is wrong with a Rollout that has no pod template of its own. ``names_secrets`` tells whether its
-    annotations name Secrets, and ``spares_template`` whether it is restarted without a change of its template.
+    """Return what is wrong with a Rollout that takes its pod template from another workload. ``names_secrets`` tells
+    whether the Rollout's annotations name Secrets. ``spares_template`` tells whether its pods are restarted without a
+    change of the template.
 
     The template of such a Rollout is empty. A label or annotation in it, such as Keyturn's mark, would make the Rollout
     invalid.
@@ -59,13 +63,15 @@ def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_
 
 
 def lender(workload: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the kind and the name of the workload whose pod template a Rollout takes, or None if it has its own."""
+    """Return the kind and the name of the workload whose pod template a Rollout takes. Return None if the Rollout has a
+    template of its own."""
     ref = _template_ref(workload)
     return (str(ref.get("kind")), str(ref.get("name"))) if ref else None
 
 
 def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold | None:
-    """Return what holds back the restart of a Rollout's pods, or None if all pods restart without help of a person."""
+    """Return what holds back the restart of a Rollout's pods, or None if all pods restart without the help of a
+    person."""
     spec = as_object(workload.get("spec"))
     if spec.get("replicas") == 0:
         return NO_REPLICAS
@@ -82,10 +88,11 @@ def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold
 
 
 def restart_time(written_at: int) -> str:
-    """Return the ``spec.restartAt`` for a Secret that was written at ``written_at``, in seconds since 1970.
+    """Return the value of ``spec.restartAt`` (RFC 3339) for a Secret that was written at ``written_at`` (seconds since
+    1970).
 
-    Pods that were created in the same second as ``restartAt`` are not restarted. So the result is one second later than
-    ``written_at``.
+    Argo does not restart pods that were created in the same second as ``restartAt``. So the result is one second later
+    than ``written_at``.
     """
     return datetime.fromtimestamp(written_at + 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

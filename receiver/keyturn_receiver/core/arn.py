@@ -1,8 +1,8 @@
 """Names and ARNs of AWS secrets. A partial ARN lacks the six random characters at the end of a complete ARN.
 
 A partial ARN may happen to end in six characters that look like the random ones. Such an ARN can be read in two ways,
-so both readings count. A notification is only a hint: an extra match costs one needless reconcile, but a missed match
-loses a rotation. A bare name is never shortened, because `prod/db-abcdef` is a valid name.
+and both readings count: an extra match costs one needless reconcile, but a missed match loses a rotation. A bare name
+is never shortened, because `prod/db-abcdef` is a valid name.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
 
@@ -31,7 +31,7 @@ def account_scope(secret_id: str) -> str:
 
 
 def may_share_account(secret_id: str, other: str) -> bool:
-    """Return whether two ids may be in the same partition, region and account. A bare name may be in any."""
+    """Return whether two ids may be in the same partition, region and account. A bare name may be in any of them."""
     ours, theirs = account_scope(secret_id), account_scope(other)
     return not ours or not theirs or ours == theirs
 
@@ -39,8 +39,8 @@ def may_share_account(secret_id: str, other: str) -> bool:
 def refers_to(secret_id: str, arn: str, name: str) -> bool:
     """Return whether ``secret_id`` refers to the AWS secret with this ``arn`` and ``name``.
 
-    If ``secret_id`` is an ARN, the partition, region and account have to match, too. A bare name matches in all of
-    them.
+    If ``secret_id`` is an ARN, the partition, region and account have to match, too. A bare name matches in every
+    partition, region and account.
     """
     if not (_SUFFIX.search(arn) and arn.partition(_RESOURCE)[2][:-7] == name):
         return False

@@ -37,7 +37,7 @@ RECONCILE = "keyturn.dev/reconcile"
 RESUME = "keyturn.dev/rollout-resume"  # names the change whose rollouts go on in spite of failures
 CURRENT = "AWSCURRENT"
 
-# The annotations that determine the Secret's data. All other annotations control deletion and rollouts.
+# The annotations that determine the Secret's data. The other annotations in DECLARING do not change the data.
 FILLING = (SECRET_ID, DATA, VERSION_STAGE, SERVICE_ACCOUNT, SECRETS)
 DECLARING = (*FILLING, ON_DELETE, ROLLOUT, PACE, RESUME, RECONCILE, IGNORE, MATCH)
 
@@ -50,16 +50,16 @@ SECRET_ARN = re.compile(
     rf"arn:aws[a-z-]*:secretsmanager:{REGION.pattern}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@!-]{{1,519}}"
 )
 
-MAX_REQUEST = 64  # characters; of a longer text in ``reconcile``, only a digest is recorded
+MAX_REQUEST = 64  # characters; if the text of ``reconcile`` is longer, its digest is recorded
 
 MAX_DATA_ANNOTATION = 64 * 1024  # in characters
 # The maximum length of all expressions of a `data` annotation together, in characters. An expression that only names a
 # property does not count, because it is not parsed.
 MAX_EXPRESSIONS = 16 * 1024
 
-MAX_FAULTS = 10  # the most faults in one message; people read it, and it is written to several places
+MAX_FAULTS = 10  # the most faults in one message: people read the message, and it is written to several places
 
-# The parsed form of a `data` annotation is kept only if the annotation has at most this many characters.
+# The cache keeps the parsed form of a `data` annotation only if the annotation has at most this number of characters.
 _MAX_CACHED = 1024
 _Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # the keys with their expressions, and the faults
 
@@ -98,10 +98,10 @@ class AliasedSources:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of the Secret. The JMESPath ``expression`` selects its value from ``source``.
+    """One key of the Secret. The JMESPath ``expression`` selects the key's value from ``source``.
 
-    If ``source`` is one AWS secret, the expression selects from its JSON. Otherwise it selects from an object that has
-    the value of each AWS secret that the expression names, under the alias of that secret.
+    If ``source`` is one AWS secret, the expression selects from its JSON. Otherwise it selects from an object that maps
+    the alias of each AWS secret in the expression to the secret's value.
     """
 
     key: str
@@ -130,10 +130,11 @@ class BindingSpec:
     ``service_account``, ``on_delete`` and ``data`` are None if the annotation is missing. ``hash`` changes whenever an
     annotation that determines the data changes. ``faults`` say what is wrong with the names of the Secret's annotations
     and labels. ``reconcile`` is the latest request to compare the Secret with AWS, or empty. ``switch`` is what the
-    Secret says about restarts. ``rollout_faults`` say what is wrong with its annotations about restarts. The Secret is
-    filled in spite of such faults. ``pace`` is how many rollouts for the Secret may be unfinished at a time, or None.
-    ``resume`` names the change whose rollouts go on in spite of failures, or is empty. ``reloader_ignore`` and
-    ``reloader_match`` are the texts of Reloader's annotations on the Secret, or None.
+    Secret says about restarts. ``rollout_faults`` say what is wrong with the Secret's annotations about restarts. The
+    Secret is filled in spite of these faults. ``secrets`` is the text of the annotation ``keyturn.dev/secrets``, or
+    None. ``pace`` is the number of rollouts for the Secret that may be unfinished at a time, or None. ``resume`` names
+    the change whose rollouts go on in spite of failures, or is empty. ``reloader_ignore`` and ``reloader_match`` are
+    the texts of Reloader's annotations on the Secret, or None.
     """
 
     secret_id: str
@@ -160,31 +161,34 @@ class BindingSpec:
         return tuple(dict.fromkeys(self.source_of(alias) for alias in read_aliases(self.secrets)[0]))
 
     def source_of(self, alias: Alias) -> Source:
-        """Return the source of an alias. If the alias names no staging label, that of the binding counts."""
+        """Return the source of an alias. If the alias names no staging label, the staging label of the binding
+        counts."""
         return Source(alias.secret_id, alias.stage or self.stage)
 
     @property
     def group(self) -> str:
-        """The AWS secret that stands for the binding where bindings take turns by secret."""
+        """The id of the binding's first AWS secret, or an empty text. Bindings with the same id are one group of the
+        work queue."""
         sources = self.sources
         return sources[0].secret_id if sources else ""
 
     @property
     def account(self) -> str:
-        """The ServiceAccount whose AWS role reads the secret. It is empty if the receiver's own role does."""
+        """The ServiceAccount whose AWS role reads the secret. It is empty if the receiver's own role reads the
+        secret."""
         return self.service_account or ""
 
     @property
     def names_a_source(self) -> bool:
-        """Return whether the names of the AWS secrets and of the ServiceAccount are well-formed (``names``)."""
+        """Whether the binding names an AWS secret, and ``names`` returns true for each of its AWS secrets."""
         sources = self.sources
         return bool(sources) and all(self.names(source) for source in sources)
 
     def names(self, source: Source) -> bool:
-        """Return whether the names of an AWS secret and of the ServiceAccount are well-formed.
+        """Return whether the receiver may ask AWS and Kubernetes about an AWS secret and the ServiceAccount of the
+        binding.
 
-        If one of the names is malformed, or another fault keeps the Secret from being filled, neither AWS nor
-        Kubernetes is asked about these names.
+        It may not if one of the two names is malformed, or if another fault keeps the Secret from being filled.
         """
         if self.faults:
             return False
@@ -197,8 +201,9 @@ class Binding:
     """The desired state of one Secret, after a check.
 
     If there are no ``entries``, the Secret gets a key for each top-level property of ``everything_of``, or the single
-    key ``value`` if that AWS secret is not a JSON object. ``service_account`` is the ServiceAccount whose AWS role
-    reads the secret. It is empty if the receiver's own role does.
+    key ``value`` if that AWS secret is not a JSON object. ``origin`` is the kind of the object that declares the
+    binding. ``service_account`` is the ServiceAccount whose AWS role reads the secret. It is empty if the receiver's
+    own role reads the secret.
     """
 
     target: Target
@@ -229,16 +234,17 @@ class Binding:
 
 
 def is_bound(metadata: Mapping[str, object]) -> bool:
-    """Return whether a Secret has the label that binds it, according to its metadata.
+    """Return whether a Secret is bound, according to its metadata.
 
-    A value that means "true" but is spelt otherwise, such as "True", binds the Secret, too. So the author is told about
-    the wrong value. A copy that another controller has made is not bound.
+    A Secret with the bind label is bound, unless another controller has made it as a copy. A label value such as
+    "True", which means "true" but is spelt differently, also binds the Secret. The author is then told about the wrong
+    value.
     """
     return has_bind_label(metadata) and copy_of(metadata) is None
 
 
 def has_bind_label(metadata: Mapping[str, object]) -> bool:
-    """Return whether a Secret has the label that binds it, even if it is a copy."""
+    """Return whether a Secret has the bind label. The result is also true for a copy."""
     labels = metadata.get("labels")
     return isinstance(labels, Mapping) and is_bind_value(labels.get(BIND_LABEL))
 
@@ -265,15 +271,15 @@ def tell_all(faults: Sequence[str]) -> str:
 
 
 def binding_hash(annotations: Mapping[str, str]) -> str:
-    """Return a hash of the annotations that determine the data. A changed hash reveals an edit, even one that was made
-    while no receiver was running."""
+    """Return a hash of the annotations that determine the data. A changed hash reveals an edit, even an edit that was
+    made while no receiver was running."""
     parts = ((name, annotations[name]) for name in FILLING if name in annotations)
     return hashlib.sha256(repr(tuple(parts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> BindingSpec:
-    """Read the binding from a labelled Secret's annotations, without checking it. ``faults`` come from the names of
-    its annotations and labels (``vocabulary.secret_faults``)."""
+    """Read the binding from a labelled Secret's annotations, without checking it. ``faults`` are the faults in the
+    names of the Secret's annotations and labels (``vocabulary.secret_faults``)."""
     service_account, on_delete = annotations.get(SERVICE_ACCOUNT), annotations.get(ON_DELETE)
     return BindingSpec(
         secret_id=annotations.get(SECRET_ID, "").strip(),
@@ -282,7 +288,7 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
         on_delete=None if on_delete is None else on_delete.strip(),
         data=annotations.get(DATA),
         switch=Switch.UNKNOWN if pace_faults(annotations) else read_switch(annotations),
-        # No record has this hash, so a binding with faults never looks as if it had been applied.
+        # No record has an empty hash, so a binding with faults never looks as if it had been applied.
         hash="" if faults else binding_hash(annotations),
         faults=faults,
         reconcile=_request(annotations.get(RECONCILE, "")),
@@ -296,7 +302,8 @@ def read_spec(annotations: Mapping[str, str], faults: tuple[str, ...] = ()) -> B
 
 
 def _request(text: str) -> str:
-    """Return the text with which a request to reconcile is recorded."""
+    """Return the text that is recorded for a request to reconcile. It is a digest if the request is long or
+    unprintable."""
     if len(text) <= MAX_REQUEST and text.isprintable():
         return text.strip()
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
@@ -305,7 +312,7 @@ def _request(text: str) -> str:
 def read_binding(target: Target, spec: BindingSpec) -> Binding:
     """Check a binding that ``read_spec`` has returned (docs/bindings.md).
 
-    Raises InvalidBinding. Its message names all faults that can be found at once, and says what to write instead.
+    Raises InvalidBinding. Its message lists up to MAX_FAULTS faults, and says what to write instead.
     """
     faults = list(spec.faults)
     aliases: Mapping[str, Source] = {}
@@ -401,7 +408,7 @@ def _read_and_keep_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:
 
 
 def _parse_selectors(text: str, aliases: tuple[str, ...]) -> _Selectors:
-    """Parse the annotation `data`. Returns the keys with their expressions, and the faults."""
+    """Parse the annotation `data`. Return the keys with their expressions, and the faults."""
     faults: list[str] = []
     selectors: dict[str, str] = {}
     expressions = 0  # characters
@@ -429,7 +436,7 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
     # The annotation is parsed into YAML nodes, not into values. So `NO: port` keeps its key "NO", a duplicate key is
-    # noticed, and an alias can only stand for a scalar.
+    # noticed, and a YAML alias can only stand for a scalar.
     try:
         node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -455,7 +462,7 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
             pairs.append((key.value, value.value))
         else:
             line = key.start_mark.line
-            # The advice for one line takes time in proportion to the whole text.
+            # Advice for one line takes a time that is proportional to the length of the whole text.
             advice = advice_for_line(text, line, aliases) if len(faults) < MAX_FAULTS else ""
             faults.append(
                 f"annotation {DATA}, line {line + 1}: key and expression must be plain text: "
@@ -476,11 +483,10 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
 def _lines_with_marks(text: str) -> list[int]:
     """Return the numbers, from 0, of the first MAX_FAULTS lines of valid YAML that have a tag, an anchor or an alias.
 
-    The nodes that YAML returns do not show such marks. So a part of the expression would be lost, and nobody would
-    notice.
+    The nodes that the YAML parser returns do not show such marks. So a part of the expression would be lost unnoticed.
     """
     if not any(mark in text for mark in "!&*"):
-        return []  # as nearly always
+        return []  # most annotations have no mark
     events = yaml.parse(text, Loader=_Loader)
     marked = (each.start_mark for each in events if getattr(each, "tag", None) or getattr(each, "anchor", None))
     return list(islice(dict.fromkeys(mark.line for mark in marked if mark), MAX_FAULTS))

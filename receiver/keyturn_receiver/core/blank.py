@@ -1,10 +1,10 @@
-"""Blank values. A tool that has nothing to store writes one of them in place of a value."""
+"""Blank values. Some tools write a blank value if they have no value to store."""
 
 from keyturn_receiver.core.json_text import BOM
 
 _BOM = BOM.encode()
 _VOID = frozenset({b"", b"null", b'""', b"[]"})  # `jsonencode(null)` of Terraform is the text `null`
-_MAX_VOID = 64  # bytes; a value that is longer, because of blanks inside it, is not recognized
+_MAX_VOID = 64  # bytes; longer JSON, such as `[]` with many blanks inside, is not recognized
 
 
 def is_blank(value: bytes) -> bool:

@@ -22,20 +22,21 @@ from keyturn_receiver.core.write_times import parse_time
 READS = "keyturn.dev/reads"
 MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
-# event loop for seconds, and keeping them would take 100 MiB. So only the first ones count.
+# event loop for seconds, and keeping them would take 100 MiB. So only the first MAX_REFERENCES references count.
 MAX_REFERENCES = 5000
-MAX_NAME_FAULTS = 3  # the most wrong names in one annotation that are reported
-MAX_NAME = 253  # characters of the name of a Secret, and of a key; no Secret can have a longer one
-# Characters that are kept of a mark's value. Keyturn's digests have 32, so a value that was cut at 64 cannot equal a
-# digest.
+MAX_NAME_FAULTS = 3  # the most wrong names that are reported for one annotation
+MAX_NAME = 253  # characters; Kubernetes allows no longer name of a Secret or of a key
+# The most characters of a mark's value that are kept. The marks that Keyturn makes are shorter, so a value that was cut
+# cannot equal such a mark.
 MAX_MARK = 64
-FAULT_UNIT = 100  # so many characters of faults count as much as one name in ``Consumer.size``
+FAULT_UNIT = 100  # in ``Consumer.size``, this number of characters of faults counts as one name
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
     """The keys of one Secret that a pod reads. ``whole`` means that the pod reads all keys, including those that are
-    added later. ``optional`` means that one of the keys may be missing when the container that reads it starts."""
+    added later. ``optional`` means that for at least one of the keys, a container starts even if the Secret lacks the
+    key."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
@@ -43,7 +44,7 @@ class Reads:
 
     @property
     def needs_keys(self) -> bool:
-        """Return whether no container starts until the Secret has the keys that the container reads."""
+        """Whether every container waits for its start until the Secret has the keys that the container reads."""
         return not self.whole and not self.optional
 
 
@@ -63,17 +64,17 @@ class WorkloadRef:
 class Consumer:
     """A workload, reduced to the fields that matter for its rollout.
 
-    ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` and ``marks`` map the names of
-    Keyturn's annotations for these Secrets to their values: ``baseline`` has those on the workload itself, ``marks``
-    those on its pod template. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells
-    why a changed template does not restart all pods, or is None if it restarts them all. ``faults`` say what is wrong
+    ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` has Keyturn's marks for these
+    Secrets on the workload itself, and ``marks`` has the marks on its pod template. Both map the name of an annotation
+    to its value. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells why a changed
+    template does not restart all pods. It is None if a changed template restarts all pods. ``faults`` say what is wrong
     with the annotations and labels of the workload and of its pod template. Faults forbid restarts, because an unwanted
     restart cannot be undone. ``created`` is the time at which the workload was created, in seconds since 1970 by the
-    API server's clock, or None if that is not known. ``seen_late`` means that this replica first saw the workload long
-    after its creation. ``reloader`` are the rules of Reloader's annotations, if these annotations count.
+    API server's clock, or None if the time is not known. ``seen_late`` means that this replica first saw the workload
+    long after its creation. ``reloader`` are the rules of Reloader's annotations, if these annotations count.
     ``may_restart_twice`` means that the workload has annotations of Reloader, but they do not count. ``progress`` tells
-    how far the rollout of the present pod template has come, or is None if that is not known. ``evicts`` means that
-    Keyturn evicts the pods and does not change the template. Then no setting of the workload holds the pods back.
+    how far the rollout of the present pod template has come, or is None if the progress is not known. ``evicts`` means
+    that Keyturn evicts the pods and does not change the template. Then no setting of the workload holds the pods back.
     ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a changed pod template
     (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the order and the time of
     the workload's restarts, or None.
@@ -100,16 +101,16 @@ class Consumer:
 
     @property
     def size(self) -> int:
-        """The number of names of Secrets and keys that this object holds. The memory that the object takes is
-        proportional to this number, because each Secret has a few marks at most. Faults count by their length."""
+        """The number of names of Secrets and keys that this object holds, as a measure of its memory. Each FAULT_UNIT
+        characters of faults count as one name. Marks do not count, because each Secret has only a few."""
         of_rules = self.reloader.size if self.reloader else 0
         of_faults = sum(map(len, self.faults)) // FAULT_UNIT
         return max(1, of_rules + of_faults + sum(1 + len(read.keys) for read in self.reads.values()))
 
 
 def names_read(annotations: Mapping[str, object]) -> list[str]:
-    """Return the names of the Secrets that a workload reads in a way that its pod template does not show, such as by
-    the Kubernetes API. The annotation separates the names by commas, blanks or line breaks."""
+    """Return the names in the annotation ``keyturn.dev/reads``. The pods read these Secrets without a reference in the
+    pod template, for example through the Kubernetes API. Commas, blanks or line breaks separate the names."""
     return str(annotations.get(READS, "")).replace(",", " ").split()
 
 
@@ -140,7 +141,7 @@ def mark_name(secret_name: str) -> str:
 
 
 def former_mark_name(secret_name: str) -> str | None:
-    """Return the name that release 0.2 gave to the mark of a Secret, or None if ``mark_name`` is the same.
+    """Return the name that release 0.2 gave to the mark of a Secret, or None if the mark still has this name.
 
     Two Secrets could share such a name. Marks with the former name are still read, so that an upgrade restarts nobody.
     This function can be removed after the next release.
@@ -223,7 +224,7 @@ def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: 
 
 
 def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the pod template of a workload, empty if it has none."""
+    """Return the pod template of a workload, or an empty object if the workload has none."""
     template = workload
     for field in kind.template:
         template = as_object(template.get(field))
@@ -231,7 +232,7 @@ def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[
 
 
 def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
-    """Join the reads of each Secret, in a time that is linear in their number."""
+    """Merge all reads of a Secret into one. The time is linear in the number of reads."""
     whole: set[str] = set()
     optional: set[str] = set()
     keys: dict[str, set[str]] = {}
@@ -245,16 +246,16 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
 
 
 def reads_of(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
-    """Return what a pod, or the pods of a template, read of each Secret. Of the Secrets that are ``named``, they read
-    all keys."""
+    """Return the reads of each Secret, by the name of the Secret. ``template`` is a pod template or a pod. All keys of
+    the Secrets in ``named`` count as read."""
     by_name = ((name, Reads(whole=True)) for name in named)
     return _join(islice(chain(by_name, _template_reads(as_object(template.get("spec")))), MAX_REFERENCES))
 
 
 def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
     # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#PodSpec
-    # No process of a pod reads its imagePullSecrets: the kubelet does, at the next pull. Ephemeral containers belong to
-    # a single pod and not to the template; a restart removes them.
+    # imagePullSecrets do not count, because only the kubelet reads them, at the next pull. Ephemeral containers do not
+    # count, because they belong to a single pod and not to the template, and a restart removes them.
     for container in (*as_objects(pod.get("initContainers")), *as_objects(pod.get("containers"))):
         for bulk in as_objects(container.get("envFrom")):
             yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
@@ -286,10 +287,10 @@ def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:
 
 
 def marks_of(reads: Iterable[str], *annotations: Mapping[str, object]) -> list[dict[str, str]]:
-    """Return the marks in each of ``annotations``.
+    """Return the marks in each object's annotations, in the order of the arguments.
 
-    An object can have ten thousand annotations with names like those of marks. So only the marks of Secrets that the
-    pods read are kept, and only the first MAX_MARK characters of each value.
+    An object can have ten thousand annotations whose names look like names of marks. So only the marks of Secrets that
+    the pods read are kept, and only the first MAX_MARK characters of each value.
     """
     if not any(name.startswith(MARK_PREFIX) for each in annotations for name in each):
         return [{} for _ in annotations]

@@ -1,7 +1,8 @@
-"""Copies: Secrets that another controller makes from a Secret or a template, with the same label and annotations.
+"""Copies: Secrets that another controller makes from a Secret or a template, with the label and the annotations of the
+original.
 
-Keyturn leaves them alone, because that controller would overwrite what Keyturn writes. The names are those that each
-controller documents or has in its source.
+Keyturn leaves them alone, because that controller would overwrite what Keyturn writes. The names below come from each
+controller's documentation or source code.
 """
 
 from collections.abc import Mapping
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 
-# Annotations that a controller writes on a copy, or that ask for a copy. The values of those in _ORIGINS name the
-# original.
+# Annotations that a controller writes on a copy, or with which people ask for a copy. The value of an annotation in
+# _ORIGINS names the original.
 _ANNOTATIONS: Mapping[str, str] = {
     # https://github.com/mittwald/kubernetes-replicator
     "replicator.v1.mittwald.de/replicate-from": "kubernetes-replicator",
@@ -25,7 +26,7 @@ _ANNOTATIONS: Mapping[str, str] = {
 _LABELS: Mapping[str, str] = {
     "kubed.appscode.com/origin.name": "Config Syncer (kubed)",
     "hnc.x-k8s.io/inherited-from": "Hierarchical Namespaces",
-    "generate.kyverno.io/source-uid": "Kyverno",  # of a clone; what a policy generates from its `data` has no source
+    "generate.kyverno.io/source-uid": "Kyverno",  # on a clone; a Secret from the `data` of a policy has no source
 }
 _ORIGINS = frozenset(
     {
@@ -35,7 +36,7 @@ _ORIGINS = frozenset(
         "reflector.v1.k8s.emberstack.com/reflects",
     }
 )
-# Controllers that own the Secrets that they fill, by the API group in the apiVersion of the owner reference.
+# Controllers that own the Secrets that they fill. The key is the API group in the owner reference of such a Secret.
 _OWNERS: Mapping[str, str] = {
     "external-secrets.io": "External Secrets Operator",
     "secrets.hashicorp.com": "Vault Secrets Operator",
@@ -55,7 +56,8 @@ class Copy:
 
 
 def copy_of(metadata: Mapping[str, object]) -> Copy | None:
-    """Return who has made this Secret as a copy, or None if the Secret is no copy."""
+    """Return the controller that has made this Secret as a copy, and the original. Return None if the Secret is not a
+    copy."""
     annotations, labels = as_object(metadata.get("annotations")), as_object(metadata.get("labels"))
     for name, controller in _ANNOTATIONS.items():
         if name in annotations:

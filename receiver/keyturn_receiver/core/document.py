@@ -10,14 +10,15 @@ from keyturn_receiver.core.json_text import BOM, MalformedJson, UnusableValue, p
 from keyturn_receiver.core.like_json import is_like_json
 
 _WHITESPACE = " \t\r\n"  # of JSON
-_WHOLE = "@"  # the expression that takes the whole value
-_HEAD = 512  # bytes at the beginning of a value, which show whether it was meant to be JSON
+_WHOLE = "@"  # the expression that selects the whole value
+_HEAD = 512  # bytes; the beginning of a value shows whether the value was meant to be JSON
 
 
 class QuotedJson(str):
     """The text of a JSON string that holds a JSON object. ``whole`` is the expression that selects the whole text.
 
-    from_json() gives the object. An expression that looks for a property in the text fails with UnusableValue.
+    The function from_json() of expressions returns the object. An expression that looks for a property in the text
+    fails with UnusableValue.
     """
 
     __slots__ = ("whole",)
@@ -62,16 +63,17 @@ class Document:
         return isinstance(self.content, dict | list)
 
     def content_for(self, whole: str) -> object:
-        """Return ``content`` for a binding in which the expression ``whole`` takes the value as it is."""
+        """Return ``content``. If it is a QuotedJson, its messages advise the expression ``whole`` for the whole
+        value."""
         return QuotedJson(self.content, whole) if isinstance(self.content, QuotedJson) else self.content
 
     def fault_for(self, whole: str) -> str:
-        """Return ``fault`` for a binding in which the expression ``whole`` takes the value as it is."""
+        """Return ``fault`` with advice to use the expression ``whole``, and not @, for the whole value."""
         return self.fault.removesuffix(_WHOLE) + whole if self.fault.endswith(_WHOLE) else self.fault
 
 
 def read_document(value: str | bytes) -> Document:
-    """Read a value. A byte order mark before JSON is passed over."""
+    """Parse a value. A byte order mark in front of JSON is ignored."""
     if isinstance(value, bytes):
         if fault := _encoding_fault(value):
             return Document(value, value, fault)
@@ -93,7 +95,7 @@ def read_document(value: str | bytes) -> Document:
 
 
 def extent(value: str | bytes) -> Extent:
-    """Return the extent of the value's ``content``, without parsing it."""
+    """Return the extent of the ``content`` that a value has as a document. The value is not parsed."""
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -111,7 +113,7 @@ def _fault(cause: str) -> str:
 
 
 def _quoted_json(text: str) -> QuotedJson | None:
-    """Return what is in the quotes if a text is a JSON string that holds a JSON object, and otherwise None."""
+    """Return the text in the quotes if ``text`` is a JSON string that holds a JSON object. Return None otherwise."""
     if not text.lstrip(_WHITESPACE).startswith('"'):
         return None
     with suppress(MalformedJson):
@@ -122,7 +124,8 @@ def _quoted_json(text: str) -> QuotedJson | None:
 
 
 def _encoding_fault(value: bytes) -> str:
-    """Return what is wrong with bytes that are JSON in another encoding than UTF-8, or an empty text."""
+    """Return what is wrong with bytes that are JSON but are not encoded as UTF-8. Return an empty text for all other
+    bytes."""
     encoding = json.detect_encoding(value)
     if not encoding.startswith("utf-8"):
         head = value[:_HEAD].decode(encoding, errors="replace")

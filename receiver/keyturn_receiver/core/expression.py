@@ -1,8 +1,9 @@
-"""JMESPath expressions of untrusted authors. Each is validated with its binding, and its cost is bounded before use.
+"""JMESPath expressions of untrusted authors. An expression is validated with its binding, and its cost is bounded
+before it is evaluated.
 
-A short expression can have a huge result: the result of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound
-of the cost is computed first, from the parsed expression and the length of the document. A costly expression is
-refused. Parsing and bounding are limited, too, by the length of the expression and by the number of its nodes.
+A short expression can have a huge result: the result of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound of
+the cost is computed first, from the parsed expression and the length of the document. A costly expression is refused.
+Parsing and bounding are limited, too, by the length of the expression and by the number of its nodes.
 https://jmespath.org/specification.html
 """
 
@@ -29,29 +30,29 @@ MAX_DEPTH = 100  # levels of the syntax tree; the library visits it by recursion
 MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
 MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; this is half a second
 
-# Each visit of a node costs VISIT units, and each call of a function costs CALL units more. Each byte of an
+# Each visit of a node costs VISIT units, and each call of a function costs another CALL units. Each byte of an
 # intermediate result costs one unit. A test counts the visits of real evaluations.
 VISIT = 10
 CALL = 30
 
-_PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a selector that needs neither a parser nor a bound
+_PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # an expression that needs neither a parser nor a bound
 _MAX_CACHED = 128  # characters; a syntax tree takes up to a hundred times the memory of its text
 
-# Functions whose output can be larger than all their arguments together. Each number is the maximum of output bytes per
-# byte of the arguments. Both are counted as JSON text. The reasons:
+# Functions whose output can be larger than all their arguments together. Each number is the most bytes of output for
+# one byte of the arguments. Output and arguments are measured as JSON text. The reasons:
 # - url_encode: "/" becomes "%2F".
 # - to_string, to_json: if a string holds JSON, each quote and each backslash in it gets a backslash.
-# - upper: one letter can become three letters. lower: has the same bound.
+# - upper, lower: one letter can become three letters.
 # - split: each element of the list needs two quotes and a comma.
 # - url_decode, base64_decode: a decoded byte can take six bytes, such as "\u0000".
 _GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3, "split": 4, "url_decode": 6,
            "base64_decode": 6}  # fmt: skip
-# Kinds of nodes. In a chain, each child evaluates the output of the child before it. In other nodes, all children
-# evaluate the same input.
+# Kinds of nodes. In a chain, the input of each child is the output of the child before it. In other nodes, all children
+# have the same input.
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
 _CHAINS = frozenset({"subexpression", "index_expression", "pipe", "key_val_pair", "flatten"})
 _BOOLEANS = frozenset({"comparator", "not_expression"})
-_SORTING = ("sort", "max", "min")  # functions that compare values with each other; n log n comparisons at most
+_SORTING = ("sort", "max", "min")  # functions that make at most n log n comparisons of values
 _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
@@ -83,12 +84,12 @@ def validate_expression(expression: str, key: str = "KEY", aliases: Sequence[str
 
 
 def is_property(expression: str) -> bool:
-    """Whether the expression only names a property, which costs next to nothing."""
+    """Return whether the expression is only the name of a property. Such an expression costs next to nothing."""
     return _PROPERTY.fullmatch(expression) is not None
 
 
 def syntax_tree(expression: str) -> Mapping[str, Any]:
-    """Return the syntax tree of a valid expression, in the form of the library."""
+    """Return the syntax tree of a valid expression, as the JMESPath library represents it."""
     tree: Mapping[str, Any] = _parsed(expression).parsed
     return tree
 
@@ -139,15 +140,15 @@ def _cost_and_keep(expression: str, document: Extent) -> int:
 def _cost(expression: str, document: Extent) -> int:
     try:
         return _Bounds().of(_parsed(expression).parsed, document)[1]
-    except RecursionError:  # a deep literal in a deep tree, although each is within its limit
+    except RecursionError:  # a deep literal in a deep tree; each of them is within its own limit
         return MAX_COST + 1
 
 
 def evaluate(expression: str, document: object, spent: int) -> object:
     """Evaluate a valid expression over a JSON document.
 
-    ``spent`` is the bound that ``cost`` has returned for this expression and this document. Raises EvaluationError,
-    without any evaluation if ``spent`` is above MAX_COST.
+    ``spent`` is the bound that ``cost`` has returned for this expression and this document. Raises EvaluationError. If
+    ``spent`` is above MAX_COST, the expression is not evaluated.
     """
     if spent > MAX_COST:
         raise EvaluationError("its result could be far larger than a Secret can hold: simplify the expression")
@@ -175,9 +176,9 @@ def _parsed_and_kept(expression: str) -> ParsedResult:
 
 
 class _Lexer(Lexer):
-    """Lexer that keeps the digits of numbers in backquotes as they are written, like the digits of numbers in AWS.
+    """Lexer that keeps the digits of numbers in backquotes. Numbers from AWS also keep their digits (``json_text``).
 
-    The stubs of the library lack the methods that are not public.
+    The library's type stubs lack its private methods.
     """
 
     _text = ""  # the text of the latest literal, without its quotes
@@ -188,7 +189,7 @@ class _Lexer(Lexer):
 
     def _consume_literal(self) -> dict[str, Any]:
         token: dict[str, Any] = super()._consume_literal()  # type: ignore[misc]
-        with suppress(ValueError):  # the library takes such a text for a string
+        with suppress(ValueError):  # the library reads a text that is not JSON as a string
             token["value"] = parse_literal(self._text.replace("\\`", "`"))
         return token
 
@@ -214,7 +215,7 @@ def _parse(expression: str) -> ParsedResult:
 
 
 def _walk(tree: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int, int]]:
-    """Yield each node with its depth in the tree, and with the number of projections around it, itself included."""
+    """Yield each node, its depth in the tree, and its number of nested projections. A projection counts itself."""
     pending = [(tree, 1, 0)]
     while pending:
         node, depth, outer = pending.pop()
@@ -230,12 +231,12 @@ def _children(node: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _literal_length(value: object) -> int:
     try:
         return max(len(json.dumps(value)), len(write(value)))
-    except UnusableValue:  # NaN and Infinity, which the library takes for numbers
+    except UnusableValue:  # NaN and Infinity, which the library accepts as numbers
         return len(json.dumps(value))
 
 
 class _Bounds:
-    """Upper bounds of the outputs and costs of nodes. The bounds of a node are kept for each extent of its input.
+    """Upper bounds of the outputs and costs of nodes. A cache keeps the bounds of a node for each extent of its input.
 
     A projection bounds its inner expression for two extents. If the bounds were not kept, each level of nested
     projections would double the work.
@@ -245,7 +246,7 @@ class _Bounds:
         self._known: dict[tuple[int, Extent], tuple[Extent, int]] = {}
 
     def of(self, node: Mapping[str, Any], value: Extent) -> tuple[Extent, int]:
-        """Return bounds of the output's extent and of the cost. A part that is twice in the output counts twice."""
+        """Return bounds of the output's extent and of the cost. A part that occurs twice in the output counts twice."""
         key = (id(node), value)
         if key not in self._known:
             output, spent = self._of(node, value)
@@ -277,9 +278,9 @@ class _Bounds:
         return value, 0  # field, index, slice, current, identity: the output is a part of the input
 
     def _of_each(self, expressions: Sequence[Mapping[str, Any]], value: Extent, spent: int) -> tuple[Extent, int]:
-        # It is unknown how the elements share the value. The output grows at least in proportion to the input, so the
-        # extremes are one element that takes up the whole value, and as many minimal elements as the value can have.
-        # Their bounds are added up.
+        # The sizes of the elements are not known. There are two extremes, because the output grows at least in
+        # proportion to the input: one element that takes up the whole value, and as many minimal elements as the value
+        # can have. The bounds of both are added up.
         output, elements = Extent(2, 1), value.values
         for expression in expressions:
             (whole, whole_cost), (least, least_cost) = self.of(expression, value), self.of(expression, _LEAST)

@@ -1,4 +1,4 @@
-"""Messages about an expression that is wrong: where its fault is, and which line to write instead."""
+"""Messages about an expression that is wrong. They give the place of the fault, and the line to write instead."""
 
 import difflib
 import json
@@ -11,19 +11,20 @@ from keyturn_receiver.core.advised_lines import constant_line, property_line, qu
 from keyturn_receiver.core.functions import SYNONYMS, EvaluationError, KeyturnFunctions, NothingSelected, arity_fault
 from keyturn_receiver.core.json_text import Unusable
 
-# Characters of a host name, a URL or a name with spaces, which may also be the name of a property.
+# A host name, a URL or a name with spaces. Such a text may also be the name of a property.
 _NAME_LIKE = re.compile(r"[\w$.:/@%+~\- ]+")
 # A text that is not meant as an expression: it has no bracket, no double quote and no operator.
 _BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`<>]+(?<!')""")
 _OPERATOR = re.compile(r"\s[=!&]|[=&]\s|[=!]=(?!=*\Z)|&&")
-# Parts of an expression that evaluate something else than the document.
+# Operators of expressions whose operands evaluate only a part of the document.
 _INNER = re.compile(r"[*|&]|\[[]?]|\.\s*[\[{]|[\]})]\s*\.")
 _PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # a path that its author may have meant as a text
-# A quoted text, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
+# A bracket, or a quoted text, even without its closing quote. The pattern matches at every quote, so a search takes
+# linear time.
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:(?!(?P=quote))[^\\]|\\.)*(?P<end>(?P=quote)?)|[][(){}]""", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_MAX_ADVICE = 80  # characters of an expression that an advice repeats
-_MAX_LINE = 160  # characters of a line that an advice gives
+_MAX_ADVICE = 80  # the most characters of an expression that an advice repeats
+_MAX_LINE = 160  # the most characters of a line that an advice gives
 
 _TYPES = {
     "string": "a text", "number": "a number", "boolean": "a boolean", "array": "a list", "object": "an object",
@@ -44,8 +45,8 @@ def constant_advice(expression: str, key: str) -> str:
 
 
 def text_advice(expression: str, key: str, properties: Mapping[str, object]) -> str:
-    """Return advice on how to write texts that stand in double quotes but name no property. Return an empty text if the
-    expression has no such texts.
+    """Return advice about texts in double quotes that name no property. Return an empty text if the expression has no
+    such texts.
 
     In JMESPath, a text in double quotes is a name.
     """
@@ -85,7 +86,7 @@ def type_error(error: JMESPathTypeError) -> EvaluationError:
 
 
 def call_fault(name: str, arguments: int) -> str | None:
-    """Return what is wrong with a call of this function with so many arguments, or None."""
+    """Return what is wrong with a call of the function ``name`` with this number of arguments, or None."""
     known = KeyturnFunctions.FUNCTION_TABLE
     if name in known:
         fault = arity_fault(name, arguments)
@@ -103,7 +104,8 @@ def is_bare_text(text: str) -> bool:
 
 
 def syntax_advice(expression: str, key: str, aliases: Sequence[str], error: Exception) -> str:
-    """Return the rest of the message about an expression that cannot be parsed: where its fault is, and what to do."""
+    """Return the rest of the message about an expression that cannot be parsed: the place of the fault, and what to
+    do."""
     text = expression.strip()
     constant = constant_line(key, text)
     if line := reference_line(key, text, aliases) if len(text) <= _MAX_ADVICE else None:
@@ -127,7 +129,7 @@ def syntax_advice(expression: str, key: str, aliases: Sequence[str], error: Exce
 
 
 def _bracket_fault(expression: str) -> str | None:
-    """Return which bracket or quote has no partner, or None."""
+    """Return a message about a bracket or quote that has no partner, or None."""
     opened: list[tuple[str, int]] = []
     for match in _QUOTED.finditer(expression):
         token, at = match[0], match.start() + 1

@@ -1,4 +1,4 @@
-"""Field owners: what Kubernetes records about who wrote which fields of an object, in the object's managed fields.
+"""Field owners: the writers of an object's fields, as Kubernetes records them in the object's managed fields.
 
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
@@ -24,30 +24,31 @@ def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]
 
 
 def owned(fields: Mapping[str, object], *path: str) -> frozenset[str]:
-    """Return the names of the fields below ``path`` that an entry's ``fieldsV1`` contains, such as the annotations for
-    the path "metadata", "annotations"."""
+    """Return the names of the fields below ``path`` in an entry's ``fieldsV1``. For the path "metadata", "annotations",
+    these are the names of annotations."""
     return frozenset(name.removeprefix("f:") for name in _below(fields, path) if name.startswith("f:"))
 
 
 def owns(fields: Mapping[str, object], names: Iterable[str], *path: str) -> bool:
-    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``. The other fields there, which may
-    be tens of thousands, are not looked at."""
+    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``. The other fields there are not
+    looked at, because there may be tens of thousands."""
     below = _below(fields, path)
     return all(f"f:{name}" in below for name in names)
 
 
 def owns_exactly(fields: Mapping[str, object], names: Set[str], *path: str) -> bool:
-    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``, and no other field. The search ends
-    at the first other field."""
+    """Return whether an entry's ``fieldsV1`` contains exactly ``names`` below ``path``. The search ends at the first
+    other field."""
     below = _below(fields, path)
     return owns(fields, names, *path) and all(name[2:] in names for name in below if name.startswith("f:"))
 
 
 def other_writer(kind: WorkloadKind, workload: Mapping[str, object], annotation: str, removed: bool) -> str | None:
-    """Return the field manager, other than Keyturn's, that owns ``annotation``, on the workload or on its pod template.
+    """Return the field manager that owns ``annotation`` on the workload or on its pod template. Keyturn's own field
+    managers do not count.
 
-    Nobody owns an annotation that is gone. So if it was ``removed`` and has no other owner, return the manager that
-    wrote last. Return None if there is no such manager.
+    Nobody owns an annotation that was ``removed``. In this case, return the field manager that wrote the workload last.
+    Return None if there is no such field manager.
     """
     owners: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []

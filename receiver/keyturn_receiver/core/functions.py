@@ -25,7 +25,7 @@ from keyturn_receiver.core.json_text import (
 )
 
 # The library compares the names of Python's types, so it needs the names of the types Number and QuotedJson, too.
-# "binary" is Keyturn's own type: the values of SecretBinary and base64_decode() have it.
+# "binary" is a type that only Keyturn has: the type of a SecretBinary, and of bytes from base64_decode().
 _PYTHON_TYPES: Mapping[str, tuple[str, ...]] = {
     **REVERSE_TYPES_MAP,
     "number": (*REVERSE_TYPES_MAP["number"], "Number"),
@@ -61,7 +61,7 @@ class EvaluationError(Exception):
 
 
 class NothingSelected(EvaluationError):
-    """An expression selects nothing: what it names is not there, or is null."""
+    """An expression selects nothing: the property that it names is missing or null."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class KeyturnFunctions(Functions):
             return value
         if _NUMBER.fullmatch(value):
             return parse(value)  # keeps the digits
-        for number in (int, float):  # like the library, which takes more texts for numbers than JSON does
+        for number in (int, float):  # as in the library, which accepts more texts as numbers than JSON does
             with suppress(ValueError):
                 return number(value)
         return None
@@ -138,7 +138,7 @@ class KeyturnFunctions(Functions):
 
     @signature(_STRING)
     def _func_base64_decode(self, text: str) -> str | bytes:
-        """Both alphabets of RFC 4648 are accepted, with or without padding, and with line breaks."""
+        """Decode either alphabet of RFC 4648, with or without padding, and with or without line breaks."""
         digits = "".join(text.split()).translate(_URL_SAFE)
         bare = digits.rstrip("=")
         padding = len(digits) - len(bare)
@@ -170,7 +170,7 @@ class KeyturnFunctions(Functions):
 
 
 def arity_fault(name: str, arguments: int) -> str | None:
-    """Return what is wrong with a call of this function with so many arguments, or None."""
+    """Return what is wrong with a call of the function ``name`` with this number of arguments, or None."""
     takes = KeyturnFunctions.FUNCTION_TABLE[name]["signature"]
     variadic = bool(takes) and takes[-1].get("variadic", False)
     if arguments == len(takes) or (variadic and arguments > len(takes)):
@@ -185,9 +185,9 @@ def _check(value: object) -> None:
 
 
 def to_bytes(value: object) -> bytes:
-    """Return bytes and text as they are, and the compact JSON of any other value.
+    """Return bytes unchanged, a text as UTF-8, and any other value as compact JSON.
 
-    Raises EvaluationError, and UnusableValue like ``write``.
+    Raises EvaluationError if the text cannot be encoded as UTF-8, and UnusableValue as ``write`` does.
     """
     try:
         return value if isinstance(value, bytes) else text_of(value).encode()

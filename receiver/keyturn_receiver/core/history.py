@@ -1,7 +1,7 @@
 """History: the last changes of a bound Secret's values, in one annotation of the Secret.
 
 The history is only for people and for the tools that show it. No decision depends on it. It is not part of the record,
-and it holds no value. If the annotation is lost or garbled, the history starts again with the next change.
+and it holds no secret value. If the annotation is lost or garbled, the history starts again with the next change.
 """
 
 import json
@@ -30,11 +30,12 @@ class Change:
 
     ``at`` is the time of the write, by the receiver's clock (RFC 3339 in UTC, with milliseconds). ``version`` is the
     version id that the Secret was made from. ``was`` is the version id before the write, and is empty for the first
-    write. If the Secret is made from several AWS secrets, both are compound versions (``revision.compound_version``).
-    ``moved_at`` is the time at which the staging label moved to the version, by AWS's clock (RFC 3339 in UTC, whole
-    seconds). ``cause`` is the cause of the reconcile, such as "notification" or "poll". ``event`` is the id of the
-    EventBridge event. ``moved_at`` and ``event`` are empty if they are not known. ``keys`` is the number of keys whose
-    value was written or removed. ``due`` is the number of consumers that were due for a restart because of the write.
+    write. If the Secret is made from several AWS secrets, ``version`` and ``was`` are compound versions
+    (``revision.compound_version``). ``moved_at`` is the time at which the staging label moved to the version, by AWS's
+    clock (RFC 3339 in UTC, whole seconds). ``cause`` is the cause of the reconcile, such as "notification" or "poll".
+    ``event`` is the id of the EventBridge event. ``moved_at`` and ``event`` are empty if they are not known. ``keys``
+    is the number of keys whose value was written or removed. ``due`` is the number of consumers that were due for a
+    restart because of the write.
     """
 
     at: str
@@ -81,8 +82,8 @@ def add(text: str | None, change: Change) -> str:
     """Return the annotation with one more change as its first entry.
 
     The annotation keeps at most MAX_CHANGES changes and at most MAX_BYTES. The oldest changes are dropped. Of
-    consecutive changes without a new version, only the last is kept. Otherwise a writer whose repeated edits Keyturn
-    reverts would push out the rotations. An id that the annotation cannot hold is left out.
+    consecutive changes without a new version, only the last is kept. Otherwise Keyturn's answers to another writer's
+    repeated edits would push out the rotations. An id that the annotation cannot hold is left out.
     """
     change = replace(
         change,

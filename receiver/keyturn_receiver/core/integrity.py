@@ -1,4 +1,4 @@
-"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. Only the Secret is looked at, and no API is
+"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. The Secret alone shows it, so no API is
 called."""
 
 import hmac
@@ -24,7 +24,7 @@ class Integrity(StrEnum):
     """Whether a Secret still is as Keyturn wrote it."""
 
     INTACT = "intact"  # the keyed hashes of the data and of the record prove it
-    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it, with a hash that has no key: it fits, but proves nothing
+    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it: its hash fits, but has no key, so it proves nothing
     BROKEN = "broken"  # it was never written, or somebody has changed a key or the record
 
 
@@ -40,7 +40,8 @@ def integrity(
 
     The owners of the fields do not show every edit: server-side apply of ``stringData`` leaves the owner of ``data`` as
     it is, and any writer can name its field manager ``keyturn``. So the values themselves are compared, by a hash. The
-    owners count in addition, because a key that Keyturn does not own would stay when the AWS secret no longer has it.
+    owners count, too, because a key that Keyturn does not own would stay in the Secret when it is gone from the AWS
+    secret.
     """
     uid = str(metadata.get("uid"))
     found = as_object(metadata.get("annotations"))  # a tenant may have written very many annotations
@@ -61,7 +62,7 @@ def integrity(
 
 
 def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Record) -> bool:
-    """Return whether ``manager`` has applied all keys in the record, no other key, and the record.
+    """Return whether ``manager`` has applied the record, and exactly the keys that the record names.
 
     A writer that changes the value of a field with another field manager usually becomes the field's owner, and a
     writer that removes a field also removes its ownership.

@@ -17,20 +17,20 @@ _FUNCTIONS = KeyturnFunctions()
 
 # Functions that would turn a null into another value.
 _MAKING = frozenset({"to_string", "to_json", "to_array"})
-# Kinds of nodes that do not decide where a null comes from: it comes from the part that was evaluated last, or from the
-# function.
+# Kinds of nodes that only pass a null on. The null comes from the part that was evaluated last, or from the function.
 _PASSING = frozenset({"or_expression", "and_expression", "pipe", "key_val_pair", "function_expression"})
 
 _NO_NUMBER = "to_number() gets a value that is not a number: correct it in AWS, or leave the function out"
 
 
 class Interpreter(TreeInterpreter):
-    """Interpreter that lets no null into a value that an expression builds: it raises NothingSelected. A null that the
-    author wrote in backquotes is allowed. It raises UnusableValue wherever it meets a value that cannot be used."""
+    """Interpreter that lets no null into a value that an expression builds. Instead, it raises NothingSelected. A null
+    that the author wrote in backquotes is allowed. For a value that cannot be used, the interpreter raises
+    UnusableValue."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._null_is_written = False  # whether the latest null stands in the expression itself
+        self._null_is_written = False  # whether the author wrote the latest null in the expression
         self._null_error: EvaluationError = NothingSelected()  # the error to raise for the latest null
 
     def evaluate(self, tree: Mapping[str, Any], document: object) -> object:
@@ -67,7 +67,7 @@ class Interpreter(TreeInterpreter):
         return {child["value"]: self.visit_part(child, value) for child in node["children"]}
 
     def visit_function_expression(self, node: Mapping[str, Any], value: object) -> object:
-        """Return what the function returns."""
+        """Call the function, and return its result."""
         name: str = node["value"]
         visit = self.visit_part if name in _MAKING else self.visit
         arguments = [visit(child, value) for child in node["children"]]

@@ -1,7 +1,7 @@
-"""JSON text. Parses the JSON of strangers and writes it again, with each number in the digits that it came in.
+"""JSON text. Parses untrusted JSON and writes it again. Each number keeps its digits.
 
-Python's own parser turns 1.10 into 1.1, refuses numbers of many digits, takes the last of two properties with the same
-name, and says where a fault is in words that may quote the text.
+Python's own parser turns 1.10 into 1.1, and refuses numbers of many digits. If two properties have the same name, it
+keeps only the last. Its error messages may quote the text.
 """
 
 import json
@@ -11,16 +11,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-MAX_DEPTH = 100  # levels of objects and lists that are parsed; only the parts that are deeper are unusable
+MAX_DEPTH = 100  # levels of objects and lists that are parsed; only deeper parts are unusable
 BOM = "\ufeff"
 
 _MAX_DIGITS = 4300  # Python's own limit: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
 
-# A string, which may lack its end, or a bracket. It always matches at a quote, so a search takes linear time.
+# A bracket, or a string, even without its closing quote. The pattern matches at every quote, so a search takes linear
+# time.
 _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 _CONSTANT = re.compile(r'"(?:[^"\\]+|\\.)*"?|(-?Infinity|NaN)', re.DOTALL)
 
-# What is wrong, by the beginning of the message of Python's parser.
+# The key is the beginning of a message of Python's parser, and the value says the same without quoting the text.
 _FAULTS = {
     "Invalid control character": "a string has a line break or another control character in it, which JSON writes as"
     " \\n, \\r, \\t or \\u0000",
@@ -45,23 +46,25 @@ class UnusableValue(ValueError):
 
 
 class Number(float):
-    """A number that Python would write with other digits. ``text`` has the digits that it came in."""
+    """A number that Python would write with other digits. ``text`` has its original digits."""
 
     __slots__ = ("text",)
     text: str
 
     def __new__(cls, text: str) -> "Number":
-        """Return the number for its text in JSON. It is infinite if no float is as large."""
+        """Return the number that is written as ``text`` in JSON. It counts as infinite if it is too large for a
+        float."""
         number = super().__new__(cls, text)
         number.text = text
         return number
 
 
 class Unusable:
-    """Stands for a part of a value that cannot be used. Any use of it, other than to pass it on, raises UnusableValue.
+    """Placeholder for a part of a value that cannot be used. Any use of the placeholder, except passing it on, raises
+    UnusableValue.
 
-    Each such part has an object of its own. If two lists held the same object, Python would take the lists for equal
-    without a call of ``__eq__``.
+    Each such part has a placeholder of its own. If two lists held the same object, Python would take the lists for
+    equal without a call of ``__eq__``.
     """
 
     __slots__ = ("why",)
@@ -70,7 +73,7 @@ class Unusable:
         self.why = why
 
     def get(self, _name: str) -> NoReturn:
-        """Fail like any other use."""
+        """Raise UnusableValue, as any other use does."""
         raise UnusableValue(self.why)
 
     def __eq__(self, _other: object) -> NoReturn:
@@ -84,10 +87,10 @@ _TOO_DEEP = f"it is nested too deeply, in more than {MAX_DEPTH} objects and list
 
 
 def parse(text: str) -> object:
-    """Parse JSON as RFC 8259 has it. Raises MalformedJson.
+    """Parse JSON as RFC 8259 defines it. Raises MalformedJson.
 
-    A property that is there twice, and an object or list that is too deep, becomes Unusable. So an expression that
-    selects something else still works.
+    A property whose name occurs twice becomes Unusable. So does an object or list that is nested too deeply. An
+    expression that selects another part still works.
     """
     shallow, decoder = text, _DECODER
     cuts: list[tuple[int, int]] = []
@@ -107,12 +110,12 @@ def parse(text: str) -> object:
 
 
 def parse_literal(text: str) -> object:
-    """Parse the JSON of an expression's author, with each number in its own digits. Raises ValueError."""
+    """Parse JSON from an expression. Each number keeps its digits. Raises ValueError."""
     return _LITERAL_DECODER.decode(text)
 
 
 def write(value: object) -> str:
-    """Write compact JSON, with each number in its own digits. Raises UnusableValue."""
+    """Write compact JSON. Each number keeps its digits. Raises UnusableValue."""
     parts: list[str] = []
     try:
         _write(value, parts.append)
@@ -156,7 +159,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _decoder(mark: str = "") -> json.JSONDecoder:
-    """Return a decoder of JSON, in which the number ``mark`` stands for an object or list that is too deep."""
+    """Return a decoder of JSON. It reads the number ``mark`` as an object or list that is nested too deeply."""
 
     def number(text: str) -> object:
         return Unusable(_TOO_DEEP) if text == mark else Number(text)
@@ -172,8 +175,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def _absent_number(text: str) -> str:
-    """Return a number that does not occur in a text. The number is short: a text that had each short number in it would
-    have to be very long."""
+    """Return a number, as text, that does not occur in ``text``. It is short, because only a very long text contains
+    all short numbers."""
     mark = "0E+1"
     while mark in text:
         mark = mark.replace("+", "+0")
@@ -181,8 +184,9 @@ def _absent_number(text: str) -> str:
 
 
 def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text with ``mark`` in place of each object or list that is too deep. Also return the places where the
-    length changed, each with the number of characters that the new text lacks there (negative if it has more)."""
+    """Return the text with ``mark`` in place of each object or list that is nested too deeply. Also return the
+    positions in the new text at which the length changed. Each position has the number of characters by which the new
+    text is shorter there (negative if it is longer)."""
     shallow = ""
     cuts: list[tuple[int, int]] = []
     depth = begin = kept = 0
@@ -213,7 +217,7 @@ def _fault(error: json.JSONDecodeError) -> str:
 
 
 def _number_text(value: int | float) -> str:
-    """Return the text of a number of Python. Raises UnusableValue if JSON or Python has no text for it."""
+    """Return the text of a Python number. Raises UnusableValue if the number is not finite, or has too many digits."""
     with suppress(ValueError):  # an integer has too many digits (sys.set_int_max_str_digits)
         if isinstance(value, int) or math.isfinite(value):
             return repr(value)

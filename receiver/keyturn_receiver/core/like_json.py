@@ -1,8 +1,8 @@
-"""Pattern of texts that were meant to be JSON, and are not.
+"""Pattern of texts that were meant to be JSON, but are not JSON.
 
 Such a text is an error, because a Secret with the whole text under one key would be of no use. A password that begins
-with a bracket must not be taken for such a text, so the pattern asks for more than a bracket. A test counts that it
-matches less than ten of 200,000 random passwords of 32 printable characters.
+with a bracket must not be taken for such a text, so the pattern asks for more than a bracket. A test checks that it
+matches fewer than ten of 200,000 random passwords of 32 printable characters.
 """
 
 import re
@@ -13,7 +13,8 @@ _INVISIBLE = " \t\r\n\0\v\f\x85\xa0\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2
 _BLANK = r"(?:\s|\\[nrt])*+"  # a line break may have become a backslash and a letter
 _CURLY = "\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\xab\xbb\u2039\u203a"  # double, single, and guillemets
 _AFTER = r"(?:\s|\\[nrt]|[:,\]}=]|\Z)"
-# A quoted text, in any quotes, with what may follow it in JSON; or a quoted text that is cut at the end of the value.
+# A text in quotes of any kind. After it comes a character that may follow a text in JSON, or the value is cut off
+# within the text.
 _QUOTED = rf"""
     (?: "(?:[^"\\]|\\.)*+"{_AFTER} | '(?:[^'\\]|\\.)*+'{_AFTER}
       | \\["'][^"'\\]*+(?:\\["']{_AFTER}|\Z)
@@ -22,12 +23,12 @@ _QUOTED = rf"""
 # After the `]` of a faulty list, there may be blanks, commas and more `]`. Then comes a quote, an opening bracket or
 # brace, a NUL character or the end of the value.
 _END = r"""[\s,\]]*+(?:["'`\[{\0]|\Z)"""
-# `{SSHA}x`, `{{ x }}` and `{broken` are no objects.
+# `{SSHA}x`, `{{ x }}` and `{broken` are not objects.
 _OBJECT = rf"""
     \{{{_BLANK}
     (?: {_QUOTED} | // | /\* | ,\s*["'}}] | \}}(?:[\s"'`,;\[{{\0]|//|\Z) | \Z
       | [A-Za-z_$][\w$-]*+\s*(?: :(?:[\s"'\[{{{_CURLY}]|\Z|(?=.*[\]}}]\s*+["']?\s*+\Z)) | =\s*["'{_CURLY}] ) )"""
-# `[client]`, `[[servers]]` and `[::1]:80` are no lists.
+# `[client]`, `[[servers]]` and `[::1]:80` are not lists.
 _LIST = rf"""
     \[(?:{_BLANK}\[)*+{_BLANK}
     (?: {_OBJECT} | {_QUOTED} | \]{_END} | \Z
@@ -38,5 +39,6 @@ _LIKE_JSON = re.compile(rf"(?:`{{3,}}\w*\s*)?(?:[\"'{_CURLY}]?{_OBJECT}|{_LIST})
 
 
 def is_like_json(text: str) -> bool:
-    """Return whether a text that is not JSON was meant to be a JSON object or list. It takes linear time."""
+    """Return whether a text that is not JSON was meant to be a JSON object or list. The check takes a time that is
+    linear in the length of the text."""
     return _LIKE_JSON.match(text.lstrip(_INVISIBLE)) is not None

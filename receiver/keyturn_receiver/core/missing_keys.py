@@ -10,7 +10,7 @@ from keyturn_receiver.core.binding import DATA
 from keyturn_receiver.core.consumer import Reads
 from keyturn_receiver.core.vocabulary import plain_spelling
 
-MAX_NAMES = 10  # the most keys of one sort that a message names
+MAX_NAMES = 10  # the most missing keys, and the most other keys, that a message names
 MAX_NAME = 80  # characters of a key that a message repeats
 MAX_COMPARED = 32  # characters of a key that is compared with others; one comparison takes at most 0.1 ms
 
@@ -33,7 +33,7 @@ def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
 
 
 def by_spelling(named: Sequence[str]) -> Mapping[str, str]:
-    """Return the keys, each by its plain spelling, which is the same for `DB_PASSWORD` and `db-password`."""
+    """Return a map from plain spelling to key. `DB_PASSWORD` and `db-password` have the same plain spelling."""
     return {plain_spelling(key): key for key in reversed(named)}
 
 

@@ -12,10 +12,10 @@ from keyturn_receiver.core.rollout_progress import RolloutState
 
 
 def is_open(consumer: Consumer) -> bool:
-    """Return whether a workload that Keyturn has restarted has pods that are not ready with its present template.
+    """Return whether Keyturn has restarted a workload, and some of its pods are not ready with its present template.
 
-    A rollout that failed is not open any more: it may stay as it is for ever. A workload that holds its pods back
-    (``core/rollout_hold.py``) has no rollout that could end.
+    A failed rollout is not open, because it may never end. If a workload holds its pods back
+    (``core/rollout_hold.py``), its rollout cannot end either, and is not open.
     """
     if consumer.hold or consumer.progress is None or consumer.progress.state is not RolloutState.UNFINISHED:
         return False

@@ -1,7 +1,7 @@
 """Partial rendering of a Secret that is made from several AWS secrets.
 
-The keys that depend on exactly the same AWS secrets form a group. A group is rendered whole or not at all, as the
-Secret of a single AWS secret is. If an AWS secret cannot be read, only the groups that depend on it wait.
+The keys that depend on exactly the same AWS secrets form a group. A group is rendered whole or not at all, like the
+Secret of a binding with a single AWS secret. If an AWS secret cannot be read, only the groups that depend on it wait.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -37,8 +37,8 @@ def render_groups(
     errors: Mapping[Source, KeyturnError],
     secret_type: str = "",
 ) -> Rendering:
-    """Render each group whose AWS secrets were all read. ``errors`` say why other AWS secrets were not read. A value
-    that a Secret of this type cannot hold is an error of its group.
+    """Render each group whose AWS secrets were all read. ``errors`` say why other AWS secrets were not read.
+    ``secret_type`` is the type of the Secret. A value that this type does not allow is an error of the value's group.
 
     Raises InvalidValue if all groups together exceed a limit.
     """
@@ -95,10 +95,11 @@ def _check_costs(groups: Sequence[Binding], versions: Mapping[Source, SecretVers
 
 
 def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: Set[Source]) -> frozenset[Source]:
-    """Return the AWS secrets that have to be read, because a key depends on an AWS secret that may have changed.
+    """Return the AWS secrets that have to be read: all AWS secrets of each group with an AWS secret that may have
+    changed.
 
-    ``about`` has the AWS secrets that may have changed. It is empty if any of them may have changed. All AWS secrets
-    are read unless the record shows that the Secret was otherwise as it should be.
+    ``about`` has the AWS secrets that may have changed. It is empty if any of them may have changed. All AWS secrets of
+    the binding are read if the record shows an error or another binding.
     """
     if record.status != OK or record.binding_hash != binding_hash:
         return binding.sources
@@ -107,8 +108,8 @@ def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: 
 
 
 def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretVersion]) -> bool:
-    """Return whether a group needs only these ``versions``, and one of the versions that it needs is not in the
-    record."""
+    """Return whether a group can be rendered from ``versions``, and the record lacks one of the versions of this
+    group."""
     return any(
         versions[source].version_id not in versions_of(source, record.version_ids).values()
         for group in binding.groups
@@ -118,7 +119,8 @@ def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretV
 
 
 def with_keys(error: KeyturnError, rendering: Rendering, recorded: Set[str]) -> KeyturnError:
-    """Return the error, with a message that also says which keys wait for its end, and what they hold until then.
+    """Return the error with a longer message. The message also says which keys wait until the error is gone, and what
+    these keys hold until then.
 
     ``recorded`` are the keys that Keyturn has written before.
     """
@@ -138,7 +140,7 @@ def with_keys(error: KeyturnError, rendering: Rendering, recorded: Set[str]) -> 
 
 
 def _with_aliases(groups: Sequence[Binding], errors: Mapping[Source, KeyturnError]) -> Mapping[Source, KeyturnError]:
-    """Return the errors, each with a message that begins with the aliases of its AWS secret, if it has any."""
+    """Return the errors. If an AWS secret has aliases, the message of its error begins with them."""
     aliases: dict[Source, dict[str, None]] = {}
     for entry in (entry for group in groups for entry in group.entries):
         for alias, source in entry.source.by_alias if isinstance(entry.source, AliasedSources) else ():

@@ -89,8 +89,8 @@ def plan(
     its present value, if it has one, and ``data`` has this value. ``status`` is OK, or the error that keeps some keys
     from being filled.
 
-    ``former`` is about an earlier Secret of the same name. It has the keys that have the same value in ``data`` as in
-    the earlier Secret, each with the revision that it had there.
+    ``former`` is about an earlier Secret that had the name of this Secret. It has the keys whose value in ``data``
+    equals their value in the earlier Secret. It maps each of these keys to its revision in the earlier Secret.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
@@ -179,7 +179,8 @@ def _version_id(source: Source | AliasedSources, versions: Mapping[Source, Secre
 
 
 def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:
-    """Refuse a value whose write would remove every key that pods read. A text may replace JSON, and JSON a text.
+    """Raise InvalidValue if the write would remove every key that pods read. A text may replace JSON, and JSON may
+    replace a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
     properties may be the value of another secret, and a blank text is a mistake. JSON that holds nothing is a mistake,

@@ -15,13 +15,13 @@ _NO_SPEC: Mapping[str, object] = {"containers": [], "initContainers": []}
 class Pod:
     """A pod, reduced to its reads of Secrets and to the times that show the age of its values.
 
-    ``created`` is in seconds since 1970; a pod whose time is not known counts as very old. ``marks`` are Keyturn's
+    ``created`` is in seconds since 1970; a pod without a known time counts as very old. ``marks`` are Keyturn's
     annotations, which the pod has got from its template. ``started`` is about the Secrets that the containers read only
-    by ``env`` and ``envFrom``: such a container reads the Secret again whenever it starts. For each of these Secrets,
-    ``started`` has the earliest time at which a container that reads it began its present run. A Secret is left out
-    while one of these containers does not run. The kubelet's clock gives these times. ``has_started`` tells whether a
-    container of the pod has ever started. ``ready_at`` is the time at which the pod became ready, in seconds since
-    1970, or None if it is not ready or the time is not known.
+    by ``env`` and ``envFrom``, because a container reads these Secrets again whenever it starts. It maps the name of
+    each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
+    kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of its
+    containers does not run. ``has_started`` tells whether a container of the pod has ever started. ``ready_at`` is the
+    time at which the pod became ready, in seconds since 1970, or None if it is not ready or the time is not known.
     """
 
     reads: Mapping[str, Reads]
@@ -42,7 +42,7 @@ def read_pod(
     ended.
 
     ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
-    to its ReplicaSets, whose names begin with the Deployment's.
+    to its ReplicaSets, whose names begin with the name of the Deployment.
     """
     metadata, status = as_object(pod.get("metadata")), as_object(pod.get("status"))
     if metadata.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed"):
@@ -71,7 +71,7 @@ def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
     """Return ``Pod.started``: the last starts of the containers that read a Secret only by environment variables."""
     spec, status = as_object(pod.get("spec")), as_object(pod.get("status"))
     inits, containers = as_objects(spec.get("initContainers")), as_objects(spec.get("containers"))
-    # Files are not read again by a start, and an init container does not run again.
+    # Files and the reads of init containers do not count, because the start of a container does not repeat these reads.
     once = [each for each in inits if each.get("restartPolicy") != "Always"]
     by_others = reads_of({"spec": {**spec, "containers": [], "initContainers": once}}, named)
     statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))

@@ -1,5 +1,5 @@
-"""Why a pod is not ready, as far as its status tells. Only the ``reason`` fields are repeated, because a ``message``
-field may name a key that is secret."""
+"""Pod trouble: the reason why a pod is not ready, as the pod's status shows it. Only the ``reason`` fields of the
+status are repeated, because its ``message`` fields may contain the name of a key, which may be secret."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,8 +11,8 @@ _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def trouble_of(pods: Iterable[Mapping[str, object]]) -> str:
-    """Return why pods are not ready, as the newest unready pod shows it, such as ``pod web-1: container main:
-    ImagePullBackOff``. Return an empty text if all pods are ready."""
+    """Return why the newest unready pod is not ready, such as ``pod web-1: container main: ImagePullBackOff``. Return
+    an empty text if all pods are ready."""
     unready = [pod for pod in pods if not _is_ready(pod)]
     if not unready:
         return ""

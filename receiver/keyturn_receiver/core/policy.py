@@ -10,7 +10,7 @@ from keyturn_receiver.core.arn import candidate_names
 from keyturn_receiver.errors import NotAllowed
 
 ALLOW_SECRETS = "keyturn.dev/allow-secrets"
-MAX_NAME = 519  # characters: 512 of a name, and the seven that an ARN adds to it
+MAX_NAME = 519  # characters: 512 for a name, and seven that an ARN adds to the name
 
 MAX_SHOWN_GLOBS = 10  # in one message
 
@@ -20,7 +20,7 @@ REFUSED_TYPES = frozenset({"kubernetes.io/service-account-token", "bootstrap.kub
 
 
 class Default(StrEnum):
-    """The policy for a namespace that does not have the annotation."""
+    """The policy for a namespace that does not have the annotation ``keyturn.dev/allow-secrets``."""
 
     DENY = "deny"
     ALLOW = "allow"
@@ -45,8 +45,8 @@ def check_name(tenancy: Tenancy, secret_name: str) -> None:
 def check_id(tenancy: Tenancy, secret_id: str) -> None:
     """Raise NotAllowed unless the namespace may read at least one of the names that ``secret_id`` can refer to.
 
-    This check is made before any call to AWS. An ARN may or may not end in its six random characters, so it is enough
-    if one reading is allowed. ``check_name`` makes the decision after AWS has returned the name.
+    This check is made before any call to AWS. An ARN may or may not end in its six random characters, so one allowed
+    reading is enough. ``check_name`` makes the decision after AWS has returned the name.
     """
     if not could_apply(tenancy, candidate_names(secret_id)):
         raise _refusal(tenancy, secret_id)

@@ -1,8 +1,10 @@
-"""Printable text. Tenants write some of what the receiver repeats, and people read it in terminals."""
+"""Printable text. Tenants write some of the texts that the receiver repeats, and people read these texts in
+terminals."""
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with an escape sequence, such as ``\\x1b``, for each character that a terminal might obey.
+    """Return ``text`` with an escape sequence, such as ``\\x1b``, for each character that could change what a terminal
+    shows.
 
     Such characters are control characters, line breaks, invisible characters, and those that reverse the direction of
     text.

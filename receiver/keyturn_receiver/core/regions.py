@@ -1,4 +1,5 @@
-"""Regions: which AWS regions and which AWS partition bindings may name. Any other is refused before AWS is asked."""
+"""Regions: the AWS regions and the AWS partition that bindings may name. Any other region or partition is refused
+before AWS is called."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from keyturn_receiver.errors import InvalidBinding
 class Regions:
     """The receiver's own ``partition``, and the ``names`` of the regions that bindings may name.
 
-    A request to another partition would send the receiver's session token to whoever runs that partition.
+    A request to another partition would send the receiver's session token to the operator of that partition.
     """
 
     partition: str
@@ -25,7 +26,7 @@ class Regions:
 
     def check(self, secret_id: str) -> None:
         """Raise InvalidBinding if ``secret_id`` is an ARN of another partition, or of a region that is not in
-        ``names``. Making the message takes a millisecond: callers that do not need it use ``allows``."""
+        ``names``. Making the message takes a millisecond, so callers that do not need the message use ``allows``."""
         if self.allows(secret_id):
             return
         named = region(secret_id)

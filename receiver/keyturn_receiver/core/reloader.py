@@ -1,8 +1,10 @@
-"""Reloader's annotations, for clusters that use or have used Reloader: which Secrets they select for a workload.
+"""Reloader's annotations: the Secrets that they select for a workload. They count in clusters that use or have used
+Reloader.
 
 Reloader (https://github.com/stakater/Reloader) restarts workloads that ask for it. This module follows the code of
 release 1.4.14; docs/rollouts.md has a table of the annotations. Reloader compiles the names in its list as regular
-expressions. Tenants write these names, so Keyturn compiles none. It understands only names and the wildcard ``.*``.
+expressions. Tenants write these names, so Keyturn does not compile them. It understands only names and the wildcard
+``.*``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,7 @@ MAX_NAMES = 500  # names in one annotation
 MAX_PATTERNS = 20  # names with a wildcard in one annotation
 WILDCARD = ".*"
 
-# What Go's strconv.ParseBool takes.
+# The texts that Go's strconv.ParseBool accepts.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -34,9 +36,9 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 class ReloaderMode(StrEnum):
     """Whether Reloader is in the cluster."""
 
-    ABSENT = "absent"  # its annotations mean nothing
-    REPLACED = "replaced"  # it was removed, and Keyturn restarts what its annotations select
-    RUNNING = "running"  # it restarts what its annotations select, and Keyturn does not
+    ABSENT = "absent"  # Reloader's annotations have no meaning
+    REPLACED = "replaced"  # Keyturn restarts the workloads that Reloader's annotations select
+    RUNNING = "running"  # Reloader restarts these workloads, and Keyturn does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ class ReloaderRules:
     """What the annotations of a workload select.
 
     ``names`` and ``patterns`` are the entries of the list of Secrets. If ``auto`` is true, every Secret that the pods
-    read is selected. If ``search`` is true, each of those Secrets whose annotation MATCH is "true" is selected. Secrets
-    named in ``excluded`` are never selected. ``selecting`` is false if the workload has none of the annotations that
-    select.
+    read is selected. If ``search`` is true, a Secret that the pods read is selected if its annotation MATCH is "true".
+    Secrets named in ``excluded`` are never selected. ``selecting`` is false if the workload has none of the annotations
+    in SELECTING.
     """
 
     names: frozenset[str] = frozenset()
@@ -58,11 +60,11 @@ class ReloaderRules:
 
     @property
     def size(self) -> int:
-        """The number of names, to which the memory that this object takes is proportional."""
+        """The number of names that this object holds, as a measure of its memory."""
         return len(self.names) + len(self.patterns) + len(self.excluded)
 
     def selects(self, secret_name: str, match: str | None) -> bool:
-        """Return whether the Secret, which the pods read, is selected. ``match`` is its annotation MATCH."""
+        """Return whether a Secret that the pods read is selected. ``match`` is the annotation MATCH of the Secret."""
         if secret_name in self.excluded:
             return False
         return (
@@ -138,7 +140,8 @@ def switch_of(rules: ReloaderRules | None, secret_name: str, ignore: str | None,
 
 
 def _selecting(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the annotations that select. Those of the pod template count if the workload has none."""
+    """Return the annotations that select Secrets (SELECTING). The annotations of the pod template count only if the
+    workload has no such annotation."""
     for annotations in (on_workload, on_template):
         if found := {name: annotations[name] for name in SELECTING if name in annotations}:
             return found

@@ -52,7 +52,7 @@ def _entry_extent(source: Source | AliasedSources, extents: Mapping[Source, Exte
 def render(
     binding: Binding, versions: Mapping[Source, SecretVersion], known_costs: Iterable[int] | None = None
 ) -> dict[str, bytes]:
-    """Render every key of the binding. ``known_costs`` are the ``costs``, if the caller has them already.
+    """Render every key of the binding. ``known_costs`` is the result of ``costs``, if the caller has it already.
 
     Raises InvalidValue, which reports all errors at once. Its message names keys and expressions, but never a value.
     """
@@ -106,7 +106,7 @@ def _render_properties(properties: Mapping[str, object], data: dict[str, bytes],
     # Errors give a property's number, because its name is part of the value and may itself be secret.
     for number, (key, value) in enumerate(properties.items(), 1):
         if value is None:
-            continue  # nobody has asked for it by name
+            continue  # the binding does not name this property
         if not SECRET_KEY.fullmatch(key):
             errors.append(
                 f"its property number {number} has a name that cannot be a key of a Secret:"
@@ -120,7 +120,7 @@ def _render_properties(properties: Mapping[str, object], data: dict[str, bytes],
 
 
 class _FaultyDocument(EvaluationError):
-    """A value was meant to be JSON, but is not JSON. That concerns every key that needs the value."""
+    """A value was meant to be JSON, but is not JSON. This fault concerns every key that needs the value."""
 
 
 def _select(entry: Entry, documents: Mapping[Source, Document], spent: int) -> object:

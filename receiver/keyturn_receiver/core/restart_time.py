@@ -1,9 +1,9 @@
-"""The time from which on every new pod reads the current values, for restarts by ``spec.restartAt``
+"""Restart time: the time from which on every new pod reads the current values. Restarts by ``spec.restartAt`` need it
 (``core/argo_rollouts.py``).
 
-It is the time of the Secret's write by the API server's clock, which also stamps the pods. The receiver's own clock may
-differ by minutes. The same write always gives the same time. So if a restart is asked for twice, no pod is restarted
-twice.
+It is the time of the Secret's write. The API server's clock gives this time, and it also gives the time at which a pod
+was created. The receiver's own clock may differ by minutes. The same write always gives the same time. So if a restart
+is asked for twice, no pod is restarted twice.
 """
 
 from keyturn_receiver.core.consumer import Reads
@@ -12,8 +12,8 @@ from keyturn_receiver.core.write_times import REMOVED
 
 
 def last_written(reads: Reads, record: Record) -> int | None:
-    """Return when a key that a pod reads was last written or removed, in seconds since 1970. Return None if the time of
-    one of these keys is not known."""
+    """Return when a key that a pod reads was last written or removed, in seconds since 1970. Return None if there is no
+    such key, or if the time of one of these keys is not known."""
     keys = record.revisions.keys() if reads.whole else reads.keys & record.revisions.keys()
     times = [record.write_times.get(key) for key in keys]
     if REMOVED in record.write_times:

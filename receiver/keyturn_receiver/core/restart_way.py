@@ -1,4 +1,4 @@
-"""Way of a restart: the annotation ``keyturn.dev/restart`` on a workload or its pod template.
+"""Restart way: the annotation ``keyturn.dev/restart`` on a workload or its pod template.
 
 Usually Keyturn restarts the pods by a mark, which is an annotation on the pod template. If another writer owns the
 template and reverts the mark, the pods can be evicted instead, one by one. That changes no template. Argo's Rollouts
@@ -16,18 +16,19 @@ _MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
 
 
 def evicts_pods(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> bool:
-    """Return whether the pods are to be evicted."""
+    """Return whether the annotation asks for an eviction of the pods."""
     return restart_way(on_workload, on_template) == EVICT
 
 
 def restart_way(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str:
-    """Return the text of the annotation, or an empty text without one. The one on the pod template takes precedence."""
+    """Return the text of the annotation, or an empty text if there is none. The annotation on the pod template takes
+    precedence."""
     return _text(on_template) if RESTART in on_template else _text(on_workload)
 
 
 def restart_faults(annotations: Mapping[str, object], place: str = "", has_restart_at: bool = False) -> tuple[str, ...]:
     """Return what is wrong with the annotation. ``place`` tells where it is, such as "on the pod template", and
-    ``has_restart_at`` whether the kind of the workload has ``spec.restartAt``."""
+    ``has_restart_at`` tells whether the kind of the workload has ``spec.restartAt``."""
     text = _text(annotations)
     ways = (EVICT, RESTART_AT) if has_restart_at else (EVICT,)
     if RESTART not in annotations or text in (*ways, TEMPLATE):

@@ -31,8 +31,8 @@ MOVED_AT = "keyturn.dev/label-moved-at"
 STATE = "keyturn.dev/state"  # a label, so that people can filter by it
 
 # These annotations are written only together with the data. The status is not one of them, because it can be written
-# without the data. CHANGED_AT is not one of them either, because a Secret that an older release has written lacks it,
-# and is intact.
+# without the data. CHANGED_AT is not one of them either, because a Secret from an older release lacks this annotation
+# although it is intact.
 RECORD = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH, APPLIED_AT)
 # The parts of the record that ``record_hash`` covers.
 HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
@@ -47,13 +47,14 @@ MAX_RECORD = 192 * 1024  # characters
 UNKNOWN = "-"  # the revision of a value that Keyturn did not write
 
 KeyedHash = Callable[[bytes], str]
-"""Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and none can be forged."""
+"""Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and nobody can forge a
+hash."""
 
 
 @dataclass(slots=True)
 class _Memo:
-    """Cache of what is computed from all keys of a record. The decision about each consumer needs it, and a Secret may
-    have thousands of keys and thousands of consumers."""
+    """Cache of results that depend on all keys of a record. The decision about each consumer needs these results, and a
+    Secret may have thousands of keys and thousands of consumers."""
 
     digest: str | None = None
     latest_times: tuple[WriteTime, ...] | None = None
@@ -66,14 +67,15 @@ class Record:
     ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
-    served. ``labelled`` is false if the label ``keyturn.dev/state`` does not agree with the status. ``write_times`` has
-    the time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging
-    label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None. The marks that are
-    made from this record begin with ``mark_prefix``. Marks with another beginning tell nothing about this record. Keys
-    that ``write_times`` lacks were last written at ``unknown_until`` at the latest, in seconds since 1970. If that is
-    None, nobody knows when they were written. ``halt`` is what the status says if a failed rollout halts the others
-    (``core/rollout_halt.py``), and otherwise empty. A halt is no error of the Secret itself, so ``status`` is OK then.
-    Two records that differ only in ``moved_at`` or ``halt`` are equal. A change of only ``moved_at`` is not written.
+    served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status. ``write_times`` has the
+    time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging label
+    moved to the version that was written last, in seconds since 1970 by AWS's clock, or None if the time is not known.
+    The marks that are made from this record begin with ``mark_prefix``. Marks with another beginning tell nothing about
+    this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were last written at this time (in
+    seconds since 1970) or earlier. It is None if nothing is known about this time. ``halt`` is what the status says if
+    a failed rollout halts the others (``core/rollout_halt.py``), and otherwise empty. A halt is no error of the Secret
+    itself, so ``status`` is OK then. Two records that differ only in ``moved_at`` or ``halt`` are equal. A change of
+    only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -92,14 +94,15 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """The ``digest`` of the revisions of all keys."""
+        """The digest of the revisions of all keys. The function ``digest`` computes it once for each record."""
         if self._memo.digest is None:
             self._memo.digest = digest(self.revisions, self.revisions)
         return self._memo.digest
 
     @property
     def latest_times(self) -> tuple[WriteTime, ...]:
-        """The ``latest_times`` of all keys."""
+        """The latest time at which a key appeared, and the latest time at which a key was overwritten. The function
+        ``latest_times`` computes them once for each record."""
         if self._memo.latest_times is None:
             self._memo.latest_times = latest_times(self.write_times)
         return self._memo.latest_times
@@ -116,7 +119,7 @@ class Record:
         return bool(self.version_ids)
 
     def has_reason(self, reason: str) -> bool:
-        """Return whether the status reports this reason, in the form that ``status_of`` produces."""
+        """Return whether the status begins with this reason, as ``status_of`` writes it."""
         return self.status.startswith(f"{reason}:")
 
 
@@ -124,7 +127,7 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     """Read the record from a Secret's annotations.
 
     ``state`` is the value of the label ``keyturn.dev/state``; it is empty if the Secret does not have the label, and
-    None if the label does not matter. The time of the last write has to be in the annotation CHANGED_AT already
+    None if the label does not matter. The annotation CHANGED_AT must already contain the time of the last write
     (``write_times.resolve``). A malformed annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
@@ -207,7 +210,8 @@ def revision_of(version_id: str, key: str, expression: str) -> str:
 
 
 def compound_version(version_ids: Mapping[str, str]) -> str:
-    """Return a version id that stands for the versions of several AWS secrets, which are given by their aliases.
+    """Return a version id that stands for the versions of several AWS secrets. ``version_ids`` maps the alias of each
+    AWS secret to its version id.
 
     It changes whenever one of these versions changes, and it is the same on every replica. For only one AWS secret, it
     is the version id of that secret.
@@ -221,8 +225,8 @@ def compound_version(version_ids: Mapping[str, str]) -> str:
 def next_revision(current: str | None, revision: str) -> str:
     """Return the next revision of a key whose value changes: ``revision``, or ``revision+n``.
 
-    The suffix is added if ``current`` already is the same ``revision``. That happens if a person has edited the value,
-    or if two AWS secrets have a version with the same id.
+    The suffix is added if ``current`` is this ``revision`` already, with or without a suffix. That happens if a person
+    has edited the value, or if two AWS secrets have a version with the same id.
     """
     base, plus, count = (current or "").rpartition("+")
     if current == revision:
@@ -243,7 +247,7 @@ def _read_map(text: str | None) -> dict[str, str]:
 
 
 def _is_text(text: str) -> bool:
-    # JSON can contain half a surrogate pair. Such text cannot be encoded, not even to make a digest.
+    # JSON can contain half a surrogate pair. Such a text cannot be encoded as UTF-8, so it has no digest.
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -281,7 +285,8 @@ def _flat(data: Mapping[str, bytes]) -> Iterator[bytes]:
 
 
 def _digest(parts: Iterable[bytes]) -> "hashlib._Hash":
-    """Return a digest of the parts, each with its length, so that no two lists of parts give the same digest."""
+    """Return a digest of the parts and their lengths. Because of the lengths, no two lists of parts give the same
+    digest."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8))

@@ -5,7 +5,7 @@ A mark is an annotation on a workload that stands for one Secret. Its value is a
 that the pods read. On the pod template, a mark asks for a restart. A mark on the workload itself restarts nothing. Such
 a mark is *settled*: the pods were found to run these revisions, or the workload is new. A settled mark takes precedence
 over a mark on the template. A consumer is up to date if its mark equals the mark that follows from the Secret's record.
-Otherwise the consumer is restarted if one of its pods is behind, and gets a settled mark if none is.
+Otherwise the consumer is restarted if one of its pods is behind. It gets a settled mark if no pod is behind.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,8 +30,8 @@ class RolloutAnnotation:
     """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
     ``undecided`` is true if the pods still have to be read: the mark restarts them only if one of them ``is_behind``.
-    ``marked`` is true if the consumer has another mark. Its pods may then have read values that the Secret's record no
-    longer describes.
+    ``marked`` is true if the consumer has an older mark. The consumer's pods may then have read values that the
+    Secret's record no longer describes.
     """
 
     name: str
@@ -46,6 +46,7 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
 
     The baseline is a settled mark of the revisions that the Secret has before it is written. The record ``before`` has
     these revisions, and ``after`` is the record that is written.
+
     The baseline has to be written before the Secret. Otherwise, if the receiver crashed between the write of the Secret
     and the rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
     """
@@ -59,15 +60,15 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
 def rollout(
     consumer: Consumer, secret_name: str, record: Record, before: Record | None = None
 ) -> RolloutAnnotation | None:
-    """Return the mark for a consumer whose mark differs from that of ``record``, or None if the consumer is up to date.
+    """Return the mark that a consumer needs for ``record``, or None if the consumer is up to date.
 
-    ``before`` is given only if the caller has just written ``record`` in place of ``before``, and has the state of the
-    consumer from before that write. If the consumer has a mark, all its pods are then older than the keys that were
-    written, so it is restarted. Otherwise its pods decide, unless the consumer itself is younger than the keys that its
-    pods read.
+    ``before`` is given only if the caller has just replaced the record ``before`` by ``record``, and ``consumer`` shows
+    the state before this write. In this case, a consumer with a mark is restarted, because all its pods are older than
+    the keys that were written. In all other cases, the pods decide. If the consumer itself is younger than the keys
+    that its pods read, the pods need not be read.
 
-    A consumer whose keys are all gone is restarted if they are optional. Otherwise its pods keep the old value, because
-    no container would start without the keys.
+    A consumer whose keys are all gone is restarted if the keys are optional. Otherwise its pods keep the old value,
+    because no container would start without the keys.
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record)
@@ -85,7 +86,7 @@ def rollout(
 
 def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping[str, str]) -> bool:
     """Return whether a write of ``record`` makes a consumer due for a restart. ``before`` has the revisions that the
-    write replaces, and the consumer has its baseline for them."""
+    write replaces. The consumer has its baseline for these revisions already."""
     mark = rollout(consumer, secret_name, record, Record(revisions=before))
     return mark is not None and (mark.restart or mark.undecided)
 
@@ -103,8 +104,8 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether the keys that the pods need are gone. The pods then keep the old value, and are not restarted.
 
-    Keys that Keyturn has never managed are not gone. A mark shows that the pods have read managed keys. A workload that
-    may not be restarted has no mark, so the removal of any key counts for it.
+    Keys that Keyturn has never managed are not gone. A mark shows that the pods have read managed keys. A workload
+    whose restarts are forbidden has no mark, so for this workload the removal of any key counts.
     """
     reads = consumer.reads.get(secret_name, Reads())
     if not reads.needs_keys or not reads.keys or not reads.keys.isdisjoint(record.revisions):
@@ -123,16 +124,16 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
 
 
 def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether a consumer's mark is that of ``record``."""
+    """Return whether a consumer has the mark that follows from ``record``."""
     current = _current_mark(consumer, secret_name, record)
     return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
-    """Return whether a pod may have read an older value than the Secret has now. ``mark`` is what ``rollout`` returned
-    for its workload, and ``seen_late`` is the consumer's.
+    """Return whether a pod may have read an older value than the Secret has now. ``mark`` is the result of ``rollout``
+    for the pod's workload, and ``seen_late`` is ``Consumer.seen_late`` of this workload.
 
-    A pod that has the mark itself was made from a template that was marked after the write, so the pod is not behind.
+    A pod with this mark is not behind, because its template was marked after the write.
     """
     return pod.marks.get(mark.name) != mark.value and has_older_value(pod, secret_name, record, seen_late, mark.marked)
 
@@ -176,7 +177,7 @@ def _may_be_behind(
         written_at = _NOW if time.at is None else time.at
         if time.appeared:
             if reads.needs_keys and not (marked and has_started):
-                continue  # there was no older value, and no container has started without one
+                continue  # there was no older value, and no container has started without a value
             written_at -= START_SECONDS
         if created < written_at + (seen_late or marked):
             return True
@@ -186,8 +187,8 @@ def _may_be_behind(
 # The functions below run for each consumer and each pod of the Secret, so their cost must not depend on the number of
 # the Secret's keys.
 def _times(reads: Reads, record: Record, marked: bool) -> Iterator[WriteTime]:
-    """Yield the times of the writes that matter to a reader. If the reader is ``marked``, the removal of a key that it
-    names matters, too."""
+    """Yield the times of the writes that matter to a reader. If the reader has a mark, the removal of a key that it
+    reads matters, too."""
     times = record.write_times
     if reads.whole:
         yield from record.latest_times
@@ -203,13 +204,13 @@ def _has_unknown_times(reads: Reads, record: Record) -> bool:
         return len(times) - (REMOVED in times) < len(record.revisions)
     if any(key in record.revisions and key not in times for key in reads.keys):
         return True
-    # If nothing was kept on a watched Secret, only the mark of a reader shows that a key is gone.
+    # If the annotation of a watched Secret is missing, only the mark of a reader shows that a key is gone.
     removed = bool(record.mark_prefix) and REMOVED not in times
     return removed and any(key not in record.revisions for key in reads.keys)
 
 
 def _may_have_removed(record: Record) -> bool:
-    """Return whether a key may have been removed. Others remove keys of watched Secrets at any time."""
+    """Return whether a key may have been removed. Keys of watched Secrets can be removed by others at any time."""
     return REMOVED in record.write_times or bool(record.mark_prefix)
 
 
@@ -231,7 +232,7 @@ def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str |
 
 
 def _is_mark_of(mark: str, record: Record) -> bool:
-    """Return whether a mark may come from a record like this one.
+    """Return whether a mark can be compared with the marks of this record.
 
     Only marks for watched Secrets have a prefix. The prefix identifies the record key with which the revisions were
     made, and ends with a dot (``watched.py``). A mark for another record key tells nothing about this record.

@@ -1,4 +1,4 @@
-"""Candidates of the rollout schedule: the state of a consumer with regard to one change of a Secret."""
+"""Candidates of the rollout schedule. A candidate is the state of a consumer for one change of a Secret."""
 
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.open_rollouts import is_restarted
@@ -25,8 +25,9 @@ def due_candidate(
 ) -> Candidate:
     """Return the candidate for a consumer that is due.
 
-    ``window`` is the rollout window of the namespace, which applies if the workload has no window. ``is_open`` tells
-    whether the consumer already has an unfinished rollout. The times are in seconds since 1970.
+    ``window`` is the rollout window of the namespace, which applies if the workload has no window of its own.
+    ``is_open`` tells whether the consumer already has an unfinished rollout. ``backed_off_until`` and ``quiet_at`` are
+    as in ``Candidate``. All times are in seconds since 1970.
     """
     ref, order = consumer.ref, consumer.order
     opens = opens_at(window if consumer.window is None else consumer.window, now)

@@ -1,7 +1,7 @@
 """Rollout deadlines: the time from which an unfinished rollout counts as failed.
 
-Kubernetes itself tells when a Deployment makes no progress (ProgressDeadlineExceeded). Workloads of the other kinds
-made their last progress when their status last changed: the API server records the time of each write.
+For a Deployment, Kubernetes itself reports that there is no progress (ProgressDeadlineExceeded). For the other kinds,
+the last change of the status counts as the last progress. The API server records the time of this change.
 """
 
 import math
@@ -12,7 +12,8 @@ from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, StatusForm
 
 def fails_at(kind: str, progress: RolloutProgress) -> float:
     """Return the time from which the unfinished rollout of a workload counts as failed, in seconds since 1970 by the
-    API server's clock. Returns infinity if Kubernetes decides that, or if Keyturn has not restarted the workload.
+    API server's clock. Returns infinity for a Deployment, because Kubernetes itself decides, and for a workload that
+    Keyturn has not restarted.
 
     A rollout fails when its status has not changed for as long as the deadline. But a pod that crashes and starts again
     changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of pods.

@@ -1,8 +1,9 @@
 """Debounce of rollouts: one restart for several changes that follow each other closely.
 
-A workload that reads several Secrets is not restarted at the first change: the others may be about to change, too,
-because they are made from the same AWS secret, or because somebody rotates one after the other. The times of the
-Secrets' writes decide, and the cluster keeps these. So a crash makes no second restart.
+A workload that reads several Secrets is not restarted at once when one of them changes. The other Secrets may be about
+to change, too, because they are made from the same AWS secret, or because somebody rotates several AWS secrets one
+after the other. The times of the Secrets' writes decide. These times are in the cluster, so a crash of the receiver
+causes no second restart.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,16 +12,16 @@ from keyturn_receiver.core.consumer import Consumer, Reads
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, rollout, written_at
 
-# Seconds without a change of the Secrets that a workload reads, after which it is restarted. Kubernetes tells times in
+# A workload is restarted when none of its Secrets has changed for this number of seconds. Kubernetes tells times in
 # whole seconds, so between one and two seconds pass.
 QUIET_SECONDS = 2
-MAX_SECRETS = 64  # Secrets of a workload that are looked at
+MAX_SECRETS = 64  # the most Secrets of a workload that are looked at
 
 
 def due_marks(consumer: Consumer, records: Mapping[str, Record]) -> dict[str, RolloutAnnotation]:
-    """Return the marks of the Secrets for which a consumer is due, or may be due, by the names of the Secrets.
+    """Return a mark for each Secret for which a consumer is due, or may be due. The keys are the names of the Secrets.
 
-    ``records`` has the records of the Secrets that the consumer reads, and that may restart it.
+    ``records`` has the record of each Secret that the consumer reads and for which the consumer may be restarted.
     """
     marks = ((name, rollout(consumer, name, record)) for name, record in records.items())
     return {name: mark for name, mark in marks if mark and (mark.restart or mark.undecided)}

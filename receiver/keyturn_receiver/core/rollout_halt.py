@@ -23,8 +23,8 @@ def is_resumed(spec: BindingSpec, record: Record) -> bool:
 
 
 def halt_of(failed: Consumer, target: Target, record: Record) -> str:
-    """Return what the status says about a halt. The text is the same on every replica and for as long as the halt
-    lasts."""
+    """Return the status of a Secret with a halt. The text is the same on every replica, and does not change during the
+    halt."""
     reason = failed.progress.reason if failed.progress and failed.progress.reason else "its deadline is over"
     return status_of(
         HALTED,

@@ -1,7 +1,9 @@
-"""Rollout order: the annotation ``keyturn.dev/rollout-order``, with which a canary is restarted before the others.
+"""Rollout order: the annotation ``keyturn.dev/rollout-order``. With it, a canary is restarted before the other
+consumers.
 
-It is an integer. Consumers with a lower number come first, and consumers without a number come last. The annotation
-belongs on the workload. It may also stand on the pod template, for charts that let authors annotate only pods.
+The value is an integer. Consumers with a lower number come first, and consumers without a number come last. The
+annotation belongs on the workload. It can also be on the pod template, because some charts let authors annotate only
+pods.
 """
 
 import re
@@ -12,7 +14,8 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,6}")
 
 
 def read_order(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> int | None:
-    """Return the order of a workload. Returns None if there is none, or if it is not understood (``order_faults``)."""
+    """Return the order of a workload. Returns None if the workload has no order, or if its order is not understood
+    (``order_faults``)."""
     text = str(on_workload.get(ORDER, on_template.get(ORDER, ""))).strip()
     return int(text) if _INTEGER.fullmatch(text) else None
 

@@ -12,7 +12,8 @@ _POSITIVE = re.compile(r"0*[1-9][0-9]{0,5}")
 
 
 def read_pace(annotations: Mapping[str, object]) -> int | None:
-    """Return the pace. Returns None if there is none, or if it is not understood (``pace_faults``)."""
+    """Return the pace, which is the most rollouts that may be unfinished at a time. Return None if there is no
+    annotation, or if it is not understood (``pace_faults``)."""
     text = str(annotations.get(PACE, "")).strip()
     return int(text) if len(text) <= 10 and _POSITIVE.fullmatch(text) else None
 

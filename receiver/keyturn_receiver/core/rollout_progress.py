@@ -1,7 +1,7 @@
 """Progress of a rollout: whether the pods of a workload run its present pod template, by the rules of `kubectl rollout
 status`.
 
-Nothing is stored for it: the workload's status says it all.
+Keyturn stores nothing for it, because the workload's status shows the progress.
 https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status and, for the rules of all kinds,
 https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go
 """
@@ -25,7 +25,8 @@ _AVAILABLE = "NewReplicaSetAvailable"
 
 class RolloutState(Enum):
     """``UNFINISHED``: a pod still runs an older template, or is not ready. ``COMPLETE``: all pods that the rollout has
-    to change run the present template and are ready. ``FAILED``: Kubernetes has given up waiting; it still tries."""
+    to change run the present template and are ready. ``FAILED``: Kubernetes reports that the deadline is over; it still
+    tries to finish the rollout."""
 
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
@@ -36,14 +37,14 @@ class RolloutState(Enum):
 class RolloutProgress:
     """How far the rollout of a workload's present pod template has come.
 
-    ``wanted`` is the number of pods that the workload should have, ``updated`` how many have the present template, and
-    ``ready`` how many pods are ready (of a Deployment and a DaemonSet: available), older pods included. These numbers
-    count only if ``observed`` is true. Until then, the controller has not seen the present template, and the numbers
-    are about an older template. ``reason`` says why the rollout has failed, and is otherwise empty. ``finished_at`` is
-    the time at which the rollout
-    became complete, in seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds
-    after which a rollout that goes no further counts as stuck. ``marked_at`` is the time of Keyturn's last write of the
-    workload, and ``changed_at`` is the time of the last change of the status, both by the same clock.
+    ``wanted`` is the number of pods that the workload should have. ``updated`` is the number of pods with the present
+    template. ``ready`` is the number of ready pods, including pods with an older template; for a Deployment and a
+    DaemonSet, it is the number of available pods. These numbers count only if ``observed`` is true. If it is false, the
+    controller has not seen the present template, and the numbers are about an older template. ``reason`` says why the
+    rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout became complete, in
+    seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds after which a
+    rollout without progress counts as stuck. ``marked_at`` is the time of Keyturn's last write of the workload, and
+    ``changed_at`` is the time of the last change of the status, both by the same clock.
     """
 
     state: RolloutState
@@ -72,9 +73,9 @@ class _Counts:
 
 
 def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
-    """Return the progress of a workload's rollout, or None for a kind whose status is not known here.
+    """Return the progress of a workload's rollout, or None if Keyturn does not know the status of this kind.
 
-    The pods that a partition or OnDelete keeps do not count: the rollout is complete without them.
+    The pods that a partition or OnDelete holds back do not count: the rollout is complete without them.
     ``core/rollout_hold.py`` finds such settings.
     """
     counted = _COUNTS.get(kind.status)
@@ -135,10 +136,11 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
 
 
 def _finished_at(progressing: Mapping[str, object]) -> int | None:
-    """Return when the rollout became complete, according to the condition of a Deployment, or None without one.
+    """Return the time at which a rollout became complete, according to the condition Progressing of a Deployment.
+    Return None if there is no such condition.
 
-    Then the caller takes the time of the last change of the status. That change made the rollout complete, unless a pod
-    has failed and recovered since.
+    Without the condition, the caller takes the time of the last change of the status. This change made the rollout
+    complete, unless a pod has failed and recovered since then.
     """
     return parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") == _AVAILABLE else None
 

@@ -1,13 +1,12 @@
 """Rollout schedule: which consumers of a Secret may be restarted now, and what the others wait for.
 
 It is derived only from the present state, so it is the same after a crash, and on every replica that sees the same
-state. A consumer that is left out now is looked at again when the state changes, or at the time that the schedule
-names.
+state. A consumer that has to wait is looked at again when the state changes, or at the time that the schedule names.
 
-The order is stable, so several replicas together keep to the pace. A replica that lags sees an earlier state of the
-workloads of a kind than another replica does. It never passes over a consumer that the other replica has restarted
-before. So it restarts only consumers that the other replica has restarted already, and the API server refuses these
-writes with a conflict (docs/adr/028-pace-and-order-of-rollouts.md).
+The order is stable, so several replicas together keep to the pace. If a replica lags, it sees an earlier state of the
+workloads than another replica. Its schedule then begins with the consumers that the other replica has already
+restarted. So it tries to restart only these consumers, and the API server refuses these writes with a conflict
+(docs/adr/028-pace-and-order-of-rollouts.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +19,17 @@ INFINITY = float("inf")
 
 
 class ConsumerState(StrEnum):
-    """The state of a consumer with regard to one change of a Secret."""
+    """The state of a consumer for one change of a Secret."""
 
     DUE = "due"  # it has to be restarted
     UNFINISHED = "unfinished"  # it was restarted, and its pods are not all ready yet
-    FAILED = "failed"  # it was restarted, and that has failed
+    FAILED = "failed"  # it was restarted, and the restart has failed
     SETTLED = "settled"  # it has been restarted, needs no restart, or holds its pods back
 
 
 class WaitReason(StrEnum):
-    """What a consumer that is due waits for. The value is the label value of ``keyturn_rollouts_waiting``."""
+    """The reason why a consumer that is due has to wait. The value is a label value of the metric
+    ``keyturn_rollouts_waiting``."""
 
     WINDOW = "window"
     ORDER = "order"
@@ -41,15 +41,15 @@ class WaitReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A consumer of a Secret that may be restarted for it.
+    """A consumer of a Secret, as the schedule needs it.
 
-    ``order`` is None if the consumer has none. ``window_opens_at`` is the time from which the consumer may be
-    restarted; while its window is open, that time is in the past. ``takes_slot`` is false if the restart does not add
-    to the number of unfinished rollouts: because the pods do not restart, or because the consumer's rollout is
+    ``order`` is None if the consumer has no order. ``window_opens_at`` is the time from which the consumer may be
+    restarted. It is in the past while the consumer's window is open. ``takes_slot`` is false if the restart does not
+    add to the number of unfinished rollouts. That is so if the pods do not restart, or if the consumer's rollout is
     unfinished already. ``backed_off_until`` is the time until which the consumer's mark must not be written.
-    ``fails_at`` is the time from which the unfinished rollout counts as failed. These two are infinite if only
-    a change of state ends the wait. While the time ``quiet_at`` has not come, the other Secrets of the consumer may be
-    about to change, too. All times are in seconds since 1970.
+    ``fails_at`` is the time from which the unfinished rollout counts as failed. ``backed_off_until`` and ``fails_at``
+    are infinite if only a change of state ends the wait. Until the time ``quiet_at``, the other Secrets of the consumer
+    may be about to change, too. All times are in seconds since 1970.
     """
 
     ref: WorkloadRef
@@ -79,10 +79,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``start`` has the consumers that may be restarted now, in order. ``waits`` has all other consumers that are due,
-    and what each of them waits for. ``halted_by`` is the failed consumer that keeps all others from being restarted, or
-    None. ``look_again_at`` is the time, in seconds since 1970, at which the schedule changes without a change of state,
-    or infinity."""
+    """The decision about the consumers of one Secret. ``start`` has the consumers that may be restarted now, in order.
+    ``waits`` has all other consumers that are due, and what each of them waits for. ``halted_by`` is the failed
+    consumer that keeps all others from being restarted, or None. ``look_again_at`` is the time, in seconds since 1970,
+    at which the schedule changes without a change of state, or infinity."""
 
     start: Sequence[WorkloadRef] = ()
     waits: Mapping[WorkloadRef, Wait] = field(default_factory=dict)
@@ -95,9 +95,9 @@ def schedule(
 ) -> Schedule:
     """Return the schedule of one Secret at ``now``, in seconds since 1970.
 
-    ``slots`` is how many further rollouts for the Secret may become unfinished. ``shared_slots`` is how many further
-    rollouts may become unfinished in its namespace and in the cluster. ``resumed`` is true if somebody has asked to go
-    on in spite of failures.
+    ``slots`` is the number of further rollouts that the Secret's own pace allows. ``shared_slots`` is the number of
+    further rollouts that the limits of the namespace and of the cluster allow. ``resumed`` is true if somebody has
+    asked to go on in spite of failures.
     """
     everyone = sorted(candidates, key=lambda each: (each.stage, each.ref.kind, each.ref.name))
     due = [each for each in everyone if each.state is ConsumerState.DUE]

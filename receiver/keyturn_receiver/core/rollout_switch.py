@@ -1,8 +1,8 @@
-"""Rollout switch: the annotation ``keyturn.dev/rollout``, with which restarts are turned on and off.
+"""Rollout switch: the annotation ``keyturn.dev/rollout``. It turns restarts on and off.
 
-It can stand on several levels. From the outermost to the innermost, they are the chart, the namespace, the Secret, the
-workload and its pod template. The innermost level that says something decides. A text that is not understood forbids
-restarts on whichever level it is, because an unwanted restart cannot be undone.
+There are several levels. From the outermost to the innermost, they are the chart, the namespace, the Secret, the
+workload and its pod template. The innermost level with a setting decides. But a text that is not understood, on any
+level, forbids restarts, because an unwanted restart cannot be undone.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ DISABLED = "disabled"
 
 MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
 
-# Words that an author may use, and that are not spelt like the word that is meant.
+# Words that an author may use instead of "enabled" or "disabled".
 _MEANT: Mapping[str, str] = {
     **dict.fromkeys(("true", "yes", "on", "1", "y", "auto", "always", "allow", "restart"), ENABLED),
     **dict.fromkeys(("false", "no", "off", "0", "n", "never", "none", "skip", "ignore", "manual", "deny"), DISABLED),
@@ -28,7 +28,7 @@ class Switch(StrEnum):
     UNSET = "unset"
     ENABLED = "enabled"
     DISABLED = "disabled"
-    UNKNOWN = "unknown"  # it says something that is not understood
+    UNKNOWN = "unknown"  # its text is not understood
 
 
 def read_switch(annotations: Mapping[str, object]) -> Switch:
@@ -51,7 +51,8 @@ def switch_faults(annotations: Mapping[str, object], place: str = "") -> tuple[s
 
 
 def innermost(*levels: Switch) -> Switch:
-    """Return what several ``levels`` say together. The outermost level is given first, and the innermost last."""
+    """Return the setting that follows from several ``levels``. The outermost level is the first argument, and the
+    innermost level is the last. If one level is UNKNOWN, the result is UNKNOWN."""
     if Switch.UNKNOWN in levels:
         return Switch.UNKNOWN
     return next((level for level in reversed(levels) if level is not Switch.UNSET), Switch.UNSET)

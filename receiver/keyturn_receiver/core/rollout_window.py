@@ -1,12 +1,12 @@
-"""Rollout windows: the annotation ``keyturn.dev/rollout-window``, outside which no pod is restarted.
+"""Rollout windows: the annotation ``keyturn.dev/rollout-window``. Outside the windows, no pod is restarted.
 
-A window is written as ``0 2 * * 1-5 for 2h in Europe/Berlin``. The five fields of cron say when the window opens. After
-them come the time for which it stays open, and the time zone of the cron fields, which is UTC by default. Semicolons
-separate several windows. The annotation can stand on the namespace, on the workload and on its pod template; the
-innermost one counts.
+A window is written as ``0 2 * * 1-5 for 2h in Europe/Berlin``. The five fields of cron say when the window opens. The
+word "for" precedes the time for which the window stays open. The word "in" precedes the time zone of the cron fields,
+which is UTC by default. Semicolons separate several windows. The annotation can be on the namespace, on the workload
+and on its pod template. The innermost annotation counts.
 
-Tenants write windows, so each text is parsed only once, and the cost is bounded. The cron library finds the next time
-by going through the days, so it may go through at most YEARS years. That takes a few milliseconds.
+Tenants write windows, so each text is parsed only once, and the cost is bounded. The cron library goes through the days
+to find the next time, so the search ends after YEARS years. Such a search takes a few milliseconds.
 """
 
 import re
@@ -26,8 +26,8 @@ WINDOW = "keyturn.dev/rollout-window"
 EXAMPLE = "0 2 * * 1-5 for 2h in Europe/Berlin"
 MAX_TEXT = 300  # characters of the annotation
 MAX_WINDOWS = 5  # windows in one annotation
-SAMPLE = 60  # openings that are compared with the duration
-YEARS = 8  # a window that does not open within so many years counts as one that never opens
+SAMPLE = 60  # the number of openings that are compared with the duration
+YEARS = 8  # a window that does not open within this number of years counts as one that never opens
 MAX_DURATION = timedelta(days=366)
 
 _WINDOW = re.compile(r"(?P<cron>.+?)\s+for\s+(?P<duration>\S+)(?:\s+in\s+(?P<zone>\S+))?")
@@ -40,7 +40,8 @@ class InvalidWindow(ValueError):
 
 
 class _Cron(CronSim):
-    """The times of a cron expression after ``dt``, as Debian's cron finds them, for at most YEARS years."""
+    """Iterator over the times of a cron expression after ``dt``, by the rules of Debian's cron. It ends after YEARS
+    years."""
 
     def __init__(self, expression: str, dt: datetime) -> None:
         super().__init__(expression, dt)
@@ -61,7 +62,8 @@ class RolloutWindow:
     zone: ZoneInfo
 
     def opens_at(self, now: datetime) -> datetime:
-        """Return when the window is open next: ``now`` if it is open, and otherwise the time at which it opens."""
+        """Return the next time at which the window is open: ``now`` if it is open now, and otherwise the time at which
+        it opens. Raises InvalidWindow if it never opens."""
         opened = next(_Cron(self.cron, (now - self.duration).astimezone(self.zone)), None)
         if opened is None:
             raise InvalidWindow("it never opens")
@@ -94,7 +96,8 @@ def window_faults(annotations: Mapping[str, object], place: str = "") -> tuple[s
 
 
 def own_window(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> str | None:
-    """Return the window of a workload, or None without one. The one on the pod template takes precedence."""
+    """Return the text of a workload's annotation, or None if there is none. The annotation on the pod template takes
+    precedence."""
     text = on_template.get(WINDOW, on_workload.get(WINDOW))
     return None if text is None else sys.intern(str(text)[: MAX_TEXT + 1])
 
@@ -105,8 +108,9 @@ def own_window_faults(on_workload: Mapping[str, object], on_template: Mapping[st
 
 
 def opens_at(text: str | None, now: float) -> float:
-    """Return when one of the windows in an annotation is open next: ``now`` if one is open. Both times are in seconds
-    since 1970. Returns infinity if the annotation is not understood. Returns ``now`` if there is no annotation."""
+    """Return the next time at which one of the windows in an annotation is open: ``now`` if one is open now. Both times
+    are in seconds since 1970. Returns infinity if the annotation is not understood. Returns ``now`` if there is no
+    annotation."""
     if text is None:
         return now
     at = _opens_at(text[: MAX_TEXT + 1], int(now) // 60)
@@ -162,7 +166,8 @@ def _parse_one(text: str) -> RolloutWindow:
 
 
 def _is_known_day(day: str) -> bool:
-    """Return whether a day of the month is valid by itself. If so, the months lack that day, as in 31 February."""
+    """Return whether a day of the month is valid in January. A valid day can be missing in other months, as in 31
+    February."""
     try:
         CronSim(f"0 0 {day} 1 *", _SAMPLED_FROM)
     except CronSimError:
@@ -190,6 +195,7 @@ def _read_zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1)
 def _zones() -> Mapping[str, str]:
-    """Return the names of all time zones, by the lower-case spelling of the name, and of the city in it."""
+    """Return the names of all time zones. The keys are each whole name, and the city in each name, both in lower
+    case."""
     names = files("tzdata").joinpath("zones").read_text().split()
     return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}

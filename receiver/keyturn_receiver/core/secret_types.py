@@ -1,7 +1,7 @@
 """Types of Secrets. Kubernetes defines the keys that a Secret of each type needs, and a binding has to fill them.
 
-The API server demands that these keys are there when the Secret is created, so authors may write placeholders under
-them. A placeholder must not pass as a value. So only a key that the binding fills counts.
+The API server requires these keys when the Secret is created, so authors may give them placeholders. A placeholder must
+not count as a value. So only a key that the binding fills counts.
 https://kubernetes.io/docs/concepts/configuration/secret/#secret-types
 """
 
@@ -54,11 +54,11 @@ TYPES: Mapping[str, _Type] = {
 def complete(
     secret_type: str, binding: Binding, versions: Mapping[Source, SecretVersion], data: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """Return the data of a Secret of this type, with the whole value under the type's key where that is meant.
+    """Return the data of a Secret of this type. The whole value in AWS can become the value of the type's key.
 
-    Without the annotation `data`, a value that is no JSON object goes under the type's key if the type needs only one
-    key. So does Docker's own JSON, without its byte order mark. Raises InvalidValue if the binding does not fill the
-    keys that the type needs.
+    That happens only without the annotation `data`, and only if the type needs a single key. Then the value has to be
+    Docker's own JSON, or no JSON object. A byte order mark before Docker's JSON is removed. Raises InvalidValue if the
+    binding does not fill the keys that the type needs.
     """
     rule = TYPES.get(secret_type)
     if rule is None:
@@ -81,7 +81,7 @@ def complete(
 
 
 def check_values(secret_type: str, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]) -> None:
-    """Raise InvalidValue if a value cannot stand under its key in a Secret of this type."""
+    """Raise InvalidValue if a Secret of this type does not allow the value of one of its keys."""
     rule = TYPES.get(secret_type)
     for key in rule.keys if rule else ():
         if key in data and (fault := _value_fault(secret_type, key, data[key])):
@@ -105,7 +105,8 @@ def _value_fault(secret_type: str, key: str, value: bytes) -> str:
 
 
 def _is_same_text(data: Mapping[str, bytes]) -> bool:
-    """Return whether both keys of a certificate have the same text, and that text does not hold both parts."""
+    """Return whether tls.crt and tls.key have the same text, and this text does not hold both a certificate and a
+    key."""
     certificate, key = data.get("tls.crt"), data.get("tls.key")
     if certificate is None or certificate != key:
         return False
@@ -147,7 +148,7 @@ def _refuse_constant(_name: str) -> NoReturn:
 def _docker_fault(secret_type: str, value: bytes) -> str:
     """Return why the API server or the kubelet would not understand Docker's JSON, or an empty text.
 
-    Both parse it with Go, which takes neither a byte order mark nor another encoding than UTF-8.
+    Both parse it with Go, which accepts only UTF-8 without a byte order mark.
     https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/
     """
     try:

@@ -1,4 +1,4 @@
-"""Sync status: whether a bound Secret needs work. It is derived only from the caches. No API is called."""
+"""Sync status: whether a bound Secret needs work. The caches alone show it, so no API is called."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -10,7 +10,7 @@ from keyturn_receiver.core.rollout import rollout
 
 
 class SyncStatus(StrEnum):
-    """What has to be done so that a Secret matches its binding."""
+    """The work that makes a Secret match its binding."""
 
     IN_SYNC = "in sync"
     ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted since its keys changed

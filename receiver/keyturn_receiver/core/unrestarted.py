@@ -1,7 +1,8 @@
 """Readers that Keyturn does not restart: bare pods, ReplicaSets without a Deployment, runs of Jobs, CronJobs, and the
 pods of other controllers.
 
-No watch shows these readers. After a change of a Secret, Keyturn finds them in lists, and reports them.
+No watch shows these readers. After a change of a Secret, Keyturn lists pods and CronJobs, and reports the readers that
+it finds.
 """
 
 from collections.abc import Mapping, Set
@@ -19,10 +20,10 @@ from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
 from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
 
-MAX_NAMED = 10  # readers of one sort that a report holds
-MAX_NAME = 63  # characters of a kind or name that a message repeats
-# The kind of the owner of a ReplicaSet whose pods have this label. It is empty if messages do not name the owner. The
-# owner's name is the name of the ReplicaSet without the label's value.
+MAX_NAMED = 10  # the most readers of one sort that a report holds
+MAX_NAME = 63  # the most characters of a kind or name that a message repeats
+# The key is a label of the pods of a ReplicaSet, and the value is the kind of the ReplicaSet's owner. The kind is empty
+# if messages do not name the owner. The owner's name is the name of the ReplicaSet without the label's value.
 _TEMPLATE_HASHES: Mapping[str, str] = {
     "pod-template-hash": "",  # a Deployment; if the Deployment is gone, only the ReplicaSet is left to name
     "rollouts-pod-template-hash": ROLLOUT.kind,
@@ -30,7 +31,7 @@ _TEMPLATE_HASHES: Mapping[str, str] = {
 
 
 class Sort(StrEnum):
-    """The sort of a reader. It decides what has to happen until the reader uses the new value."""
+    """The sort of a reader. It decides what has to happen before the reader uses the new value."""
 
     POD = "Pod"
     REPLICA_SET = "ReplicaSet"
@@ -39,7 +40,7 @@ class Sort(StrEnum):
     CRON_JOB = "CronJob"
 
 
-# What a message about a Secret says of its readers.
+# The words about the readers of one sort in a message about a Secret.
 _OF_SEVERAL: Mapping[Sort, str] = {
     Sort.POD: "a bare pod keeps what it read by env or subPath until you create it again",
     Sort.REPLICA_SET: "its pods keep what they read by env or subPath until you delete them",
@@ -47,7 +48,7 @@ _OF_SEVERAL: Mapping[Sort, str] = {
     Sort.JOB: "a run that has begun goes on with what it has read",
     Sort.CRON_JOB: "the next run reads the new value",
 }
-# What a message about one reader says.
+# The words in a message about one reader.
 _OF_ONE: Mapping[Sort, str] = {
     Sort.POD: "no controller restarts this pod: it keeps what it read by env or subPath until you create it again",
     Sort.REPLICA_SET: "no Deployment restarts these pods: they keep what they read by env or subPath until you delete"
@@ -59,7 +60,7 @@ _OF_ONE: Mapping[Sort, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The object that an Event about a reader is about."""
+    """The object on which an Event about a reader is recorded."""
 
     kind: str
     name: str
@@ -68,10 +69,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A reader that Keyturn does not restart. ``name`` is what messages call it, such as "Pod bare".
+    """A reader that Keyturn does not restart. ``name`` is its name in messages, such as "Pod bare".
 
-    ``pod`` has what it reads, and when its pod was created. ``switch`` is what its annotations say about restarts.
-    ``deployment`` is the name of the Deployment, or the like, that may own its ReplicaSet, or empty.
+    ``pod`` has the reader's reads of Secrets, and the time at which its pod was created. ``switch`` is what the
+    reader's annotations say about restarts. ``deployment`` is the name of the workload that may own the reader's
+    ReplicaSet, such as a Deployment. It is empty if there is no such workload.
     """
 
     sort: Sort
@@ -92,7 +94,7 @@ class Report:
     cut: bool = False
 
     def add(self, reader: Reader) -> None:
-        """Take a reader. Several pods of one controller count as one reader."""
+        """Add a reader to the report. Several pods of one controller count as one reader."""
         of_sort = self.readers.setdefault(reader.sort, {})
         if reader.name in of_sort:
             return
@@ -108,7 +110,7 @@ class Report:
 
     @property
     def subjects(self) -> list[tuple[Sort, Subject]]:
-        """The readers that get an Event of their own. A CronJob gets none, since nothing is wrong with it."""
+        """The readers that get an Event of their own. A CronJob gets no Event, because nothing is wrong with it."""
         of = self.readers
         return [(sort, each) for sort in Sort if sort is not Sort.CRON_JOB for each in of.get(sort, {}).values()]
 
@@ -135,7 +137,7 @@ def message_to_one(sort: Sort, secret_name: str, version: str) -> str:
 
 
 def read_cron_job(cron_job: Mapping[str, object]) -> Reader:
-    """Parse a CronJob as the API server returns it. It counts as very old, so that each change concerns it."""
+    """Parse a CronJob as the API server returns it. The reader counts as very old, so each change concerns it."""
     metadata = as_object(cron_job.get("metadata"))
     template = pod_template(CRON_JOB, cron_job)
     on_template = as_object(as_object(template.get("metadata")).get("annotations"))
@@ -146,8 +148,8 @@ def read_cron_job(cron_job: Mapping[str, object]) -> Reader:
 
 
 def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
-    """Parse a pod as the API server returns it. Returns None if it is ending, has ended, or has a controller that
-    Keyturn restarts."""
+    """Parse a pod as the API server returns it. Returns None if the pod is ending, has ended, or belongs to a workload
+    of a kind that Keyturn restarts."""
     metadata = as_object(pod.get("metadata"))
     if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
         return None
@@ -187,8 +189,8 @@ def has_to_be_told(
 
 
 def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
-    """Return the kind and the name of what owns a ReplicaSet, according to a label of its pods. The kind is empty if
-    messages do not name the owner. Both are empty if no label tells the owner."""
+    """Return the kind and the name of a ReplicaSet's owner, according to a label of its pods. The kind is empty if
+    messages do not name the owner. Kind and name are empty if the pods have no such label."""
     for label, kind in _TEMPLATE_HASHES.items():
         if (value := labels.get(label)) and name.endswith(f"-{value}"):
             return kind, name.removesuffix(f"-{value}")

@@ -16,10 +16,10 @@ from keyturn_receiver.core.json_access import as_object
 DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
 WATCH_LABEL = f"{DOMAIN}/watch"
-MAX_FAULTS = 10  # faults of one object that are reported
-MAX_CANDIDATES = 100  # names of one object that are compared with the known ones, which takes some 0.1 ms each
+MAX_FAULTS = 10  # the most faults that are reported for one object
+MAX_CANDIDATES = 100  # the most names of one object that are compared with the known names; each takes some 0.1 ms
 
-# Values of the label for a Secret that is not bound.
+# Values of the labels ``bind`` and ``watch`` that mean "no".
 NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})
 
 
@@ -94,18 +94,19 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def plain_spelling(word: str) -> str:
-    """Return the common form of all spellings of a name. `secretId`, `secret_id` and `Secret-ID` have the same form."""
+    """Return a form of a name that is the same for all its spellings, such as `secretId`, `secret_id` and
+    `Secret-ID`."""
     return word.lower().replace("-", "").replace("_", "").replace(".", "")
 
 
 _WORDS = frozenset(plain_spelling(word) for word in (*DECLARED, *LABELS, *SYNONYMS))
 _MAX_DOMAIN = 16  # characters; a longer domain cannot be a misspelling of Keyturn's
-# The similarity to Keyturn's domain that a domain needs. For one of Keyturn's own words, a fairly similar domain is
-# enough. A word that others also use, such as `name`, needs a very similar domain, because saturn.dev and return.dev
-# are fairly similar and may be the domains of others.
+# A domain counts as a misspelling of Keyturn's if its similarity (0 to 1) is above one of these numbers. In front of
+# one of Keyturn's own words, a fairly similar domain counts. In front of a word that others also use, such as `name`,
+# only a very similar domain counts: saturn.dev and return.dev are fairly similar, and may belong to others.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
-# Names that are known on other objects, and that an author may use for an annotation on this object.
+# Names that have no meaning on an object of this kind. The value is the annotation that an author may mean instead.
 HOMONYMS: Mapping[tuple[Place, str], str] = {
     (Place.NAMESPACE, "secrets"): "allow-secrets",
     (Place.NAMESPACE, "restart"): "rollout",
@@ -114,17 +115,17 @@ HOMONYMS: Mapping[tuple[Place, str], str] = {
 
 
 def secret_faults(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the faults of the names of a bound Secret's annotations and labels, and of the label that binds it."""
+    """Return the faults in the names of a bound Secret's annotations and labels, and in the value of its bind label."""
     labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
     value = labels.get(BIND_LABEL)
     faults = [] if value == "true" else [f'label {BIND_LABEL} is "{value}": set it to "true"']
-    if value == "true":  # the annotation is superfluous, but does no harm
+    if value == "true":  # an annotation with the name of the label does no harm
         annotations = {name: text for name, text in annotations.items() if name != BIND_LABEL}
     return _first([*faults, *name_faults(metadata, annotations, labels, Place.SECRET)])
 
 
 def object_faults(metadata: Mapping[str, object], place: Place) -> tuple[str, ...]:
-    """Return the faults of the names of an object's annotations and labels."""
+    """Return the faults in the names of an object's annotations and labels."""
     labels, annotations = as_object(metadata.get("labels")), as_object(metadata.get("annotations"))
     return _first(name_faults(metadata, annotations, labels, place))
 
@@ -132,7 +133,8 @@ def object_faults(metadata: Mapping[str, object], place: Place) -> tuple[str, ..
 def name_faults(
     metadata: Mapping[str, object], annotations: Iterable[str], labels: Iterable[str], place: Place
 ) -> Iterator[str]:
-    """Yield a fault for each name that is unknown, in the wrong place, or a label in place of an annotation.
+    """Yield a fault for each name that is unknown, that is on the wrong kind of object, or that is a label but should
+    be an annotation (or the reverse).
 
     ``metadata`` has the managed fields of the object.
     """
@@ -146,13 +148,13 @@ def name_faults(
 
 
 def is_bind_value(value: object) -> bool:
-    """Return whether the author of this value of the label means to bind the Secret, even if the value is misspelt."""
+    """Return whether the author of this label value means "yes", even if the value is misspelt."""
     return isinstance(value, str) and value.lower() not in NOT_BOUND_VALUES
 
 
 def _may_be_ours(name: str) -> bool:
-    """Return whether a name may be meant for Keyturn. Either its domain is Keyturn's, or its domain may be a
-    misspelling of Keyturn's and the name has one of Keyturn's words (or a synonym)."""
+    """Return whether a name may be meant for Keyturn. Then its domain is Keyturn's, or is short enough for a
+    misspelling of Keyturn's. In the second case, the rest of the name has to be one of Keyturn's words or a synonym."""
     domain, slash, word = name.partition("/")
     return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and plain_spelling(word) in _WORDS))
 
@@ -197,8 +199,8 @@ def _nearest(word: str, place: Place) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _is_near_domain(domain: str, ratio: float) -> bool:
-    """Return whether a domain's likeness to Keyturn's is above ``ratio``, or the domain is Keyturn's name under another
-    top-level domain."""
+    """Return whether a domain may be a misspelling of Keyturn's. Its similarity is then above ``ratio`` (0 to 1), or it
+    differs only in the top-level domain."""
     if len(domain) > _MAX_DOMAIN:
         return False
     name, _, rest = domain.lower().partition(".")

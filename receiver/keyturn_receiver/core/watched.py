@@ -30,14 +30,14 @@ from keyturn_receiver.core.write_times import (
     write_times,
 )
 
-WATCHED = "keyturn.dev/watched"  # the annotation that tells when each key changed
+WATCHED = "keyturn.dev/watched"  # the annotation that has the time at which each key changed
 
-MAX_KEYS = 1024  # of one Secret; hashing so many takes some 3 ms
+MAX_KEYS = 1024  # the most keys of one Secret; hashing them takes some 3 ms
 MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it has one time for all keys together
-MAX_TEXT = 4096  # characters of another annotation; a longer one is cut, and not understood
+MAX_TEXT = 4096  # characters of any other annotation; a longer text is cut, and is then not understood
 _REVISION_BYTES = 8
 
-_COMMON = (ROLLOUT, IGNORE, MATCH)  # the annotations that say who is restarted
+_COMMON = (ROLLOUT, IGNORE, MATCH)  # the annotations that decide which consumers are restarted
 
 BOTH_LABELS = (
     f"this Secret has the label {BIND_LABEL}, too, and that one counts: Keyturn fills the Secret, and restarts pods for"
@@ -48,8 +48,9 @@ TOO_MANY_KEYS = f"a watched Secret has at most {MAX_KEYS} keys, and this one has
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the annotation on a Secret tells. ``revisions`` is None if there were too many to be kept; ``digest`` stands
-    for all of them. ``unknown_until`` is as in ``Record``."""
+    """The content of the annotation WATCHED on a Secret. ``digest`` is the digest of all revisions. ``revisions`` is
+    None if they did not fit into the annotation. ``times`` has the time at which each key changed. ``unknown_until`` is
+    as in ``Record``."""
 
     digest: str
     revisions: Mapping[str, str] | None
@@ -59,13 +60,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one version of a watched Secret shows.
+    """The state of a watched Secret, as one version of the object shows it.
 
-    ``revisions`` are those of its keys, and ``mark_prefix`` tells with which record key they were made. ``kept`` is
-    what the annotation tells, or None if Keyturn has not written it for this Secret with this record key.
-    ``written_at`` is the latest time at which somebody else wrote data, in seconds since 1970; the values may have
-    changed earlier, but not later. ``kept_at`` is the time at which Keyturn last wrote the annotation, with whichever
-    record key. Each time is None if it is not known.
+    ``revisions`` has the revision of each key, and ``mark_prefix`` identifies the record key with which the revisions
+    were made. ``kept`` is the content of the annotation WATCHED. It is None if Keyturn has not written the annotation
+    for this Secret with this record key. ``written_at`` is the latest time at which somebody else wrote data, in
+    seconds since 1970; the values may have changed earlier, but not later. ``kept_at`` is the time at which Keyturn
+    last wrote the annotation, with this or another record key. Each time is None if it is not known.
     """
 
     revisions: Mapping[str, str]
@@ -78,8 +79,8 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
-    ``is_kept`` is true if the annotation on the Secret tells the same. ``is_new`` is true until Keyturn has written
-    the annotation for the first time, as far as this replica knows."""
+    ``is_kept`` is true if the annotation on the Secret has the same revisions. ``is_new`` is true until Keyturn has
+    written the annotation for the first time, as far as this replica knows."""
 
     record: Record
     is_kept: bool
@@ -87,7 +88,8 @@ class Watched:
 
 
 def has_watch_label(metadata: Mapping[str, object]) -> bool:
-    """Return whether a Secret has the label, even if it is misspelt or has no effect."""
+    """Return whether a Secret has the watch label. The result is also true if the label's value is misspelt or has no
+    effect."""
     return is_bind_value(as_object(metadata.get("labels")).get(WATCH_LABEL))
 
 
@@ -109,7 +111,7 @@ def watch_spec(metadata: Mapping[str, object]) -> BindingSpec:
     restarts (``rollout_faults``)."""
     found = as_object(metadata.get("annotations"))
     spec = read_spec({name: str(found[name])[:MAX_TEXT] for name in _COMMON if name in found})
-    # An annotation of the label's name is superfluous, but does no harm.
+    # An annotation with the name of the label does no harm.
     faults = name_faults(
         metadata, (name for name in found if name != WATCH_LABEL), as_object(metadata.get("labels")), Place.SECRET
     )
@@ -119,7 +121,7 @@ def watch_spec(metadata: Mapping[str, object]) -> BindingSpec:
 
 
 def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str, str]) -> Observation:
-    """Return what a Secret shows, from its ``metadata`` and its base64 ``data``. No value is kept."""
+    """Return the state that a Secret's ``metadata`` and base64 ``data`` show. The result holds no value."""
     namespace, name = str(metadata["namespace"]), str(metadata["name"])
     fields = managed_fields(metadata)
     kept_at = written_at = None
@@ -137,11 +139,12 @@ def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str,
 
 
 def judge(seen: Observation, known: Watched | None) -> Watched:
-    """Return a watched Secret, from what one version shows and what this replica knows of the version before.
+    """Return a watched Secret. ``seen`` is the state that one version shows. ``known`` is the result for the version
+    before, or None if this replica has not seen that version.
 
-    ``known`` stands in for the annotation if the Secret's owner removes it. Without ``known`` and the annotation, the
-    Secret is new: nothing tells what its pods have read, and no pod is restarted. An annotation that was written with
-    another record key still tells whether data has been written since.
+    ``known`` replaces the annotation if the Secret's owner has removed it. If there is neither ``known`` nor the
+    annotation, the Secret is new. Then nothing tells what its pods have read, and no pod is restarted. An annotation
+    that was written with another record key still shows whether data was written after it.
     """
     if known and known.record.mark_prefix != seen.mark_prefix:
         known = None
@@ -165,7 +168,7 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
 
 
 def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> str:
-    """Return the annotation that tells the same as ``record``."""
+    """Return the annotation WATCHED for ``record``."""
     times = record.write_times
     body: dict[str, object] = {
         "changed-at": json.loads(write_times(times, record.revisions) or "{}"),
@@ -181,7 +184,7 @@ def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> s
 
 def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, str]) -> dict[str, str]:
     # Equal values of two Secrets, or of two keys, have different revisions. If a Secret is deleted and created again
-    # under its name, values that return have the same revisions as before, so nobody is restarted for them.
+    # with the same values, the revisions stay the same, so no consumer is restarted.
     key = bytes.fromhex(keyed(b"watched" + _joined(namespace, name)))
     revisions = {}
     for each, value in data.items():
@@ -192,7 +195,7 @@ def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, s
 
 
 def _times(kept: Kept, seen: Observation) -> WriteTimes:
-    # Somebody has written data after the annotation was written, whatever the managed fields tell.
+    # The data was written after the annotation, even if the managed fields show an earlier time.
     at = None if seen.written_at is None else max(seen.written_at, (seen.kept_at or 0) if seen.kept else 0)
     before = kept.revisions
     if before is None:
@@ -205,7 +208,7 @@ def _times(kept: Kept, seen: Observation) -> WriteTimes:
 
 
 def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
-    """Return the times of those changes that this replica has seen before, and that no later change has replaced."""
+    """Return the times of the changes that this replica has already seen, except for keys that have changed again."""
     if known is None:
         return {}
     times, before = known.record.write_times, known.record.revisions
@@ -213,7 +216,7 @@ def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:
 
 
 def _together(times: WriteTimes, keys: Mapping[str, str]) -> WriteTimes:
-    """Return times in which each key has the latest of all ``times``."""
+    """Return write times in which each key has the same time: the latest of all ``times``."""
     if not times:
         return {}
     last = max(times.values(), key=lambda time: (time.at is None, time.at or 0))
@@ -228,8 +231,8 @@ def _read_kept(
     revisions: Mapping[str, str],
     fields: list[Mapping[str, object]],
 ) -> Kept | None:
-    # A replicator copies the annotation to another Secret, and anybody can write such an annotation. But nobody except
-    # Keyturn knows the record key, with which the hash for a Secret is made.
+    # A replicator can copy the annotation to another Secret, and anybody can write such an annotation. The hash reveals
+    # both, because it depends on the Secret's name and on the record key, which only Keyturn knows.
     try:
         body = json.loads(text) if len(text) <= 2 * MAX_KEPT else None
         if not isinstance(body, dict):
@@ -254,7 +257,7 @@ def _text(body: object) -> str:
 
 
 def _joined(*texts: str) -> bytes:
-    """Join texts, each with its length, so that no two lists of texts give the same bytes."""
+    """Join the texts and their lengths. Because of the lengths, no two lists of texts give the same bytes."""
     encoded = [text.encode(errors="surrogatepass") for text in texts]
     return b"".join(len(each).to_bytes(8) + each for each in encoded)
 

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class StatusForm(Enum):
-    """What the status of a kind of workload counts, as far as the progress of a rollout goes."""
+    """The form of a workload's status. It decides how the progress of a rollout is read from the status."""
 
     UNKNOWN = 0
     REPLICAS = 1  # old and new pods, which run beside each other
@@ -19,7 +19,7 @@ class WorkloadKind:
     """A kind of workload. ``template`` is the path of the pod template in the object.
 
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
-    restarts no pod. ``status`` says what its status counts. ``is_custom`` is true if the kind comes from a custom
+    restarts no pod. ``status`` is the form of its status. ``is_custom`` is true if the kind comes from a custom
     resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if pods that are older than
     ``spec.restartAt`` are restarted.
     """
@@ -54,7 +54,7 @@ ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
 # A kind that needs no restart, because the pods of its next run read the new value. CronJobs are only listed, and never
 # watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
-# The kinds besides Secrets, Namespaces and pods that Events may be about, with their API groups and versions.
+# The API group and version of each kind that Events may be about. Secrets, Namespaces and pods are left out.
 GROUP_VERSIONS: Mapping[str, str] = {
     **{kind.kind: kind.group_version for kind in (*WORKLOAD_KINDS.values(), CRON_JOB)},
     "ReplicaSet": "apps/v1",

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 CHANGED_AT = "keyturn.dev/changed-at"
 MAX_TEXT = 16 * 1024  # characters; if the annotation would be longer, all keys count as written now
-REMOVED = ""  # stands for the keys that were removed. No key of a Secret is empty.
+REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
 
 _LAST = "@"  # the time of the last write
-_UNKNOWN = "?"  # the time of a write before Keyturn recorded times
+_UNKNOWN = "?"  # the time of a write from before Keyturn recorded times
 _NEW = "+"  # follows the time at which a key appeared
 _REST = "*"  # all keys that are not listed elsewhere
 
@@ -37,7 +37,8 @@ WriteTimes = Mapping[str, WriteTime]
 
 
 def parse_time(text: object) -> int | None:
-    """Return a time of the Kubernetes API (RFC 3339, whole seconds) in seconds since 1970, or None if it is no time."""
+    """Return a time of the Kubernetes API (RFC 3339, whole seconds) in seconds since 1970, or None if it is not a
+    time."""
     try:
         return int(datetime.fromisoformat(str(text)).astimezone(UTC).timestamp())
     except (ValueError, OverflowError):
@@ -82,7 +83,7 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
 
 
 def latest_times(times: WriteTimes) -> tuple[WriteTime, ...]:
-    """Return the latest time at which a key appeared, and the latest time at which a key was written over. A time is
+    """Return the latest time at which a key appeared, and the latest time at which a key was overwritten. A time is
     left out if there is no such key. A pod that reads all keys has read their values if the pod is newer than both
     times."""
     latest: dict[bool, WriteTime] = {}
@@ -94,7 +95,8 @@ def latest_times(times: WriteTimes) -> tuple[WriteTime, ...]:
 
 
 def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
-    """Return the annotation that ``read_times`` reads for the same ``keys``, or an empty text if no time is known.
+    """Return the annotation from which ``read_times`` reads these times for ``keys``, or an empty text if no time is
+    known.
 
     The length is at most MAX_TEXT.
     """
@@ -103,7 +105,8 @@ def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
     groups: dict[str, list[str]] = defaultdict(list)
     for key in sorted({*keys, *times}):
         groups[_stamp(times.get(key))].append(key)
-    # The keys of the largest group are not listed, because most writes change all keys or one.
+    # The keys of the largest group are not listed. Most writes change either all keys or one key, so the text stays
+    # short.
     largest = max(groups, key=lambda stamp: (len(groups[stamp]), stamp))
     groups[largest] = [_REST, *([REMOVED] if REMOVED in groups[largest] else [])]
     text = json.dumps(groups, sort_keys=True, separators=(",", ":"))
@@ -113,7 +116,8 @@ def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
 def next_times(
     times: WriteTimes, keys: Iterable[str], changed: Iterable[str], appeared: Iterable[str], removed: bool
 ) -> WriteTimes:
-    """Return the write times after a write of ``changed`` and ``appeared``. The other ``keys`` keep their times.
+    """Return the write times after a write. ``changed`` are the keys that it overwrites, and ``appeared`` are the keys
+    that it adds. The other ``keys`` keep their times.
 
     ``removed`` tells whether the write removes a key.
     """

@@ -1,4 +1,5 @@
-"""Advice about YAML: the line to write in place of a line of the annotation `data` that YAML does not read as meant."""
+"""Advice about YAML, for a line of the annotation `data` that YAML does not read as its author meant. The advice is the
+line to write instead."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from keyturn_receiver.core.expression import is_property, validate_expression
 from keyturn_receiver.core.expression_advice import is_bare_text
 
 _ASSIGNMENT = re.compile(r"\s*(?P<key>[-._A-Za-z0-9]{1,253})\s*=\s*(?P<expression>\S.*?)\s*")
-_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # a line without blanks around it
+_LINE = re.compile(r"(?P<key>[-._A-Za-z0-9]{1,253})\s*:\s+(?P<expression>\S.*)")  # a line without outer blanks
 _SCALAR = re.compile(r"""'(?:[^']|'')*+'|"(?:[^"\\]|\\.)*+\"""")  # in quotes
 _COMMENT = re.compile(r"\s+(?=#)")
 _PATTERN = re.compile(r"[*&][\w.*/:-]*[\w/]")  # `*.example.com` is an expression, but seldom meant as one
@@ -34,7 +35,8 @@ def advice_for_line(text: str, line: int, aliases: Sequence[str] = ()) -> str:
 
 
 def line_of_assignment(text: str) -> str | None:
-    """Return the first line of ``text`` as YAML if it is `KEY=expression`, or otherwise None."""
+    """Return the first line of ``text`` as a line of YAML if it has the form `KEY=expression`. Return None
+    otherwise."""
     lines = text.splitlines()
     match = _ASSIGNMENT.fullmatch(lines[0]) if lines and len(lines[0]) <= MAX_LINE else None
     return f"{match['key']}: {match['expression']}" if match else None
