@@ -1,4 +1,4 @@
-"""One of the AWS secrets that a bound Secret is made from. The poller compares each of them by itself."""
+"""One of the AWS secrets that a bound Secret is made from. The poller compares each of them separately."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,6 @@ class BoundSource:
         return self.secret.record
 
     def is_reported(self, reason: str) -> bool:
-        """Return whether the Secret's status reports this reason, and reports it of this AWS secret if there are
-        several."""
+        """Return whether the Secret's status reports this reason for this AWS secret."""
         of_this = len(self.secret.spec.sources) == 1 or f"AWS secret {self.source.secret_id} " in self.record.status
         return of_this and self.record.has_reason(reason)

@@ -22,23 +22,23 @@ from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
-JITTER = 0.1  # as a share of the interval; keeps several clusters from sweeping at the same time
+JITTER = 0.1  # as a share of the interval, so that several clusters do not sweep at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 # A store is an AWS region that is read with one identity: the receiver's own, or that of a tenant's ServiceAccount.
 # The stores that bindings name are all stores except the receiver's own store in its own region.
-SWEEP_LANES = 8  # sweeps of stores that bindings name, at the same time
-LANES_PER_NAMESPACE = 2  # the most of these sweeps for the stores that only one namespace names; further stores wait
-# The most of these sweeps for stores of the receiver's own role that several namespaces name.
+SWEEP_LANES = 8  # the most concurrent sweeps of stores that bindings name
+LANES_PER_NAMESPACE = 2  # the most concurrent sweeps of stores that only one namespace names; its other stores wait
+# The most concurrent sweeps of stores of the receiver's own role that several namespaces name.
 MAX_SHARED_LANES = SWEEP_LANES // 2
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
-# The share of a sweep's time in which the sweep describes secrets. For the receiver's own store it is a share of the
-# interval, so that the next sweep is on time. For another store it is a share of the sweep's timeout, so that the sweep
-# ends before that.
+# A sweep describes secrets for this share of its time. The time is the interval for the receiver's own store, so that
+# the next sweep is on time. For another store, the time is the sweep's timeout, so that the sweep ends before the
+# timeout.
 DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # the most intervals for which a store that bindings name rests after failures
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-# The seconds (at most a tenth of the interval) for which the poller leaves a change to the change's notification.
+# Seconds for which the poller waits for the notification of a change, but at most a tenth of the interval.
 NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,9 @@ class _Failures:
 class Poller:
     """Poller. Sweeps over all bindings while this replica is the leader.
 
-    The sweeper's ``interval`` holds while ``event_path_healthy`` returns true. Without ``notifications`` there is no
-    event path, so the interval always holds. ``now`` returns monotonic seconds.
+    The sweeper's ``interval`` is the time between two sweeps while ``event_path_healthy`` returns true. The time is at
+    most MAX_INTERVAL_WITHOUT_EVENTS while it returns false. If ``notifications`` is false, there is no event path, and
+    the time is always the interval. ``now`` returns monotonic seconds.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Poller:
         self._metrics = metrics
         self._now = now
         self._notifications = notifications
-        self._last_sweep: dict[StoreKey, SweepResult] = {}  # the last sweep that saw a change
+        self._last_sweep: dict[StoreKey, SweepResult] = {}  # of each store, the last sweep that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
         self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
@@ -88,7 +89,8 @@ class Poller:
 
     @property
     def interval(self) -> float:
-        """The number of seconds between two sweeps. It is at most 30 while the event path is down."""
+        """The number of seconds between two sweeps. It is at most MAX_INTERVAL_WITHOUT_EVENTS while the event path is
+        down."""
         down = self._notifications and not self._event_path_healthy()
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
@@ -238,8 +240,8 @@ class Poller:
             self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
         self._metrics.sweeps.labels(kind, "ok").inc()
-        # There may be a thousand stores that bindings name, so a sweep of such a store is only worth a line in the log
-        # if it found something.
+        # Bindings may name a thousand stores, so a sweep of such a store gets a line in the log only if it found
+        # something.
         level = logging.INFO if stale or own else logging.DEBUG
         _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
         return stale

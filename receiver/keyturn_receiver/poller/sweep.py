@@ -35,13 +35,15 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-# If bindings name at most so many AWS secrets of a store, describing each of them costs less than listing the store.
+# If bindings name at most this number of AWS secrets of a store, describing each of them costs less than listing the
+# store.
 DESCRIBE_UP_TO = 4
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; 20 items take a few tenths of a millisecond
-# After so many failed calls for a namespace, its turn in a sweep ends. The next sweep goes on with its other secrets.
+# After this number of failed calls for a namespace, its turn in a sweep ends. The next sweep continues with the other
+# secrets of the namespace.
 MAX_FAILURES = 2
 LAST_CALL_SECONDS = 5.0  # the most seconds for the call that runs when the time for descriptions is over
-# That call also takes at most this share of the time for descriptions. So a sweep of the receiver's own store ends
+# This last call also takes at most this share of the time for descriptions. So a sweep of the receiver's own store ends
 # within the interval.
 LAST_CALL_SHARE = 1 / 3
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
@@ -57,7 +59,8 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StaleBinding:
-    """A binding to reconcile. ``metadata`` describes its AWS secret, and is None if that secret does not exist."""
+    """A binding to reconcile. ``metadata`` describes the AWS secret of the binding, and is None if the secret does not
+    exist."""
 
     bound: BoundSource
     metadata: SecretMetadata | None
@@ -74,8 +77,8 @@ class StaleBinding:
 
     @property
     def moved_at(self) -> int | None:
-        """The time of the last change in AWS, in seconds since 1970, or None. The staging label moved at that time or
-        before."""
+        """The time of the last change in AWS, in seconds since 1970, or None. The staging label moved at this time or
+        earlier."""
         changed_at = self.metadata.changed_at if self.metadata else None
         return int(changed_at.timestamp()) if changed_at else None
 
@@ -91,7 +94,7 @@ class StaleBinding:
 class SweepResult:
     """Result of a sweep with ``identity``. ``watermark`` is the time of the latest change in AWS that the sweep saw.
 
-    ``owed`` are bindings whose secrets a list of all secrets lacked, and whose secrets have still to be described.
+    ``owed`` has the bindings whose secret was missing in a list of all secrets and has not been described since then.
     """
 
     identity: Identity
@@ -158,7 +161,7 @@ class Sweeper:
 
     async def bindings_by_store(self) -> Mapping[StoreKey, Sequence[BoundSource]]:
         """Group the bindings by the store that reads their secret. A binding of several secrets can be in several
-        groups. What the access policy forbids is left out."""
+        groups. Secrets that the access policy forbids are left out."""
         by_store: dict[StoreKey, list[BoundSource]] = {}
         async for bound in yield_to_loop(self._secrets.all()):
             for source in bound.spec.sources:
@@ -185,8 +188,8 @@ class Sweeper:
         soon as they are found. Raises Interrupted when ``may_continue`` returns False.
 
         The cost of a store that bindings name depends on its bindings, and not on the size of its account: a sweep
-        makes at most two calls for each AWS secret that the bindings name, and one call for each if these secrets are
-        few.
+        makes at most two calls for each AWS secret that the bindings name. If these secrets are few, it makes only one
+        call for each of them.
         """
         store = await self._stores.get(key)
         last = last if last and last.identity == store.identity else None
@@ -203,7 +206,7 @@ class Sweeper:
         sweep = self._sweep_of(store, seconds, may_continue, on_stale)
         result = await sweep.by_description(bindings)
         if self._mode is PollMode.LIST and sweep.refused == named <= DESCRIBE_UP_TO:
-            # The role may not describe these secrets, but perhaps it may list them.
+            # The role is not allowed to describe these secrets, but it may be allowed to list them.
             with suppress(SourceRefused):
                 return await self._sweep_of(store, seconds, may_continue, on_stale).by_list(
                     bindings, since, owed, max_pages
@@ -240,9 +243,9 @@ class Sweeper:
 class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
     AWS. ``may_know`` returns whether a binding's owner may learn that an AWS secret with the given name exists.
-    ``on_stale`` is called with stale bindings as soon as they are found. ``turns`` says which secrets are described
-    first. All descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused to
-    describe."""
+    ``on_stale`` is called with stale bindings as soon as they are found. ``turns`` gives the order in which secrets are
+    described. All descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused
+    to describe."""
 
     def __init__(
         self,
@@ -261,11 +264,11 @@ class StoreSweep:
         self._on_stale = on_stale
         self._turns = turns
         self._seconds = seconds
-        self._fresh: list[StaleBinding] = []  # stale bindings that ``on_stale`` has not got yet
+        self._fresh: list[StaleBinding] = []  # stale bindings that were not yet passed to ``on_stale``
         self._result = SweepResult(store.identity)
-        self._described: set[tuple[Target, Source]] = set()  # bindings about whose secret AWS has answered
+        self._described: set[tuple[Target, Source]] = set()  # bindings for whose secret AWS has answered a call
         self.refused = 0
-        self._ended_early = False  # the list has more pages than were worth reading
+        self._ended_early = False  # whether the list was left before its last page, because of ``max_pages``
 
     async def by_list(
         self,
@@ -274,20 +277,21 @@ class StoreSweep:
         owed: Set[tuple[Target, Source]],
         max_pages: float = math.inf,
     ) -> SweepResult:
-        """List the secrets that have changed after ``since``, or all secrets, and compare the bindings with the list.
+        """List the secrets that have changed after ``since``, or all secrets if ``since`` is None. Compare the bindings
+        with the list.
 
-        Some secrets that the list lacks are described in addition. After a full list, and after a list that ended early
-        because it has more than ``max_pages`` pages, all secrets that the list lacks are described. After a list of
-        changes, the following secrets are described. First, secrets of other accounts, which no list contains. Second,
-        secrets of bindings whose Secret reports an error or has been edited. Third, secrets that earlier sweeps
-        ``owed``. A sweep describes at most MAX_DESCRIBED secrets of each namespace in this way. This limit does not
-        hold for a store of one namespace, except after a list of changes. Raises SourceRefused if the role may not list
-        secrets.
+        Secrets that are missing in the list are then described. After a full list, these are all missing secrets. The
+        same holds after a list that ended early because it has more than ``max_pages`` pages. After a list of changes,
+        these are only three kinds of missing secrets: secrets of other accounts, which no list contains; secrets of
+        bindings whose Secret reports an error or has been edited; and secrets that earlier sweeps ``owed``.
+
+        A sweep describes at most MAX_DESCRIBED missing secrets of each namespace. A store that belongs to one namespace
+        has this limit only after a list of changes. Raises SourceRefused if the role is not allowed to list secrets.
         """
         by_target: dict[Target, list[BoundSource]] = {}
         for bound in bindings:
             by_target.setdefault(bound.target, []).append(bound)
-        # The account and region of each secret in the list: one pair, or none if the account has no secrets.
+        # The account and region of the secrets in the list. The set is empty if the account has no secrets.
         own_accounts: set[str] = set()
         seen: set[tuple[Target, Source]] = set()
         async for page in self._pages(since, max_pages):
@@ -296,14 +300,15 @@ class StoreSweep:
                 for target in self._secrets.by_secret_id(metadata.arn, metadata.name):
                     secret = self._secrets.get(target)
                     for bound in by_target.get(target, ()):
-                        # The cache finds a binding by the names in its record, too, which its owner can edit.
+                        # The cache also finds a binding by the names in its record. The owner of the binding can edit
+                        # the record, so the names are checked again here.
                         if secret and self._concerns(bound, metadata):
                             seen.add((target, bound.source))
                             self._record(BoundSource(secret, bound.source), metadata)
             await asyncio.sleep(PAGE_PAUSE)
         self._report()
         unseen = [bound for bound in bindings if (bound.target, bound.source) not in seen]
-        own_accounts.add("")  # this covers bindings that give a bare name
+        own_accounts.add("")  # a bare name has an empty scope, and belongs to the own account
         limit: int | None = MAX_DESCRIBED
         if since is None or self._ended_early:
             owed = {(bound.target, bound.source) for bound in unseen}
@@ -323,9 +328,10 @@ class StoreSweep:
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
-        """Describe the secret of each binding, either because of the mode or because the role may not list secrets.
+        """Describe the secret of each binding. This is done if the mode asks for it, or if the role is not allowed to
+        list secrets.
 
-        If every call failed with a Temporary, the cause lies not in a single secret, so the last error is raised.
+        Raises the last error if every call failed with a Temporary, because then the cause is not a single secret.
         """
         if error := await self._describe(bindings, limit=None):
             raise error
@@ -342,7 +348,8 @@ class StoreSweep:
             for metadata in page:
                 changed_at = metadata.changed_at
                 if changed_at is None or (last and changed_at > last):
-                    # AWS did not sort by the last change, although we asked for it. So every page has to be read.
+                    # AWS did not sort by the last change, although the request asked for this order. So every page has
+                    # to be read.
                     is_sorted = False
                 last = changed_at or last
                 if changed_at and (self._result.watermark is None or changed_at > self._result.watermark):
@@ -358,7 +365,7 @@ class StoreSweep:
         """Describe the secret of each binding, but at most ``limit`` secrets of a namespace, and only until the time is
         over. If every call failed with a Temporary, return the last error."""
         turn = self._turns.next(self._store.key, bindings, limit)
-        alone = len(turn.by_namespace) == 1  # then the failures of this namespace delay no other namespace
+        alone = len(turn.by_namespace) == 1  # if there is only one namespace, its failures delay no other namespace
         tried: set[str] = set()
         failures: Counter[str] = Counter()  # by namespace
         last_error, failed = None, 0
@@ -388,7 +395,7 @@ class StoreSweep:
         return last_error if failed == len(tried) else None
 
     async def _describe_one(self, secret_id: str, same_secret: Sequence[BoundSource], namespace: str) -> None:
-        """Describe a secret, and compare its bindings with it. Raises Temporary."""
+        """Describe a secret, and compare its bindings with the description. Raises Temporary."""
         metadata: SecretMetadata | None = None
         try:
             metadata = await self._store.secrets_manager.describe(secret_id, background=True, namespace=namespace)
@@ -401,7 +408,7 @@ class StoreSweep:
             self._described.update((bound.target, bound.source) for bound in same_secret)
             return
         for bound in same_secret:
-            # If the binding's owner may not know of the secret, treat it as if it did not exist.
+            # If the binding's owner must not learn that the secret exists, the secret is treated as missing.
             self._record(bound, metadata if metadata and self._concerns(bound, metadata) else None)
             self._described.add((bound.target, bound.source))
         self._report()

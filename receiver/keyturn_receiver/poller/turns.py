@@ -1,5 +1,5 @@
-"""Turns of namespaces in a sweep: a namespace with many AWS secrets that have to be described delays no other
-namespace."""
+"""Turns of namespaces in a sweep. If many AWS secrets of one namespace have to be described, the other namespaces are
+not delayed."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -11,16 +11,17 @@ from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 
-# Number of AWS secrets per namespace that a sweep describes in addition to those on its list. The next sweep describes
-# the secrets that follow.
+# The most AWS secrets of a namespace that a sweep describes because they are missing in its list. The next sweep
+# continues with the secrets after them.
 MAX_DESCRIBED = 200
-# Pairs of store and namespace whose position is remembered. A pair that is forgotten starts again at its first secret.
+# The most pairs of store and namespace whose position is remembered. A forgotten pair starts again at its first secret.
 MAX_POSITIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one sweep describes: the bindings of each AWS secret, and the secrets of each namespace, both in order."""
+    """The AWS secrets that one sweep describes. ``by_id`` has the bindings of each secret, in the order of the
+    descriptions. ``by_namespace`` has the ids of the secrets of each namespace, in order."""
 
     by_id: dict[str, list[BoundSource]]
     by_namespace: dict[str, list[str]]
@@ -32,7 +33,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
-        self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # the namespace that begins
+        self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # the namespace whose secrets come first
 
     def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:
         """Return the secrets that the next sweep describes. Each namespace gets at most ``limit`` secrets. Secrets of
