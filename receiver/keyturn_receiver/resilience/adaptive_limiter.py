@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
 DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
-MAX_WAITING = 2000  # callers that may wait in one lane; more are refused at once
-MAX_OWN_WAIT = 3.0  # seconds; then a caller gives up if its lane has admitted a whole round of calls in the meantime
+MAX_WAITING = 2000  # the most callers that wait in one lane; further callers are refused at once
+MAX_OWN_WAIT = 3.0  # seconds; then a caller gives up if its lane has admitted ``lane_limit`` calls in the meantime
 
 
 class Overloaded(Exception):
@@ -29,7 +29,8 @@ class LaneFull(Exception):
 
 @dataclass(slots=True)
 class _Lane:
-    """The calls of one lane: how many are in flight, who waits, and how many were admitted since the lane was made."""
+    """The calls of one lane: the number in flight, the waiting calls, and the number admitted since the lane was
+    made."""
 
     in_flight: int = 0
     waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
@@ -41,7 +42,7 @@ class AdaptiveLimiter:
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
     server is overloaded. If only one lane fails and other lanes succeed, that is no sign of overload. A lane takes at
-    most three quarters of the limit, so that the first call of another lane finds a free slot. ``now`` returns
+    most three quarters of the limit, so that a free slot is left for the first call of another lane. ``now`` returns
     monotonic seconds.
     """
 
@@ -67,7 +68,8 @@ class AdaptiveLimiter:
         return self.limit - self.limit // 4
 
     async def acquire(self, lane: Hashable = None, seconds: float | None = None) -> None:
-        """Wait up to ``seconds`` until one more request of ``lane`` may start. ``release`` must follow.
+        """Wait up to ``seconds`` until one more request of ``lane`` may start. The caller must call ``release`` when
+        the request ends.
 
         The callers of one lane are admitted in order. Raises LaneFull or Overloaded.
         """
@@ -87,7 +89,7 @@ class AdaptiveLimiter:
                 self._end(lane)  # the caller was admitted just before it gave up; pass its slot on
             else:
                 waiter.cancel()
-                with suppress(ValueError):  # the waiter has left the lane already
+                with suppress(ValueError):  # ``_admit`` has removed the waiter already
                     mine.waiters.remove(waiter)
                 self._forget_if_idle(lane)
             self._admit()
@@ -96,8 +98,8 @@ class AdaptiveLimiter:
             raise
 
     async def _wait(self, waiter: "asyncio.Future[None]", lane: _Lane, before: int, seconds: float | None) -> None:
-        """Wait for a slot for up to ``seconds``. If calls of the same lane are the reason for the wait, wait for
-        MAX_OWN_WAIT at most. Raises TimeoutError."""
+        """Wait up to ``seconds`` for a slot. If calls of the same lane are the reason for the wait, the wait ends after
+        MAX_OWN_WAIT. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             if seconds is not None and seconds > MAX_OWN_WAIT:
                 await asyncio.wait([waiter], timeout=MAX_OWN_WAIT)
@@ -106,7 +108,8 @@ class AdaptiveLimiter:
             await waiter
 
     def _is_behind_own(self, lane: _Lane, before: int) -> bool:
-        """Return whether a whole round of the lane's calls was admitted since ``lane.admitted`` was ``before``."""
+        """Return whether at least ``lane_limit`` calls of the lane were admitted since ``lane.admitted`` was
+        ``before``."""
         return lane.admitted - before >= self.lane_limit
 
     def release(self, overloaded: bool, lane: Hashable = None) -> None:

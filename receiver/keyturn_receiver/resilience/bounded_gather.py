@@ -1,4 +1,5 @@
-"""Makes many calls and gathers their results. It limits how many calls run at once, and for how long calls start."""
+"""Bounded gather: makes many calls and gathers their results. The number of concurrent calls is limited, and so is the
+time in which calls start."""
 
 import asyncio
 import time
@@ -21,8 +22,8 @@ async def bounded_gather(
     """Call ``work`` for each item, at most ``concurrency`` at once, and return the results in the order of the items.
 
     After ``seconds``, no further call starts. Calls that have started run to their end, however long they take. The
-    last items then get no call and no result. Between calls, the event loop can run other tasks, even if no call ever
-    waits. If ``work`` raises an error, the error is raised here when no call runs any more. ``now`` returns monotonic
+    remaining items get no call and no result. Between calls, the event loop can run other tasks, even if no call ever
+    waits. If ``work`` raises an error, this function raises it after all calls have ended. ``now`` returns monotonic
     seconds.
     """
     deadline = now() + seconds

@@ -1,4 +1,4 @@
-"""A map of bounded size whose entries belong to groups, so that no group crowds out the others."""
+"""Fair map: a map of bounded size whose entries belong to groups. No group crowds out the other groups."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
@@ -13,8 +13,8 @@ class FairMap(Generic[G, K, V]):
     """Bounded map with groups. Holds at most ``limit`` entries. Adding another entry evicts the oldest entry of the
     largest group.
 
-    The oldest entry is the one that was added or set longest ago. Groups are in the order in which they were last moved
-    to the end, and a new group is the last.
+    The oldest entry is the one that was added or set longest ago. The groups have an order. A new group is the last,
+    and ``move_to_end`` makes a group the last again.
     """
 
     def __init__(self, limit: int) -> None:

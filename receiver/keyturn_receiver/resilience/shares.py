@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class _Owner:
-    """One owner of places. ``users`` counts the callers that hold a place, and those that wait for a place."""
+    """One owner of places. ``users`` counts the callers that hold a place, and the callers that wait for a place."""
 
     places: asyncio.Semaphore
     users: int = 0
@@ -16,7 +16,7 @@ class _Owner:
 class Shares:
     """Bulkhead. Each owner holds at most ``limit`` places at once; callers that want more wait in order.
 
-    ``limits`` has the owners with a limit of their own. An owner without users takes no memory.
+    ``limits`` maps an owner to a limit that replaces ``limit`` for this owner. An owner without users takes no memory.
     """
 
     def __init__(self, limit: int, limits: Mapping[Hashable, int] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from keyturn_receiver.errors import KeyturnError, detached
 
-RESULT_TTL = 10.0  # seconds that a result is kept for callers whose event happened before the fetch
+RESULT_TTL = 10.0  # seconds; for this time, a result is kept for callers whose event happened before the fetch
 MAX_RESULTS = 4096  # the most results that are kept; beyond that, the oldest one is dropped earlier
 
 K = TypeVar("K", bound=Hashable)
@@ -37,9 +37,9 @@ class SingleFlight(Generic[K, V]):
 
     A result is new enough for a caller if the fetch started at the caller's ``since`` or later. An older result could
     miss a change. So if a rotation concerns five hundred bindings, they all share one fetch. The next rotation needs
-    another fetch. ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds (not at all if that is 0), or
-    until there are more than MAX_RESULTS. ``weigh`` returns the weight of a result. Together, the kept results weigh at
-    most ``max_weight``.
+    another fetch. ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds, and not at all if ``ttl`` is
+    0. ``weigh`` returns the weight of a result. The oldest results are dropped earlier if there are more than
+    MAX_RESULTS, or if all kept results together weigh more than ``max_weight``.
     """
 
     def __init__(
@@ -73,14 +73,15 @@ class SingleFlight(Generic[K, V]):
                 self._flights[key] = flight
                 flight.result.add_done_callback(partial(self._keep, key, flight))
                 return await asyncio.shield(flight.result)
-            await asyncio.wait([flight.result])  # this fetch started too early; the next one will not
+            await asyncio.wait([flight.result])  # this fetch started before ``since``; a later fetch is needed
 
     def _keep(self, key: K, flight: _Flight[V], result: "asyncio.Future[V]") -> None:
-        """Keep the result of a fetch that has ended, for a while."""
-        # Asking for the error marks it as retrieved. Otherwise asyncio would report it if every caller has given up.
+        """Keep the result of an ended fetch for ``ttl`` seconds."""
+        # A call of ``exception`` marks the error as retrieved. Otherwise asyncio would log the error if every caller
+        # has given up.
         flight.weight = 0 if result.cancelled() or result.exception() else self._weigh(result.result())
         if self._flights.get(key) is not flight:
-            return  # a later fetch has already taken its place
+            return  # a later fetch has already replaced this fetch
         if self._ttl <= 0:
             del self._flights[key]
             return

@@ -19,7 +19,8 @@ class TimeSlice:
         self._paused = False
 
     async def pause_if_over(self) -> None:
-        """Let other tasks run if the slice is over. When the first task that paused goes on, the next slice begins."""
+        """Let other tasks run if the slice is over. The next slice begins when the first task that has paused
+        continues."""
         if self._now() < self._ends_at:
             return
         if self._paused:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
-MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; a bucket that was forgotten starts full again
+MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; a forgotten bucket starts full again
 
 
 class TokenBucket:
@@ -61,6 +61,7 @@ class TokenBuckets:
         return bucket
 
     async def wait(self, key: Hashable) -> None:
-        """Wait for a token of a key, and take it. Those who wait get their tokens in order."""
+        """Wait for a token of a key, and take the token. Waiting callers get their tokens in the order of their
+        calls."""
         if delay := self.of(key).reserve():
             await asyncio.sleep(delay)
