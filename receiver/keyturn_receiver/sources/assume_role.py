@@ -18,7 +18,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
-SESSION_SECONDS = 3600  # the longest session that every role permits
+SESSION_SECONDS = 3600  # the longest session that AWS permits for every role
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-arns
 ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\x21-\x7e]{1,576}")

@@ -1,5 +1,5 @@
-"""Batch loader for current values. A few values are read with one call each. If there are more, one call reads up to
-twenty."""
+"""Batch loader for current values. A few values are read with one call each. For more values, one call reads up to
+twenty of them."""
 
 import asyncio
 import logging
@@ -13,19 +13,19 @@ from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused, d
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # if so many calls are in flight, a read waits for others to join it
-BATCH_WINDOW = 0.01  # seconds that a read waits, unless its batch fills up earlier
-BACKGROUND_BATCH_WINDOW = 0.1  # seconds that a background read waits, even if few calls are in flight
+MAX_UNBATCHED = 2  # if this number of calls is in flight, a read waits for other reads to join it
+BATCH_WINDOW = 0.01  # seconds for which a read waits, unless its batch is full earlier
+BACKGROUND_BATCH_WINDOW = 0.1  # seconds for which a background read waits, even if few calls are in flight
 BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
-BATCH_DISABLED_SECONDS = 600.0  # for all secrets after AccessDenied, or for one secret after its batch was refused
-MAX_REFUSED = 1000  # secrets that are remembered because their batch was refused
+BATCH_DISABLED_SECONDS = 600.0  # no batches: for all secrets after AccessDenied, or for a secret of a refused batch
+MAX_REFUSED = 1000  # the most secrets that are remembered because their batch was refused
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Read:
-    """A read that waits for others to join it, and the namespace that it counts for."""
+    """A read that waits for other reads to join it. It counts for the share of ``namespace``."""
 
     version: "asyncio.Future[SecretVersion]"
     namespace: str
@@ -58,7 +58,7 @@ class BatchReader:
             return await self._secrets_manager.value(source, namespace)
         loop = asyncio.get_running_loop()
         read = self._pending.setdefault(source.secret_id, _Read(loop.create_future(), namespace))
-        read.namespace = namespace  # SEVERAL, if another namespace was first
+        read.namespace = namespace  # it is SEVERAL if another namespace asked first
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
@@ -96,7 +96,7 @@ class BatchReader:
         )
 
     async def _read_batch(self, secret_ids: Sequence[str], namespace: str) -> Mapping[str, SecretVersion]:
-        """Return the values that a batch returns. Secrets that are missing in the result have to be read alone.
+        """Read a batch. Secrets that are missing in the result have to be read alone.
 
         If AWS refuses the batch, it is split into two, because a single secret may be the reason.
         """

@@ -27,13 +27,13 @@ class Credentials:
     expires_at: datetime
 
     def frozen(self) -> ReadOnlyCredentials:
-        """Return the credentials in the form with which the SDK signs."""
+        """Return the credentials in the form that the SDK needs to sign a request."""
         return ReadOnlyCredentials(self.access_key_id, self.secret_access_key, self.session_token, None)
 
 
 @contextmanager
 def call_with(credentials: ReadOnlyCredentials) -> Iterator[None]:
-    """Within the ``with`` block, sign the calls of this thread with ``credentials``."""
+    """Context manager. It makes the SDK sign the calls of this thread with ``credentials``."""
     token = _of_call.set(credentials)
     try:
         yield

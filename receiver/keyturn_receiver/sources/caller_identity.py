@@ -1,4 +1,4 @@
-"""Caller identities: the AWS identities that calls are made with. The receiver's own identity also finds and renews its
+"""Caller identities: the AWS identities that make the calls. The receiver's own identity also finds and renews its
 credentials. If that fails, it explains why.
 
 The SDK fetches credentials while a client is built and while a request is signed. Its errors then look like errors of
@@ -56,8 +56,8 @@ class CallerIdentity(Protocol):
         """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
     def call(self) -> AbstractContextManager[None]:
-        """Within the ``with`` block, make this thread's calls as this identity. Raises IdentityFault, as ``check``
-        does."""
+        """Return a context manager. In its block, this thread calls AWS as this identity. Raises IdentityFault, as
+        ``check`` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class TenantIdentity:
 class OwnIdentity:
     """The receiver's own identity: the AWS role of its ServiceAccount, or other credentials that the SDK finds.
 
-    ``find`` returns the SDK's credentials, or None if it finds none. ``environment`` has the variables that EKS sets in
-    the pod. ``now`` returns monotonic seconds. All methods are thread-safe.
+    ``find`` returns the SDK's credentials, or None if there are no credentials. ``environment`` has the variables that
+    EKS sets in the pod. ``now`` returns monotonic seconds. All methods are thread-safe.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class OwnIdentity:
     def check(self) -> None:
         """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY.
 
-        Finds or renews the credentials if necessary. While one thread does so, the other threads wait. If it fails,
-        they share the failure. Raises IdentityFault.
+        Finds or renews the credentials if necessary. While one thread does so, the other threads wait. If this thread
+        fails, the waiting threads fail with the same text. Raises IdentityFault.
         """
         if self._are_valid():
             self._freeze()
@@ -140,7 +140,7 @@ class OwnIdentity:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Within the ``with`` block, make this thread's calls with the receiver's own credentials. Raises
+        """Context manager. In its block, this thread calls AWS with the receiver's own credentials. Raises
         IdentityFault."""
         self.check()
         with call_with(self._frozen):
@@ -248,7 +248,8 @@ def _no_token(error: OSError, file: str) -> str:
 
 
 def _service_account(file: str) -> tuple[str, str]:
-    """Return the ServiceAccount that a token names: as a phrase for messages, and as the subject of the token."""
+    """Return the ServiceAccount that a token names in two forms: a phrase for messages, and the subject of the
+    token."""
     try:
         with open(file) as opened:
             payload = opened.read(64 * 1024).split(".")[1]

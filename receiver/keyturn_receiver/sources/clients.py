@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
 
 # Every client serves several tenants. With "adaptive", one secret that AWS throttles would slow down every call of its
-# client. "standard" has one quota of retries for a client, and the secrets of one tenant could use up the quota of all
-# tenants.
+# client. With "standard", all calls of a client share one quota of retries, and the secrets of one tenant could use up
+# the quota of all tenants.
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 _RETRY_ONCE: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
-MAX_SHARED_CLIENTS = 64  # regions: AWS has fewer in any partition
+MAX_SHARED_CLIENTS = 64  # one for each region; no partition of AWS has more regions
 
 _building = threading.Lock()  # a session is not thread-safe, so clients are built one at a time
 
 
 @cache
 def _core() -> botocore.session.Session:
-    """Return the SDK's session that all clients share, because the service models that a session loads are large.
+    """Return the SDK's session for the receiver's own credentials. It is made only once, because the service models
+    that a session loads are large.
 
-    Every call ends within 15 seconds. That includes the session's own calls, such as those to STS for the receiver's
+    Every call ends within 15 seconds. That includes the session's own calls, such as the call to STS for the receiver's
     own credentials.
     """
     core = _new_session()
@@ -51,14 +52,16 @@ def _core() -> botocore.session.Session:
 def _new_session() -> botocore.session.Session:
     session = botocore.session.get_session()
     session.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
-    # The SDK's own date parser converts dates to the local time zone, which takes half of the time for parsing a list.
+    # The SDK's own date parser converts dates to the local time zone, which takes half of the time that parsing a list
+    # takes.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return session
 
 
 @cache
 def _shared() -> botocore.session.Session:
-    """Return the SDK's session of the clients that many identities share. It finds no credentials of its own."""
+    """Return the SDK's session for the clients that many identities share. This session has no credentials of its
+    own."""
     session = _new_session()
     session.register_component("credential_provider", CredentialResolver([CallCredentialsProvider()]))
     session.register_component("data_loader", _core().get_component("data_loader"))  # the models are large
@@ -89,9 +92,9 @@ def default_region() -> str | None:
 
 
 def regions(named: Iterable[str] = ()) -> Regions:
-    """Return the regions that bindings may name: the receiver's own, and those in ``named``.
+    """Return the regions that bindings may name: the receiver's own region, and the regions in ``named``.
 
-    If ``named`` is empty, these are all regions of the receiver's own partition that the SDK knows.
+    If ``named`` is empty, the result has all regions of the receiver's own partition that the SDK knows.
     """
     own, session = default_region(), _session()
     try:
@@ -117,8 +120,8 @@ def secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
 def shared_secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
     """Return the client for Secrets Manager that all identities share in a region. It is built once.
 
-    Each call needs credentials of its own (``call_credentials.call_with``). For the rest it is like the client of
-    ``secrets_manager``.
+    Each call needs credentials of its own (``call_credentials.call_with``). In everything else, the client is like the
+    client of ``secrets_manager``.
     """
     with _building:
         return _shared_secrets_manager(region, connections)

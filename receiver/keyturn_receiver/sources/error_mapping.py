@@ -76,10 +76,11 @@ _CREDENTIAL_ERRORS = (
 
 
 def translate(error: Exception, subject: str, place: str = "") -> KeyturnError:
-    """Map an error of the SDK or of a thread pool. The message starts with ``subject``, such as "AWS secret prod/db".
+    """Return the receiver's own error for an error of the SDK or of a thread pool. The message starts with ``subject``,
+    such as "AWS secret prod/db".
 
     ``place`` says where AWS has looked for the secret, such as "in 123456789012, eu-west-1, as role app". It is empty
-    if that is not known.
+    if the place is not known.
     """
     if isinstance(error, IdentityFault):
         return NoCredentials(subject, str(error), RETRY_AFTER)
@@ -96,8 +97,8 @@ def translate(error: Exception, subject: str, place: str = "") -> KeyturnError:
 
 
 def translate_action(error: Exception, action: str) -> KeyturnError:
-    """Map an error of a call that does not concern one secret. ``action`` is the name of the call, such as
-    "ListSecrets"."""
+    """Return the receiver's own error for a failed call that is not about a single secret. ``action`` is the name of
+    the call, such as "ListSecrets"."""
     code = error_code(error) if isinstance(error, ClientError) else ""
     if code == "AccessDeniedException":
         return ActionDenied(f"{action} is denied: allow secretsmanager:{action} to the role that calls it")
@@ -107,7 +108,8 @@ def translate_action(error: Exception, action: str) -> KeyturnError:
 
 
 def translate_code(code: str, subject: str, place: str = "") -> KeyturnError:
-    """Map an error code of Secrets Manager. The message starts with ``subject``. ``place`` is as for ``translate``."""
+    """Return the receiver's own error for an error code of Secrets Manager. The message starts with ``subject``.
+    ``place`` is as for ``translate``."""
     if code in _REFUSALS:
         error_type, advice = _REFUSALS[code]
         advice = advice.format(place=f" {place}" if place else "")
@@ -137,7 +139,7 @@ def another_secret(subject: str) -> SourceUnavailable:
 
 
 def silent_region(subject: str, region: str, retry_after: float) -> SourceUnavailable:
-    """Return the error for a call that is not made, because the region has not answered others."""
+    """Return the error for a call that is not made, because the region has not answered earlier calls."""
     return SourceUnavailable(
         f"{subject}: AWS region {region} does not answer this receiver: trying again; check that the account has"
         " enabled the region, and that no firewall is in between",

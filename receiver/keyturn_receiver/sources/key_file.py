@@ -28,7 +28,7 @@ class KeyFile:
 
 
 def read_keys(path: Path) -> Sequence[bytes]:
-    """Read the keys in the order of the file. Raises NoSigningKey if there is none.
+    """Read the keys in the order of the file. Raises NoSigningKey if the file has no usable key.
 
     A malformed line is skipped, and a warning is logged.
     """

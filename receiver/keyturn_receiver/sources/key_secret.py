@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeySecret:
-    """Key source that reads an AWS secret. It reads the values only if the staging labels have moved."""
+    """Key source that reads an AWS secret. It reads the values again only if a staging label has moved."""
 
     def __init__(self, stores: Stores, secret_id: str) -> None:
         self.name = f"signing key {secret_id}"
@@ -32,9 +32,9 @@ class KeySecret:
     async def load(self) -> Sequence[bytes]:
         """Read the usable keys of all staging labels.
 
-        If the current key is unusable, the others are still returned. They are needed to replace the current key,
-        because during a rotation the test deliveries are signed only with the pending key. If no label has a usable
-        key, raises SourceRefused, SourceUnavailable or NoSigningKey.
+        If the current key is unusable, the other keys are still returned. They are needed to replace the current key,
+        because during a rotation the test deliveries are signed only with the pending key. Raises SourceRefused,
+        SourceUnavailable or NoSigningKey if no staging label has a usable key.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
         version_ids = await self._describe(store.secrets_manager)
@@ -42,8 +42,8 @@ class KeySecret:
             return self._keys
         keys: list[bytes] = []
         errors: dict[str, KeyturnError] = {}  # maps each staging label to its error
-        # AWS may put a label on a version before the version has a value. Such a version is not remembered, so that the
-        # next load tries it again.
+        # AWS may put a staging label on a version before the version has a value. Such a version is not remembered, so
+        # that the next load tries it again.
         readable: dict[str, str] = {}
         for stage in version_ids or STAGES:
             try:
@@ -55,7 +55,7 @@ class KeySecret:
         if not keys:
             raise next(iter(errors.values()))
         for stage, reason in errors.items():
-            # The labels other than the current one may have no version, which is not worth a warning.
+            # The other staging labels may have no version. That needs no warning.
             if stage == CURRENT or isinstance(reason, NoSigningKey):
                 _log.warning("%s", reason)
         if CURRENT in errors:
@@ -64,7 +64,8 @@ class KeySecret:
         return keys
 
     async def _describe(self, secrets_manager: SecretsManager) -> Mapping[str, str]:
-        """Return the version id of each staging label, or nothing if the role may not describe the secret."""
+        """Return the version id of each staging label. Return an empty map if the role is not allowed to describe the
+        secret."""
         try:
             metadata = await secrets_manager.describe(self._secret_id)
         except SourceNotFound:

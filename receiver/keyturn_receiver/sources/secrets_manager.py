@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
-MAX_QUARANTINED = 10_000  # secrets; beyond that, the one that hung first is forgotten
-MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; for a forgotten pair, "not found" deletes no Secret
+MAX_QUARANTINED = 10_000  # the most secrets in quarantine; beyond that, the secret that hung first is forgotten
+MAX_SEEN_ACCOUNTS = 1000  # the most pairs of account and region; in a forgotten pair, "not found" deletes no Secret
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretMetadata:
-    """One secret as ListSecrets or DescribeSecret returns it. It has no value.
+    """One secret as ListSecrets or DescribeSecret returns it. The secret's value is not part of it.
 
     ``stages`` maps the id of each version to the version's staging labels.
     """
@@ -51,17 +51,17 @@ class SecretMetadata:
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` serves sweeps: the SDK slows a client down when AWS throttles it, and a sweep must not slow
-    down other reads.
+    ``background_client`` makes the calls of sweeps: the SDK slows a client down when AWS throttles the client, and a
+    sweep must not slow down other reads.
 
     ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None if they worked.
-    Readiness depends on it. So it names no secret, and a failed call about a secret never sets it. If such a call
-    fails because of the credentials, it only starts a check, which is a call about no secret.
+    Readiness depends on it. So it names no secret, and a failed call about a secret never sets it. If such a call fails
+    because of the credentials, it only starts a check, which is a call about no secret.
 
-    ``identity`` is who calls. If its account is not known, AWS's responses reveal the account. ``health`` is the health
-    of the store (this identity in this region). While the store is not proven, because AWS has not answered yet or no
-    longer answers, calls run in a separate pool. In this pool, each of the ``owners`` of the store may make only a few
-    calls at once, and so may the namespace that a call is made for.
+    ``identity`` makes the calls. If its account is not known, AWS's responses reveal the account. ``health`` is the
+    health of the store (this identity in this region). While the store is not proven, because AWS has not answered yet
+    or no longer answers, calls run in a separate pool. In this pool, each of the ``owners`` of the store may make only
+    a few calls at once, and so may the namespace that a call is made for.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class SecretsManager:
         return error_mapping.not_found(f"AWS secret {secret_id}", self._place(secret_id))
 
     def _place(self, secret_id: str) -> str:
-        """Return where this client looks for a secret, and as which role."""
+        """Return the place in which this client looks for a secret, and the role that it uses."""
         account = account_id(secret_id) or self._identity.account or self._learned_account
         role = f"role {self._identity.role}" if self._identity.role else "the receiver's role"
         return f"in {f'{account}, ' if account else ''}{self.region}, as {role}"
 
     def may_batch(self, secret_id: str) -> bool:
-        """Return whether a batch may contain this secret. The last call about it must not have hung, and it must belong
-        to the identity's own account.
+        """Return whether a batch may contain this secret. The store must be proven, the last call about the secret must
+        not have hung, and the secret must belong to the identity's own account.
 
         For secrets of other accounts, BatchGetSecretValue answers "not found" although GetSecretValue returns them:
         https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
@@ -150,8 +150,8 @@ class SecretsManager:
         return version
 
     async def values(self, secret_ids: Sequence[str], namespace: str = "") -> dict[str, SecretVersion]:
-        """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if several
-        namespaces want the values.
+        """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if the values are
+        for several namespaces.
 
         A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. That secret
         then has to be read with a call of its own. Raises ActionDenied, another SourceRefused, or SourceUnavailable if
@@ -184,7 +184,8 @@ class SecretsManager:
         return metadata
 
     async def check_credentials(self) -> None:
-        """Make one cheap call, which updates ``credentials_error``. Any other error is ignored."""
+        """Make one cheap call, which updates ``credentials_error``. Errors that are not about credentials are
+        ignored."""
         await asyncio.shield(self._start_check())
 
     def _start_check(self) -> "asyncio.Task[None]":
@@ -199,7 +200,7 @@ class SecretsManager:
             pass  # this call has set ``credentials_error``
         except SourceUnavailable as error:
             if self.credentials_error:
-                self.credentials_error = f"{NOT_CHECKED}: {error}"  # so that readiness tells why
+                self.credentials_error = f"{NOT_CHECKED}: {error}"  # so that readiness shows the reason
         except KeyturnError:
             pass
 
@@ -239,7 +240,7 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        about_secret = action != "ListSecrets"  # tenants choose these secrets, and so how such a call ends
+        about_secret = action != "ListSecrets"  # tenants choose these secrets, so they can make such a call fail
 
         def refuse_while_resting() -> None:
             if (rest := self._health.rests_for()) and not is_check:
@@ -249,7 +250,7 @@ class SecretsManager:
         refuse_while_resting()
 
         def call() -> Any:
-            refuse_while_resting()  # the store may have turned out to be silent while this call waited for a thread
+            refuse_while_resting()  # the store may have become silent while this call waited for a thread
             with self._identity.call():
                 return method(**arguments)
 
@@ -336,8 +337,8 @@ class SecretsManager:
 
 @contextmanager
 def _translate_parse_errors(subject: str) -> Iterator[None]:
-    """Translate the errors that occur when a response cannot be parsed because it is not from AWS, such as an error
-    page of a proxy."""
+    """Context manager. It translates the errors of a response that cannot be parsed, such as an error page of a
+    proxy."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

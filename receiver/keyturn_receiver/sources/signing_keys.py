@@ -29,20 +29,20 @@ class SigningKeys:
 
     def __init__(self, sources: Sequence[KeySource]) -> None:
         self._sources = sources
-        self._keys_by_source: dict[str, Sequence[bytes]] = {}  # empty for a source that has always failed so far
+        self._keys_by_source: dict[str, Sequence[bytes]] = {}  # a source that has always failed has no keys
         self._keys: tuple[bytes, ...] = ()
         self._errors: dict[str, KeyturnError] = {}  # the last error of each source that failed
         self._warnings = RepeatedWarnings(_log)
 
     def current(self) -> Sequence[bytes]:
-        """Return the keys that are valid now. There are none before the first load."""
+        """Return the keys that are valid now. There are no keys before the first load."""
         return self._keys
 
     def not_loaded(self) -> Sequence[str]:
         """Return the names of the sources that readiness still waits for.
 
-        These are the sources that have not been tried yet. While there is no key at all, they are all sources. So a
-        source that fails does not prevent readiness if another source has a key.
+        While no source has a key, these are all sources. After that, these are the sources that have not been tried
+        yet. So a failed source does not prevent readiness if another source has a key.
         """
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
@@ -53,7 +53,7 @@ class SigningKeys:
         """
         reasons = {
             name: str(error) for name, error in self._errors.items() if not isinstance(error, NoCredentials)
-        }  # a problem with the credentials is left out: the readiness check reports it separately
+        }  # a problem with the credentials is left out, because readiness reports it separately
         return [f"{name} ({reasons[name]})" if name in reasons else name for name in self.not_loaded()]
 
     async def load(self) -> None:

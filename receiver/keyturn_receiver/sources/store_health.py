@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from keyturn_receiver.resilience.backoff import Backoff
 
-MAX_SILENT_CALLS = 3  # after so many unanswered calls in a row, a store that has answered before is suspect
+MAX_SILENT_CALLS = 3  # after this number of unanswered calls in a row, a store that has answered before is suspect
 PROBE_BACKOFF = Backoff(base=5.0, cap=60.0)  # seconds between two attempts at a store that does not answer
 
 
 class StoreHealth:
-    """Circuit breaker. Says whether a store is proven, and for how long it is left alone.
+    """Circuit breaker. Says whether a store is proven, and for how long it is not called.
 
-    A ``trusted`` store is always proven. This is the receiver's own store, which no binding chooses. ``now`` returns
-    monotonic seconds.
+    A store that is ``trusted`` is always proven. Only the receiver's own store is trusted, because no binding chooses
+    it. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, trusted: bool, now: Callable[[], float] = time.monotonic) -> None:

@@ -17,9 +17,9 @@ from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata
 from keyturn_receiver.sources.thread_pools import SEVERAL
 
 MAX_STORES = 4096  # the most stores besides the receiver's own store in its region; each takes some 10 KiB
-MAX_STORES_PER_NAMESPACE = 2048  # of MAX_STORES
-MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes of values that bindings of one event may share after their read
-MAX_NAMED = 10_000  # secrets for which it is remembered whether several namespaces name them
+MAX_STORES_PER_NAMESPACE = 2048  # the most of these stores that one namespace uses
+MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; values are kept after a read, so that all bindings of one event share them
+MAX_NAMED = 10_000  # the most secrets that ``_named_by`` remembers
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 RENEW_AFTER = 0.75  # credentials that are valid for less than 20 minutes are renewed after this share of their lifetime
 
@@ -42,9 +42,9 @@ class StoreKey:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The ServiceAccount that currently has the name in a ``StoreKey``: its UID, and the AWS role that it names.
+    """The identity of the ServiceAccount that a ``StoreKey`` names now: its UID, and the AWS role in its annotation.
 
-    If a namespace is deleted and created again, a ServiceAccount of the same name has another UID.
+    If a namespace is deleted and created again, the new ServiceAccount with this name has another UID.
     """
 
     uid: str
@@ -56,7 +56,7 @@ OWN = Identity("", "")  # the receiver's own identity
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Everything that is kept of one identity in one region: its credentials, its health, and what it has seen.
+    """The client, the credentials and the health of one identity in one region.
 
     ``reader`` reads values in batches. ``renew_at`` is the time at which the credentials are renewed. It is None if the
     SDK renews them.
@@ -76,7 +76,8 @@ class Store:
         expires_at: datetime | None = None,
         identity: Identity = OWN,
     ) -> "Store":
-        """Build a store with its own reader. Its credentials were issued now, and are valid until ``expires_at``."""
+        """Build a store with a reader of its own. The credentials were issued now, and are valid until
+        ``expires_at``."""
         renew_at = None
         if expires_at:
             lifetime = expires_at - datetime.now(UTC)
@@ -87,7 +88,7 @@ class Store:
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether the credentials need not be renewed yet."""
+        """Whether the time for a renewal of the credentials has not come yet."""
         return self.renew_at is None or datetime.now(UTC) < self.renew_at
 
 
@@ -137,7 +138,8 @@ class Stores:
         return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
     async def get(self, key: StoreKey, since: float | None = None) -> Store:
-        """Return a store with valid credentials of the identity that ``key`` has at the time ``since`` or later.
+        """Return the store of ``key``. Its credentials are valid, and belong to the identity that ``key`` has at
+        ``since`` or later.
 
         ``since`` is in monotonic seconds, and means now if it is None. Raises the errors of ``create`` and of
         ``identify``. If a tenant's role cannot be assumed, no other identity is used instead.
@@ -147,7 +149,7 @@ class Stores:
         store = self._own if is_own else self._others.get(key.namespace, key)
         if store and store.identity == identity and store.is_fresh:
             if not is_own:
-                self._keep(store)  # as the one that was used last
+                self._keep(store)  # it is now the most recently used store
             return store
         # A store that was created within the last RESULT_TTL seconds is shared. If its creation failed, the error is
         # shared.
@@ -166,9 +168,9 @@ class Stores:
         return store
 
     def _keep(self, store: Store) -> None:
-        """Keep a store that a binding names. If its namespace has too many stores, the namespace loses the store that
-        it used longest ago. If there are too many stores in all, the namespace with the most stores loses one in this
-        way."""
+        """Keep a store that a binding names. If its namespace has too many stores, the least recently used store of
+        this namespace is dropped. If there are too many stores in all, the least recently used store of the namespace
+        with the most stores is dropped."""
         namespace = store.key.namespace
         self._others.put(namespace, store.key, store)
         if self._others.size(namespace) > MAX_STORES_PER_NAMESPACE:
@@ -187,8 +189,8 @@ class Stores:
     async def read(
         self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
     ) -> SecretVersion:
-        """Return a value that was read at the time ``since`` (monotonic seconds) or later, for a binding in
-        ``namespace``.
+        """Return a value for a binding in ``namespace``. The value was read at the time ``since`` (monotonic seconds)
+        or later.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
         ``get``.
@@ -200,8 +202,8 @@ class Stores:
         )
 
     async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
-        """Return a secret's metadata that was read at the time ``since`` (monotonic seconds) or later, for a binding in
-        ``namespace``.
+        """Return a secret's metadata for a binding in ``namespace``. The metadata was read at the time ``since``
+        (monotonic seconds) or later.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
         """
@@ -216,8 +218,8 @@ class Stores:
     def _owner(self, key: StoreKey, secret_id: str, namespace: str) -> str:
         """Return the namespace that a call counts for, or SEVERAL if another namespace has named the secret, too.
 
-        A call that several namespaces share counts for none of them. So the bindings of one namespace never wait for a
-        call that is held up by the share of another namespace.
+        A call that several namespaces share counts for none of them. So a binding never waits for a call that has to
+        wait because the share of another namespace is used up.
         """
         if not namespace or key.account:
             return namespace

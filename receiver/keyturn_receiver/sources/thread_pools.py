@@ -1,9 +1,9 @@
 """Bulkheads: separate thread pools for AWS calls, so that a secret that hangs cannot starve the others.
 
 Every call has a timeout. The SDK's own timeouts do not suffice, because they apply to each read from the connection,
-and a response that arrives byte by byte never exceeds them. The same holds when the SDK requests credentials. Python
-cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and another thread
-takes its place.
+and a response that arrives byte by byte never exceeds them. The SDK's requests for credentials have the same problem.
+Python cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and another
+thread takes its place.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ CALLS_PER_OWNER = 2  # the most concurrent calls of one namespace or region in e
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
 # Used in place of a namespace for secrets that several namespaces name. So a call about such a secret does not wait for
-# the share of any one namespace.
+# the share of a single namespace.
 SEVERAL = "*"
 MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of OTHER_REGIONS to stores that have not answered
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or for STS; then the binding backs off
-OTHERS_SHARE = 8  # of so many foreground slots, one namespace leaves at least one to the other namespaces
+OTHERS_SHARE = 8  # of this number of foreground slots, one is always left to other namespaces
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
-BUILDING_THREADS = 2  # clients are built one at a time; the second thread is for when the first one hangs
+BUILDING_THREADS = 2  # clients are built one at a time; the second thread is needed if the first thread hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 
 T = TypeVar("T")
@@ -51,9 +51,9 @@ class PoolExhausted(Exception):
 class ThreadPool:
     """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
 
-    ``shares`` limits how many of these calls one owner makes, such as a namespace. Further calls of an owner wait for
-    its earlier calls. An abandoned call counts for its owner until its thread ends. With ``forgets_abandoned``, it
-    counts only until it is abandoned.
+    ``shares`` limits the number of these calls for each owner, such as a namespace. Further calls of an owner wait for
+    its earlier calls. An abandoned call counts for its owner until its thread ends. If ``forgets_abandoned`` is true,
+    it stops counting when it is abandoned.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -83,8 +83,8 @@ class ThreadPool:
     async def run(self, call: Callable[[], T], *owners: Hashable) -> T:
         """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted.
 
-        The call counts for each of its ``owners``. Owners with a small limit come first. Without an owner, it counts
-        for nobody.
+        The call counts for each of its ``owners``. Owners with a small limit come first. Without an owner, the call
+        counts for nobody.
         """
         try:
             async with asyncio.timeout(self._queue_timeout):
@@ -201,9 +201,9 @@ def namespace_owner(namespace: str) -> str:
 
 
 def _most_of(slots: int) -> int:
-    """Return how many foreground slots one namespace may hold: all but an eighth.
+    """Return the number of foreground slots that one namespace may hold: all but an eighth.
 
-    If many secrets of the namespace hang, it needs that many slots to read its other secrets. The calls of other
+    If many secrets of a namespace hang, the namespace needs these slots to read its other secrets. The calls of other
     namespaces are short, so they need few slots. Abandoned calls do not count: a hanging batch is abandoned soon, and
     its secrets are then read one by one.
     """
