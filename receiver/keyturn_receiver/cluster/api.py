@@ -38,7 +38,7 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-# The longest strings that are kept of an object, in bytes of JSON. One character can take six bytes. A longer string
+# The longest strings of an object that are kept, in bytes of JSON. One character can take six bytes. A longer string
 # means nothing to the receiver.
 MAX_STRING = 4 * 1024  # of a workload: the longest name has 253 characters
 MAX_METADATA_STRING = 512 * 1024  # the longest annotation that is read, `data`, has 64 KiB of characters
@@ -78,7 +78,7 @@ _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40})
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
-# What is wrong with a field that the API server itself checks, by the field's name.
+# Advice about fields that the API server itself checks, by the name of the field.
 _ADVICE = {
     "data[.dockerconfigjson]": "the value is not Docker's JSON: store the content of a Docker config.json in AWS",
     "data[.dockercfg]": "the value is not Docker's JSON: store the content of a .dockercfg in AWS",
@@ -267,10 +267,11 @@ async def _read(stream: aiohttp.StreamReader, max_bytes: float, max_string: floa
 
 
 async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> AsyncIterator[bytes]:
-    """Yield each complete line, of any length, without strings of more than ``max_string`` bytes.
+    """Yield each complete line. A line may have any length. Strings of more than ``max_string`` bytes become empty
+    strings.
 
-    The largest object that Kubernetes accepts is a line of several megabytes. A connection that breaks may leave half a
-    line at the end, which is dropped.
+    The largest object that Kubernetes accepts is a line of several megabytes. If the connection breaks in the middle of
+    a line, that line is dropped.
     """
     begun = LongText(max_string)
     async for chunk in chunks:
@@ -283,7 +284,7 @@ async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> A
 
 
 def _max_string(path: str, accept: str) -> int:
-    """Return the bytes of the longest string that is kept of a reply."""
+    """Return the length, in bytes, of the longest string of a reply that is kept."""
     if accept in (METADATA_ONLY, METADATA_LIST):
         return MAX_METADATA_STRING
     return MAX_VALUE_STRING if parse_path(path).resource == "secrets" else MAX_STRING

@@ -131,7 +131,7 @@ class ConsumerIndex:
         self._progress_handlers: list[Callable[[Consumer | None, Consumer], None]] = []
         self._unread_handlers: list[Callable[[WorkloadRef, Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
-        self._sizes: Counter[str] = Counter()  # of the consumers, by namespace
+        self._sizes: Counter[str] = Counter()  # the total size of the consumers, by namespace
         self._warnings = RepeatedWarnings(_log)
         self.open_rollouts: defaultdict[str, set[WorkloadRef]] = defaultdict(set)  # by namespace
 
@@ -153,14 +153,15 @@ class ConsumerIndex:
         self._unread_handlers.append(on_unread)
 
     def report_unread(self, ref: WorkloadRef, names: Iterable[str]) -> None:
-        """Call the handlers with a workload and the Secrets of these names, which it no longer reads."""
+        """Call the handlers with a workload and each Secret that it no longer reads. ``names`` are the names of these
+        Secrets."""
         for name in names:
             for on_unread in self._unread_handlers:
                 on_unread(ref, Target(ref.namespace, name))
 
     def add_mark_handler(self, on_marks: Callable[[Consumer, Consumer], None]) -> None:
         """Register ``on_marks``, which is called after each change of a consumer's marks. The arguments are the
-        consumer as it was before the change, and as it is now."""
+        consumer before the change, and the consumer now."""
         self._mark_handlers.append(on_marks)
 
     def report_marks(self, before: Consumer, after: Consumer) -> None:
@@ -169,13 +170,13 @@ class ConsumerIndex:
             on_marks(before, after)
 
     def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
-        """Register ``on_progress``, which is called after each change of a consumer's rollout: of its progress, of what
-        holds it back, or of the marks that it is for. The arguments are the consumer as it was before the change (None
-        if it is new here), and as it is now. When a consumer is gone, only the unread handlers are called."""
+        """Register ``on_progress``, which is called after each change of a consumer's progress, hold or marks. The
+        arguments are the consumer before the change (None if the consumer is new here), and the consumer now. When a
+        consumer is gone, only the unread handlers are called."""
         self._progress_handlers.append(on_progress)
 
     def report_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Call the handlers with a consumer whose rollout has come further, or fallen back."""
+        """Call the handlers with a consumer whose progress, hold or marks have changed."""
         for on_progress in self._progress_handlers:
             on_progress(before, after)
 
@@ -202,7 +203,7 @@ class ConsumerIndex:
         return False
 
     def get(self, ref: WorkloadRef, target: Target) -> Consumer | None:
-        """Return a workload if it is a consumer of the Secret."""
+        """Return a workload, or None if it is not a consumer of the Secret."""
         return self._by_target.get(target, {}).get(ref)
 
     def count(self, target: Target) -> int:

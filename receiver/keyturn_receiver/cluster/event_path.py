@@ -27,7 +27,7 @@ class EventPathMonitor:
     is the time at which the newest heartbeat was sent.
 
     ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is written to the Lease as ``renewTime``.
-    Two replicas' times are compared only when this replica first reads the Lease, to compute the Lease's age.
+    The clocks of two replicas are compared only once: to compute the age of the Lease when this replica first reads it.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class EventPathMonitor:
         self._ping = ping
         self._now = now
         self._wall = wall
-        self._last_heartbeat = now()  # counts as healthy until the Lease or the timeout shows otherwise
+        self._last_heartbeat = now()  # the path counts as healthy until the Lease or the timeout shows otherwise
         self._newest = datetime.min.replace(tzinfo=UTC)  # when the newest heartbeat of any replica was sent
         self._published = True  # False while this replica has a heartbeat that it has not published yet
         self._last_renewal: str | None = None  # the Lease's renewTime when last read or written; None before
 
     def record_heartbeat(self, sent: datetime) -> None:
-        """Record a heartbeat that was sent at ``sent`` and has arrived at this replica."""
+        """Record a heartbeat that has arrived at this replica. ``sent`` is the time at which it was sent."""
         if sent <= self._newest:
             return
         self._newest = sent

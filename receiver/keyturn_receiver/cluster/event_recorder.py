@@ -95,10 +95,10 @@ class EventRecorder:
         """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago.
 
         ``kind`` is the kind of the object if the Event is about a workload or a Namespace. The target of a Namespace
-        has the Namespace's name twice. ``once_for`` names the fact that the Event tells, if this is to be told only one
-        time. If an Event with the same object, reason and ``once_for`` exists, it stays as it is, no matter which
-        replica wrote it, and in which words. ``on_created`` is called if this process has created the Event. It is not
-        called if the Event existed, or could not be written.
+        has the Namespace's name twice. If a fact is to be reported only once, ``once_for`` identifies the fact. If an
+        Event with the same object, reason and ``once_for`` exists already, nothing is written. This is so even if
+        another replica has written that Event, or if its message differs. ``on_created`` is called if this process has
+        created the Event. It is not called if the Event existed already, or could not be written.
         """
         text = printable(message)[:MAX_MESSAGE]
         event = _Event(kind, target, uid, warning, reason, text, self._wall(), once_for, on_created)

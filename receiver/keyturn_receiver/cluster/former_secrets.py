@@ -1,7 +1,7 @@
 """Former Secrets: revisions of Secrets that were deleted, or lost the record that Keyturn keeps in their annotations.
 
-If the next Secret of the same name has the same value under a key, the key keeps its revision. So no consumer is
-restarted because of this key.
+A new Secret may have the name of a former one. If a key of the new Secret has the same value as before, the key keeps
+its old revision. So no consumer is restarted because of this key.
 """
 
 from collections.abc import Mapping, Set
@@ -37,7 +37,8 @@ class FormerSecrets:
         self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
 
     def remember(self, target: Target, record: Record, live: LiveSecret | None) -> None:
-        """Remember a Secret that nobody but Keyturn has changed. ``live`` is None if its values are not known."""
+        """Remember a Secret. Only Keyturn may have changed its content. ``live`` is None if its values are not
+        known."""
         if record.was_written:
             self._former.pop(target.namespace, target)  # the entry is about an earlier Secret
         if live is None or len(live.fingerprints) > MAX_FORMER_KEYS or len(record.version_ids) > MAX_VERSIONS:
@@ -55,8 +56,9 @@ class FormerSecrets:
         values were read from.
 
         If a key gets an old revision back, this reveals that the value is the old one. Nobody may use this to test
-        guesses of the value. So only one Secret gets the revisions, and gets them again if it retries. Its binding,
-        including the constants, must be the same as that of the former Secret, and it must use no other AWS secrets.
+        guesses of the value. So only one Secret gets the revisions. It gets them again if its reconcile is retried. Its
+        binding, including the constants, must be the same as that of the former Secret, and it must use no other AWS
+        secrets.
         """
         target = live.target
         former = self._former.pop(target.namespace, target)

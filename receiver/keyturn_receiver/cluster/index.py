@@ -1,4 +1,4 @@
-"""Reverse index from names to targets. It saves memory in the usual case that a name has only one target."""
+"""Reverse index from names to targets. It saves memory in the usual case, in which a name has only one target."""
 
 from keyturn_receiver.core.binding import Target
 

@@ -1,4 +1,4 @@
-"""Drops long strings out of JSON text while the text arrives, piece by piece.
+"""Drops long strings from JSON text that arrives piece by piece.
 
 A tenant's object may have a string of more than a megabyte. In JSON, each of its characters may take six bytes. The
 receiver needs no such string, and parsing it would block the event loop for a tenth of a second.
@@ -17,7 +17,7 @@ SHORT_TEXT = 64 * 1024  # bytes; a text that is not longer is kept as it is, whi
 class LongText:
     """JSON text that arrives in pieces. Strings of more than ``max_string`` bytes are replaced by empty ones.
 
-    A text of at most SHORT_TEXT bytes, and a string that one piece holds as a whole, are kept as they are.
+    A text of at most SHORT_TEXT bytes is kept unchanged. A string that lies within one piece is kept, too.
     """
 
     def __init__(self, max_string: float) -> None:
@@ -44,7 +44,7 @@ class LongText:
 class _StringFilter:
     """Streaming filter. Keeps a JSON text, with an empty string in place of each string that is too long.
 
-    ``limit`` is in bytes of the text. It applies to strings that one piece does not hold as a whole.
+    ``limit`` is in bytes of the text. It applies only to strings that span several pieces.
     """
 
     def __init__(self, limit: float) -> None:
@@ -52,7 +52,7 @@ class _StringFilter:
         self._kept = bytearray()
         self._start: int | None = None  # where the present string begins in ``_kept``; None outside of strings
         self._dropping = False
-        self._escaped = False  # whether the last piece has ended with a backslash that escapes the next character
+        self._escaped = False  # whether the last piece ended with a backslash that escapes the next character
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the text."""
@@ -73,8 +73,8 @@ class _StringFilter:
         return bytes(self._kept)
 
     def _feed_string(self, piece: bytes) -> int:
-        """Take what ``piece`` has of the present string. Return the position after the closing quote. If the string
-        goes on after this piece, return more than the length of the piece."""
+        """Take the part of the present string that is in ``piece``. Return the position after the closing quote. If the
+        string does not end in this piece, return a number greater than the length of the piece."""
         begin = 1 if self._escaped and piece else 0
         self._escaped = self._escaped and not piece
         if piece.find(b'"', begin) < 0:
@@ -83,7 +83,8 @@ class _StringFilter:
             self._escaped = self._escaped or backslashes % 2 == 1
         else:
             end = _end(_CONTENT, piece, begin)
-            if piece[end : end + 1] == b"\\":  # the last character, which escapes the next piece's first
+            # The piece ends with a backslash, which escapes the first character of the next piece.
+            if piece[end : end + 1] == b"\\":
                 end, self._escaped = len(piece), True
         if not self._dropping:
             self._kept += piece[:end]

@@ -1,8 +1,8 @@
 """Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do.
 
 If a namespace is deleted and created again with the same name, the annotations of the old namespace do not apply to
-Secrets in the new one. The cache may learn of the change late: up to 75 seconds late if the watch has gone silent. So
-``NamespaceReader`` reads the namespace before the first use of each Secret in it.
+Secrets in the new one. The cache may show the change late, by up to 75 seconds if the watch shows no events any more.
+So ``NamespaceReader`` reads the namespace before the first use of each Secret in it.
 """
 
 import asyncio
@@ -48,8 +48,8 @@ class NamespaceView:
         return not self.annotations and not self.faults
 
     def is_older_than(self, other: "NamespaceView") -> bool:
-        """Return whether ``other`` is known to be a later state, of this namespace or of another one with the same
-        name.
+        """Return whether ``other`` is known to be a later state. It may be a state of this namespace, or of another
+        namespace with this name.
 
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
@@ -104,7 +104,7 @@ class NamespaceCache:
         return entry.read_at if entry else -math.inf
 
     def transform(self, obj: Json) -> NamespaceView:
-        """Reduce a namespace to what identifies it, and to the annotations that concern Keyturn."""
+        """Reduce a namespace to its identity and the annotations that concern Keyturn."""
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
         return NamespaceView(
@@ -129,7 +129,7 @@ class NamespaceCache:
     def update(self, item: NamespaceView) -> None:
         entry = self._entries.get(item.name)
         if entry and item.is_older_than(entry.namespace):
-            return  # this comes late from a watch, and a read has already returned a newer state
+            return  # this state comes late from a watch, and a read has already returned a newer one
         before = entry.namespace if entry else NamespaceView(item.name)
         if entry and before.uid == item.uid:
             entry.namespace = item
@@ -178,9 +178,9 @@ class NamespaceCache:
 class NamespaceReader:
     """Reads a namespace if the cache may still show an earlier namespace of the same name.
 
-    A Secret never moves from one namespace to another, and it is deleted with its namespace. So if a namespace was read
-    after a Secret was first seen, it is the namespace that the Secret is in. It is read again only for Secrets that are
-    first seen later. In steady state, the reader makes no calls.
+    A Secret never moves from one namespace to another, and it is deleted with its namespace. So a namespace that was
+    read after a Secret was first seen is the namespace of that Secret. The namespace is read again only for Secrets
+    that are first seen later. In steady state, the reader makes no calls.
     """
 
     def __init__(self, api: Api, cache: NamespaceCache) -> None:

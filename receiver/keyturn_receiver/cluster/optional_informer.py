@@ -2,7 +2,7 @@
 later, or go away.
 
 To find out whether the kind exists, the informer lists its objects. The API server answers 404 if the kind does not
-exist. So the receiver needs no right but the right to read the objects.
+exist. So the receiver needs only the right to read the objects.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ class OptionalInformer:
     """Informer that runs a reflector while the kind exists. While the kind does not exist, the cache is empty,
     ``synced`` is set, and the informer asks again every ``interval`` seconds, or a little sooner.
 
-    The reflector has to be optional (``is_optional``). ``title`` names the kind in the log. Each time the kind becomes
-    absent, one line is logged.
+    The reflector has to be optional (``is_optional``). ``title`` names the kind in the log. One line is logged each
+    time the kind becomes absent.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OptionalInformer:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        told = -1  # the number of complete lists when it was last logged that the kind is absent
+        told = -1  # the value of ``lists`` when the absence of the kind was last logged
         while True:
             try:
                 await self._reflector.run()

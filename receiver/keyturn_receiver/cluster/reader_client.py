@@ -1,5 +1,5 @@
-"""Client for the pods and CronJobs that read Secrets but that Keyturn does not restart. It lists them; nothing watches
-them."""
+"""Client for the pods and CronJobs that read Secrets but that Keyturn does not restart. It lists these objects and does
+not watch them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,7 +10,7 @@ from keyturn_receiver.cluster.wanted_fields import POD, workload_decoder
 from keyturn_receiver.core.unrestarted import Reader, read_cron_job, read_running_pod
 from keyturn_receiver.core.workload_kinds import CRON_JOB
 
-# Pods that have ended read nothing any more.
+# Pods that have ended no longer read anything.
 _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
 

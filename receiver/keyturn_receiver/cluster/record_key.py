@@ -15,7 +15,7 @@ from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
-KEY = "key"  # the key of the Secret's data
+KEY = "key"  # the name under which the Secret's data has the key
 KEY_BYTES = 32
 CHECK_INTERVAL = 60.0  # seconds between two reads of the Secret
 RETRY_INTERVAL = 1.0  # seconds between two reads until the key is known
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class RecordKey:
-    """Keyed hash (HMAC-SHA256). It can be called only after a key was set."""
+    """Keyed hash (HMAC-SHA256). A call raises RuntimeError if no key was set before."""
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
@@ -46,7 +46,8 @@ class RecordKey:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The Secret as it was read, with its key. ``key`` is empty if the Secret has no key of sufficient length."""
+    """The Secret that was read: its metadata and its key. ``key`` is empty if the Secret has no key of sufficient
+    length."""
 
     metadata: Json
     key: bytes
@@ -78,7 +79,8 @@ class RecordKeyClient:
 
 
 class RecordKeyMonitor:
-    """Record key monitor. Reads the key again and again, and calls ``on_change`` when a known key has changed.
+    """Record key monitor. Reads the key every CHECK_INTERVAL seconds, and calls ``on_change`` when a known key has
+    changed.
 
     If the Secret has no key, the first replica that notices it writes a key. A replica that already knows a key writes
     the known key, and any other replica writes a new key. ``synced`` is set when the key is known.

@@ -1,4 +1,4 @@
-"""Record reader. Reads the record of any Secret whose consumers are restarted: of a bound or of a watched one."""
+"""Record reader. Reads the record of any Secret whose consumers Keyturn restarts, bound or watched."""
 
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.watched_cache import WatchedCache

@@ -23,8 +23,8 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
 MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
-MAX_SILENT_WATCHES = 2  # after so many watches in a row that pass their deadline, the objects are listed again
-MAX_BLOCKED = 0.005  # seconds; after parsing objects for so long, the reflector lets other tasks run
+MAX_SILENT_WATCHES = 2  # after this many watches in a row have passed their deadline, the objects are listed again
+MAX_BLOCKED = 0.005  # seconds; after parsing objects for this long, the reflector lets other tasks run
 MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
 
 T = TypeVar("T")
@@ -33,8 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class ObjectCache(Protocol[T]):
-    """Informer cache that a reflector fills. All methods are synchronous, so no reader sees a change that is half
-    done."""
+    """Informer cache that a reflector fills. All methods are synchronous, so no reader sees half of a change."""
 
     def transform(self, obj: Json) -> T:
         """Reduce an object to what the cache keeps. This is called for each page of a list as it arrives, to save
@@ -99,8 +98,8 @@ class Reflector(Generic[T]):
     """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
     The first list is made when ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
-    event, or a failure that will be retried. ``is_optional`` means that the API server may not have the kind: ``run``
-    then raises NotFound.
+    event, or a failure that will be retried. ``is_optional`` is true if the API server may not have the kind. If it
+    does not have the kind, ``run`` raises NotFound.
     """
 
     def __init__(
@@ -136,8 +135,8 @@ class Reflector(Generic[T]):
 
         Raises NotFound if the kind is optional, and the API server does not have it.
 
-        A proxy may hold back streams, so that watches show no events. Then lists take the place of watches, and the
-        cache is at most a few deadlines old.
+        A proxy may hold back streams, so that watches show no events. Lists then take the place of watches, and the
+        cache lags by at most a few deadlines.
         """
         failures = silent = 0
         if self._after:
@@ -200,8 +199,8 @@ class Reflector(Generic[T]):
             except ClusterUnavailable as error:
                 if limit == 1:
                     raise
-                # The API server may take too long for so many objects. A new list from the start would ask for the same
-                # page, and never end.
+                # The API server may take too long for a page of this size. A new list from the start would request the
+                # same page again, and fail again.
                 _log.info("page of %s failed, asking for fewer objects: %s", self._list_watch.path, error)
                 limit = max(1, limit // 4)
                 largest = 2 * limit

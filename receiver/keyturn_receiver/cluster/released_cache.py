@@ -1,4 +1,4 @@
-"""Informer cache of the Secrets that were bound and no longer are. They still have the label ``keyturn.dev/state``.
+"""Informer cache of Secrets that were bound and are no longer bound. They still have the label ``keyturn.dev/state``.
 
 When the receiver writes into a Secret's status that the Secret is not bound, it also removes the label. So in steady
 state the cache is empty. The first list also finds a Secret that lost its binding while no receiver was running.
@@ -18,7 +18,7 @@ SELECTOR = f"{STATE},{BIND_LABEL} notin (true)"
 
 @dataclass(frozen=True, slots=True)
 class ReleasedSecret:
-    """A Secret that was bound and no longer is."""
+    """A Secret that was bound and is no longer bound."""
 
     target: Target
     uid: str
@@ -26,7 +26,7 @@ class ReleasedSecret:
 
 
 class ReleasedCache:
-    """Informer cache. Keeps each Secret that is no longer bound, until the Secret's status says so."""
+    """Informer cache. Keeps each Secret that is no longer bound until its status reports this."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[], None]] = []

@@ -1,5 +1,5 @@
-"""Paths of the Kubernetes API. Splits a path into its parts, and says in words what a request does, for people who do
-not know the paths."""
+"""Paths of the Kubernetes API. Splits a path into its parts, and describes a request in words for people who do not
+know the paths."""
 
 from typing import NamedTuple
 from urllib.parse import unquote

@@ -51,21 +51,21 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
-SMALL = 2048  # characters; a Secret's annotations of up to this length together are small
+SMALL = 2048  # characters; the annotations of a Secret are small if their total length is at most this
 MAX_SMALL = 512  # how many Secrets with small annotations are kept in parsed form
 MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are kept in parsed form
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
 _SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOUNT, STATUS, VERSION_IDS))
-_RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the place of the record in the kept texts
+_RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the positions of the record in ``texts``
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
 MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
 MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
 LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
-MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that are not in its record; of more bytes, no key is kept
+MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that are not in its record; if they take more, they are not kept
 MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
 
 TOO_MUCH = (
@@ -80,13 +80,13 @@ class BoundSecret:
 
     ``names`` are all possible names of the Secret's AWS secrets. ``scopes`` are the accounts and regions that the
     binding names (``account_scope``). ``integrity`` tells whether the Secret's keys and its record are as Keyturn wrote
-    them. ``texts`` are the annotations and the label ``keyturn.dev/state``, unparsed to save memory. ``faults`` are the
-    faults of the names of the Secret's annotations and labels. ``lost_record`` is true if Keyturn has filled the
-    Secret, but the cache no longer has the record. ``fault`` is an error of the binding that the Secret itself does not
-    show. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
-    ``first_seen_at`` is the time at which this replica first saw any version of the Secret; this time is kept as long
-    as the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its record, or None if they take
-    more than MAX_OTHER_KEYS.
+    them. ``texts`` are the annotations and the label ``keyturn.dev/state``, unparsed to save memory. ``faults``
+    describe wrong names among the Secret's annotations and labels. ``lost_record`` is true if Keyturn has filled the
+    Secret, but the cache no longer has the record. ``fault`` is an error of the binding that is not visible on the
+    Secret itself, or empty. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version
+    of the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the Secret. It does not
+    change while the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its record, or None if
+    they take more than MAX_OTHER_KEYS.
     """
 
     target: Target
@@ -140,14 +140,14 @@ class BoundSecret:
 
     @property
     def large_bytes(self) -> int:
-        """The bytes of memory that the annotations take, if they count towards the limit of the namespace. Otherwise
-        0."""
+        """The bytes of memory that the annotations take, or 0 if they are too few to count towards the limit of the
+        namespace."""
         size = sum(sys.getsizeof(text) for text in self.texts if text)
         return size if size > LARGE else 0
 
 
 def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
-    """Reduce a bound Secret, as the API server returns it, to the cache entry."""
+    """Reduce a bound Secret to its cache entry. ``obj`` is the Secret as the API server returns it."""
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
@@ -202,8 +202,8 @@ class CopiedSecret:
     copy: Copy
 
 
-# A caller needs the same binding several times in a row, and then not again for a long time. An entry stays when its
-# Secret is gone. So the number of large texts is small, and large texts have a separate cache from small ones.
+# Parsed texts are cached, because a caller needs the same binding several times in a row. An entry stays in its cache
+# after its Secret is gone. So only a few large texts are cached, in a cache of their own.
 def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
     return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
 
@@ -314,8 +314,7 @@ class SecretCache:
         return sorted(found)
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
-        """Return the whole Secret if this replica has read or written exactly the version that is cached. Otherwise
-        return None."""
+        """Return the whole Secret, or None if this replica has not read or written exactly the cached version."""
         values = self._values.get(bound.target)
         if values is None or values.resource_version != bound.resource_version:
             return None

@@ -90,7 +90,8 @@ class SecretClient:
         return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
 
     async def read_values(self, live: LiveSecret, keys: Collection[str]) -> dict[str, bytes]:
-        """Read the present values of some keys. A write that does not repeat these values would remove the keys.
+        """Read the present values of ``keys``. A write has to repeat these values, because it would otherwise remove
+        the keys.
 
         Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
         """
@@ -153,8 +154,8 @@ class SecretClient:
         """Write the status of a Secret and its label ``keyturn.dev/state``, and return the Secret's new resource
         version.
 
-        ``reconciled`` is the served request to reconcile, or an empty text. Raises Conflict if the Secret has changed
-        since it was read.
+        ``reconciled`` is the text of the annotation ``keyturn.dev/reconcile`` that was served, or an empty text. Raises
+        Conflict if the Secret has changed since it was read.
         """
         body: Json = {
             "metadata": {

@@ -1,4 +1,4 @@
-"""Secret lookup. Finds any Secret whose consumers are restarted: a bound or a watched one."""
+"""Secret lookup. Finds any Secret whose consumers Keyturn restarts, bound or watched."""
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret

@@ -18,15 +18,16 @@ from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
-# Rollouts of one namespace that are kept. Each takes up to 1 KB. Events about further Rollouts may have wrong words.
+# The most Rollouts of one namespace that are kept. Each takes up to 1 KB. Further Rollouts are not known here, so
+# Events about workloads that lend them a template may be wrong.
 MAX_BORROWERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Borrower:
     """A Rollout that takes its pod template from the workload ``lender``. ``by_time`` tells whether ``spec.restartAt``
-    restarts its pods. ``hold`` is what holds the restart back. ``replicas`` is the number of pods that it should
-    have."""
+    restarts the Rollout's pods. ``hold`` is what holds back that restart, or None. ``replicas`` is the number of pods
+    that the Rollout should have."""
 
     rollout: WorkloadRef
     lender: WorkloadRef
@@ -51,7 +52,7 @@ class Borrowers:
         return [each for _, each in sorted(self._by_lender.get(workload, {}).items())]
 
     def refs(self, namespace: str | None) -> set[WorkloadRef]:
-        """Return the Rollouts of one namespace, or of all namespaces if it is None."""
+        """Return the Rollouts of one namespace, or of all namespaces if ``namespace`` is None."""
         return {ref for ref in self._by_rollout if namespace in (None, ref.namespace)}
 
     def put(self, rollout: WorkloadRef, borrower: Borrower | None) -> None:

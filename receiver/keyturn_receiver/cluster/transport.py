@@ -1,7 +1,7 @@
 """HTTP transport to the API server. It uses the official client only for configuration, credentials and connections.
 
-The client's own request methods (with their models, headers and look-up of proxies) cost as much as sending the
-request: docs/adr/012-http-transport-to-the-api-server.md.
+The client's own request methods (with their models, headers and look-up of proxies) cost as much CPU time as the
+request itself: docs/adr/012-http-transport-to-the-api-server.md.
 """
 
 import logging
@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Transport:
     """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG.
 
-    If ``in_cluster`` is true, the client has the pod's own configuration. Then the API server is never called through a
-    proxy, because it is inside the cluster, and its address there is seldom in NO_PROXY.
+    If ``in_cluster`` is true, the client has the pod's own configuration. The API server is then never called through a
+    proxy, because it is inside the cluster and NO_PROXY seldom contains its address.
     """
 
     def __init__(self, client: ApiClient, in_cluster: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Informer cache of the watched Secrets. It has the revisions of their keys, and none of their values.
+"""Informer cache of the watched Secrets. It keeps the revisions of their keys, and no values.
 
 Tenants decide how many Secrets and keys there are, so what is kept of one namespace is bounded.
 """
@@ -29,10 +29,10 @@ TOO_MANY = (
 class WatchedSecret:
     """Cached metadata of a watched Secret, without its data.
 
-    ``spec`` has what the Secret says about restarts. ``first_seen_at`` and ``changed_at`` are in monotonic seconds.
-    ``first_seen_at`` is when this replica first saw any version of the Secret. ``changed_at`` is when this replica
-    first saw the present values. ``followed`` has the revisions of the last version that this replica saw with an
-    up-to-date annotation. It is None if this replica saw no such version.
+    ``spec`` has the settings for restarts from the Secret's annotations. ``first_seen_at`` and ``changed_at`` are in
+    monotonic seconds. ``first_seen_at`` is the time at which this replica first saw any version of the Secret.
+    ``changed_at`` is the time at which it first saw the present values. ``followed`` has the revisions of the last
+    version that this replica saw with an up-to-date annotation. It is None if this replica saw no such version.
     """
 
     target: Target
@@ -51,13 +51,14 @@ class WatchedSecret:
 
     @property
     def size(self) -> int:
-        """What the Secret counts towards MAX_SIZE. Its memory is proportional to this number."""
+        """The share of the Secret in MAX_SIZE. Its memory is proportional to this number."""
         return SECRET_SIZE + len(self.record.revisions)
 
 
 @dataclass(frozen=True, slots=True)
 class SeenSecret:
-    """One version of a Secret with the label. ``fault`` tells why it is not watched, or is empty."""
+    """One version of a Secret with the label ``keyturn.dev/watch``. ``fault`` says why the Secret is not watched, or is
+    empty."""
 
     target: Target
     uid: str
@@ -87,13 +88,14 @@ class WatchedCache:
         self._handlers.append(on_change)
 
     def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:
-        """Register ``on_kept``, which is called when any replica has written the annotation that was due. The argument
-        is the Secret as it was before that write."""
+        """Register ``on_kept``, which is called after any replica has brought the annotation of a Secret up to date.
+        The argument is the Secret before that write."""
         self._kept_handlers.append(on_kept)
 
     def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:
-        """Register ``on_fault``, which is called with each Secret that has the label but is not watched. Its ``fault``
-        tells why. ``on_fault`` is also called when a Secret is watched, or is gone; then ``fault`` is empty."""
+        """Register ``on_fault``, which is called with each Secret that has the label but is not watched. The Secret's
+        ``fault`` gives the reason. ``on_fault`` is also called when a Secret is watched or gone, with an empty
+        ``fault``."""
         self._fault_handlers.append(on_fault)
 
     def get(self, target: Target) -> WatchedSecret | None:
@@ -109,13 +111,13 @@ class WatchedCache:
         return [target for target in self._by_target if target.namespace == namespace]
 
     def judge(self, obj: Json) -> WatchedSecret | None:
-        """Combine a Secret that the API server has just returned with what the cache knows of it. Return None if the
-        Secret is not watched."""
+        """Return a Secret that the API server has just returned, with the facts that only the cache knows. Return None
+        if the Secret is not watched."""
         item = self.transform(obj)
         return self._judge(item) if isinstance(item, SeenSecret) and not item.fault else None
 
     def transform(self, obj: Json) -> SeenSecret | Target:
-        """Reduce a Secret to what it shows, or to its target if it does not have the label."""
+        """Reduce a Secret to a ``SeenSecret``, or to its target if it does not have the label."""
         metadata = obj["metadata"]
         target = Target(sys.intern(metadata["namespace"]), metadata["name"])
         if not has_watch_label(metadata):
@@ -194,8 +196,8 @@ class WatchedCache:
 
 
 def _matters(before: WatchedSecret | None, after: WatchedSecret | None) -> bool:
-    """Return whether a change of a Secret may call for work. A controller may write the same values again and again,
-    which calls for none."""
+    """Return whether a change of a Secret may need work. A controller may write the same values again and again. Such a
+    write needs no work."""
     if before is None or after is None:
         return before is not after
     return (before.uid, before.watched, before.spec) != (after.uid, after.watched, after.spec)

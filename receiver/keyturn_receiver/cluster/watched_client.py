@@ -11,8 +11,8 @@ from keyturn_receiver.errors import NotFound
 
 
 class WatchedClient:
-    """Client for watched Secrets. ``cache`` knows more about a Secret than the Secret shows. ``keyed`` makes the hash
-    that proves that Keyturn wrote the annotation."""
+    """Client for watched Secrets. ``cache`` knows facts about a Secret that the Secret itself does not show. ``keyed``
+    makes the hash that proves that Keyturn wrote the annotation."""
 
     def __init__(self, api: Api, cache: WatchedCache, keyed: KeyedHash) -> None:
         self._api = api

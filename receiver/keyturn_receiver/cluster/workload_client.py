@@ -20,15 +20,16 @@ from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import ClusterRefused, UnknownField
 
-# The API server refuses a field that the definition of a custom resource lacks, instead of dropping it in silence.
+# With this parameter, the API server refuses a field that the definition of a custom resource lacks. Without it, the
+# API server drops the field silently.
 STRICT = {"fieldValidation": "Strict"}
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the pods read no Secret. ``replicas``
-    is the number of pods that the workload should have. ``owner`` is the field manager that owns the mark (Keyturn's
-    annotation). It is None if no other manager than Keyturn's owns the mark."""
+    is the number of pods that the workload should have. ``owner`` is the foreign field manager that owns the mark
+    (Keyturn's annotation), or None if there is no such manager."""
 
     ref: WorkloadRef
     uid: str
@@ -61,7 +62,7 @@ class WorkloadClient:
         return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
-        """Read a workload with what is needed to judge its pods. Raises the same errors as ``read``.
+        """Read a workload, with the data that is needed to judge its pods. Raises the same errors as ``read``.
 
         ``annotation`` is the name of the mark that ``Workload.owner`` is about.
         """
@@ -113,16 +114,17 @@ class WorkloadClient:
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
     def restarts_by_time(self, consumer: Consumer) -> bool:
-        """Return whether only ``spec.restartAt`` restarts the pods of a consumer. The field is either on the consumer,
-        or on the Argo Rollouts that take their pod template from it; then all of them must restart by this field."""
+        """Return whether only ``spec.restartAt`` restarts the pods of a consumer. The field is on the consumer itself,
+        or on the Argo Rollouts that take their pod template from the consumer. In the second case, all these Rollouts
+        must restart by this field."""
         if consumer.by_time:
             return True
         borrowers = self._borrowers.of(consumer.ref)
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
     def as_lender(self, consumer: Consumer) -> Consumer:
-        """Return a consumer whose ``hold`` tells what holds back the Argo Rollouts that take their pod template from
-        it. If there are no such Rollouts, return the consumer unchanged."""
+        """Return the consumer with another ``hold``: what holds back the Argo Rollouts that take their pod template
+        from the consumer. If there are no such Rollouts, return the consumer unchanged."""
         borrowers = self._borrowers.of(consumer.ref)
         return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
 
@@ -137,8 +139,8 @@ class WorkloadClient:
 
         A mark on the pod template asks for a restart. A mark on the workload itself says that the pods were found to
         run the new values. So a restart writes only the mark on the pod template, and the same write removes the mark
-        on the workload itself. ``beside`` are marks of other Secrets that the new pods will have read, too. The pod
-        template gets these marks by the same write.
+        on the workload itself. ``beside`` are marks of other Secrets that the new pods will also read. The same write
+        puts these marks on the pod template.
 
         If a consumer ``restarts_by_time``, a restart needs ``written_at``: the time at which the Secret was written, in
         seconds since 1970 by the API server's clock. The consumer's pod template must not change. So in this case the
