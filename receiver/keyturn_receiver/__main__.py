@@ -67,7 +67,8 @@ async def serve(settings: Settings) -> None:
 
 
 def _return_memory() -> None:
-    """Let the C library give large free blocks back to the kernel, such as those of a page of a Kubernetes list.
+    """Let the C library return large free blocks of memory to the kernel. A page of a Kubernetes list needs such
+    blocks.
 
     By default, the library keeps free blocks for later use, in an arena for each thread. Only glibc has these settings
     (``mallopt(3)``).

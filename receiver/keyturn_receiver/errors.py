@@ -1,4 +1,4 @@
-"""Errors. The class of an error says whether a retry can help. It is chosen only where the failure happens.
+"""Errors. The class of an error says whether a retry can help. The class is chosen only where the failure happens.
 
     KeyturnError
     ├── Permanent            a retry cannot help until somebody changes something
@@ -114,7 +114,7 @@ class NoSigningKey(Permanent):
 class Temporary(KeyturnError):
     """A retry may help after ``retry_after`` seconds.
 
-    ``caused_by_tenant`` is true if the cause is what one namespace does, and no fault of AWS or Kubernetes.
+    ``caused_by_tenant`` is true if one namespace is the cause, and not a fault of AWS or Kubernetes.
     """
 
     reason = "TryingAgain"
@@ -130,7 +130,7 @@ class SourceUnavailable(Temporary):
 
 
 class NoCredentials(SourceUnavailable):
-    """The credentials do not work. ``fault`` is the message without its subject, so it repeats nothing from a
+    """The credentials do not work. ``fault`` is the message without its subject, so it contains no text from a
     binding."""
 
     reason = "NoCredentials"
@@ -153,27 +153,27 @@ class Conflict(Temporary):
 
 
 class DisruptionNotAllowed(Temporary):
-    """A PodDisruptionBudget forbids an eviction for now. The API server is well."""
+    """A PodDisruptionBudget forbids an eviction for now. The API server itself works."""
 
     reason = "DisruptionNotAllowed"
     caused_by_tenant = True
 
 
 class Contended(Conflict):
-    """The object changed between all attempts, so its owner keeps editing it."""
+    """The object changed between any two attempts, so its owner keeps editing it."""
 
     caused_by_tenant = True
 
 
 class NamespaceBusy(Temporary):
-    """More work waits for one namespace than is done in time, such as calls to the Kubernetes API."""
+    """Too much work of one namespace waits, such as calls to the Kubernetes API. It cannot all be done in time."""
 
     reason = "NamespaceBusy"
     caused_by_tenant = True
 
 
 class Unfinished(NamespaceBusy):
-    """Part of the work is done, and the next attempt goes on with the rest."""
+    """Part of the work is done. The next attempt does the rest."""
 
 
 class Expired(Temporary):

@@ -1,7 +1,7 @@
 """Liveness: detects parts that make no progress. ``/livez`` reports them, and Kubernetes then restarts the container.
 
-Each part pings in every iteration of its loop, even if an attempt has failed. So an API server that is down does not
-fail the liveness probe, but a deadlock does.
+Each part pings in every iteration of its loop, even after a failed attempt. So the liveness probe does not fail if the
+API server is down, but it fails after a deadlock.
 """
 
 import time
@@ -44,8 +44,7 @@ class Watchdog:
         return ping
 
     def register_duration(self, name: str, longest_running: Callable[[], float]) -> None:
-        """Add a part that counts as stuck while ``longest_running``, a function that returns seconds, exceeds
-        ``timeout``."""
+        """Add a part that counts as stuck while ``longest_running`` returns more seconds than ``timeout``."""
         self._durations[name] = longest_running
 
     def stuck(self) -> Sequence[str]:

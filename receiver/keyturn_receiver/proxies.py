@@ -31,8 +31,8 @@ def proxy_for(url: str) -> str | None:
 def normalize_no_proxy() -> None:
     """Rewrite NO_PROXY into forms that Python's own matching knows, because the SDKs use Python's matching.
 
-    Wildcards become suffixes. A range is kept, and the addresses in the range that this process calls are added. An
-    entry that contains a slash but is no valid range is reported in the log.
+    Wildcards become suffixes. A range is kept, and the addresses in the range that this process calls are added. If an
+    entry contains a slash but is not a valid range, a warning is logged.
     """
     entries = _entries()
     if not entries:
@@ -41,7 +41,7 @@ def normalize_no_proxy() -> None:
     covered = [form for host in sorted(hosts) if _in_range(host, entries) for form in _forms(host)]
     for entry in entries:
         if "/" in entry and _network(entry) is None:
-            shown = entry.rpartition("@")[2]  # without credentials, if it is a URL
+            shown = entry.rpartition("@")[2]  # if the entry is a URL, its credentials are left out
             _log.warning("NO_PROXY: %r is no address range, and has no effect: write it as in 10.0.0.0/8", shown)
     text = "*" if "*" in entries else ",".join([*(entry.removeprefix("*") for entry in entries), *covered])
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = text

@@ -1,4 +1,4 @@
-"""Runs the receiver: starts its parts in order, decides on readiness, and shuts the parts down in order."""
+"""Runtime of the receiver. It starts the parts in order, decides on readiness, and shuts the parts down in order."""
 
 import asyncio
 import gc
@@ -20,8 +20,8 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
 
-# Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 of them.
-GRACE = 9.0  # seconds after the drain in which deliveries and reconciles that are still running may finish
+# Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 seconds.
+GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run
 REPLY_DEADLINE = 7.0  # seconds after the drain by which every delivery has been answered
 EVENT_FLUSH = 2.0  # seconds for writing the Events that are still in the queue
 
@@ -37,7 +37,7 @@ class Informer(Protocol):
 
 
 class Readiness:
-    """Readiness. Lists what the receiver still lacks, in words for people."""
+    """Readiness. Lists the things that the receiver still waits for, in words for people."""
 
     def __init__(self, informers: Mapping[str, Informer], signing_keys: SigningKeys, stores: Stores) -> None:
         self._informers = informers
@@ -46,7 +46,7 @@ class Readiness:
         self.shutting_down = False
 
     def not_prepared(self) -> Sequence[str]:
-        """Return what is still missing before the receiver can verify a delivery and answer it correctly."""
+        """Return the things that the receiver still needs to verify a delivery and answer it correctly."""
         lists = [
             f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
         ]
@@ -57,7 +57,7 @@ class Readiness:
         return not self.not_prepared()
 
     def not_ready(self) -> Sequence[str]:
-        """Return what is still missing before the cluster should route deliveries to this receiver.
+        """Return the things that the receiver still needs before the cluster should route deliveries to it.
 
         Without working AWS credentials the receiver is not ready. It still tries to serve the deliveries that arrive,
         because an error of AWS for one secret need not occur for the next.
@@ -186,7 +186,7 @@ class Runtime:
     async def _run_controller(self) -> None:
         while not await self._synced():
             self._background.ping()  # a controller that waits for the informers is not stuck
-        # The objects in the caches live long, so the garbage collector need not look at them each time.
+        # The objects in the caches live long, so the garbage collector is told to skip them.
         gc.collect()
         gc.freeze()
         await self._background.controller()

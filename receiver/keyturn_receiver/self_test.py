@@ -1,9 +1,9 @@
 """Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver and checks the reply.
 
-``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers
-everything that a delivery needs, from the signing key to the receiver's reply. If deliveries are off
-(KEYTURN_DELIVERIES), there is no URL. The test then makes the poller's call to AWS, with the identity that the pods
-share. The exit status is 0 if the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
+``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers the
+whole way of a delivery, from the signing key to the receiver's reply. If deliveries are off (KEYTURN_DELIVERIES), there
+is no URL. The test then makes the poller's call to AWS, with the identity that the pods share. The exit status is 0 if
+the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -66,8 +66,8 @@ class NoKey(Exception):
 def old_heartbeat(now: datetime) -> Notification:
     """Return a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
 
-    The heartbeat is too old even by the receiver's clock. That clock may differ from the clock here by as much as the
-    check of signatures tolerates.
+    The heartbeat is too old even by the receiver's clock. The two clocks may differ by as much as the check of
+    signatures tolerates.
     """
     sent_at = now - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     return Notification(
@@ -81,7 +81,7 @@ def old_heartbeat(now: datetime) -> Notification:
 
 
 def evaluate(status: int, reply: bytes, sent: Notification, signed: bool) -> Conclusion:
-    """Draw the conclusion from a reply.
+    """Return the conclusion from a reply.
 
     ``signed`` is true if the heartbeat was signed with a key that the receiver should accept.
     """
@@ -155,7 +155,7 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
 
 
 def ask_as_poller() -> Conclusion:
-    """Make the call of a sweep, with this pod's identity and region."""
+    """Make the call that a sweep of the poller makes, with this pod's identity and region."""
     aws_region = clients.default_region()
     if not aws_region:
         return Conclusion(False, "Failed: the region of the secrets is not known: set AWS_REGION.")

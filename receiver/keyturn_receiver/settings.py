@@ -31,7 +31,7 @@ class PollMode(StrEnum):
     DESCRIBE = "describe"
 
 
-# Default seconds between two sweeps. AWS bills each call, and events are the main way of a change (docs/cost.md).
+# Default seconds between two sweeps. AWS bills each call, and most changes arrive as events (docs/cost.md).
 POLL_INTERVALS = {PollMode.LIST: 300.0, PollMode.DESCRIBE: 1800.0}
 
 

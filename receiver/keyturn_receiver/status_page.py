@@ -31,23 +31,23 @@ from keyturn_receiver.telemetry.tracing import Span
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.server import Server
 
-HOST = "127.0.0.1"  # only `kubectl port-forward` reaches it, because it connects from inside the pod
+HOST = "127.0.0.1"  # only `kubectl port-forward` reaches this address, which connects inside the pod
 MAX_CONNECTIONS = 64
 GRACE = 1.0  # seconds that open requests have to finish during a shutdown
-RETRY_SECONDS = 30.0  # between two attempts to listen on a port that another process has
+RETRY_SECONDS = 30.0  # seconds between two attempts to listen on a port that another process has
 UNSERVED = (
     "the status page is not served: %s:%s cannot be listened on (%s): set KEYTURN_STATUS_PAGE_PORT to a free port, or"
     " KEYTURN_STATUS_PAGE to false"
 )
 FAILED = "the status page is not served, because of an error in its own code: report it with this line"
-WARN_SECONDS = 3600.0  # between two equal warnings
+WARN_SECONDS = 3600.0  # seconds between two equal warnings
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Decorators of the engine's parts, which record their work for the page."""
+    """Decorators for parts of the engine. A decorated part records its work for the page."""
 
     span: Callable[[Span], Span]
     reconcile: Callable[[Reconcile], Reconcile]
@@ -74,7 +74,7 @@ class Recorder:
         consumers.add_unread_handler(guarded(self.log.on_unread))
 
     def hooks(self) -> Hooks:
-        """Return the decorators that record."""
+        """Return the decorators that record the work of the engine."""
         return Hooks(
             self.log.traced, lambda reconcile: self.states.recorded(self.log.recorded(reconcile)), self.log.handling
         )

@@ -60,7 +60,7 @@ class StoreFactory:
             else self.own_identity
         )
         try:
-            # The SDK would fetch credentials while it builds a client, which can take seconds.
+            # Otherwise the SDK would fetch the credentials while it builds a client, which can take seconds.
             if not key.account:
                 await self.pools.foreground.run(caller.check)
             client, sweep_client = await self.pools.building.run(lambda: self._clients(key.region, is_own))
@@ -75,7 +75,8 @@ class StoreFactory:
         """Return one client for reads and one for sweeps.
 
         The receiver's own store has two, so that a sweep does not take connections away from reads. All other stores of
-        a region share one client. A client takes about a megabyte, and tenants decide how many stores there are.
+        a region share one client. A client takes about a megabyte of memory, and tenants decide how many stores there
+        are.
         """
         connections = OVERSUBSCRIPTION * self.settings.aws_threads
         if not is_own:
@@ -89,9 +90,9 @@ class StoreFactory:
     async def _assume(self, key: StoreKey, identity: Identity) -> Credentials:
         token = await self.service_accounts.token(ServiceAccount(*key.account.split("/", 1)))
         if await self.identify(key) != identity:
-            # The token may belong to another ServiceAccount of the same name, which may name another role.
+            # The token may belong to a new ServiceAccount with this name, and the new one may name another role.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
-        # STS is called in the receiver's own region, where it is known to answer. Credentials of a role are valid in
-        # every region.
+        # STS is called in the receiver's own region, because it is known to answer there. Credentials of a role are
+        # valid in every region.
         sts = await self.pools.building.run(lambda: clients.sts(self.own_region))
         return await assume_role.assume(sts, self.pools.sts, self.metrics, key.account, identity.role_arn, token)

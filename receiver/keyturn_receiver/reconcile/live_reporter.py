@@ -343,7 +343,7 @@ class LiveReporter:
         )
 
     def _observe(self, consumer: Consumer, secret: Target, seconds: int | None, version_ids: tuple[str, ...]) -> None:
-        """Count and log a rollout. It is called only by the first replica that reports the rollout."""
+        """Count and log a rollout. Only the first replica that reports the rollout calls this."""
         if seconds is not None:
             self._metrics.live_seconds.labels(consumer.ref.kind).observe(seconds)
         fields = {"secret": str(secret), "consumer": str(consumer.ref), "seconds": seconds, "version_ids": version_ids}

@@ -1,4 +1,5 @@
-"""Index of the bindings with trouble. Each change updates the index, so that no page has to look at all bindings."""
+"""Index of the bindings with trouble. Each change of a binding updates the index, so that no request for the page has
+to look at all bindings."""
 
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ MAX_TEXT = 600  # characters of a status that are shown
 
 
 class BindingState(StrEnum):
-    """The state of a binding. ``FAILING`` and ``HALTED`` need a person. ``RETRYING`` and ``NEW`` may end by
+    """The state of a binding. ``FAILING`` and ``HALTED`` end only if a person acts. ``RETRYING`` and ``NEW`` may end by
     themselves."""
 
     OK = "ok"
@@ -30,7 +31,7 @@ class BindingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The trouble of a binding. ``since`` is the time at which this replica first saw the trouble, in seconds since
+    """The trouble of one binding. ``since`` is the time at which this replica first saw the trouble, in seconds since
     1970."""
 
     target: Target

@@ -21,8 +21,8 @@ MAX_TEXT = 256  # characters of a name that the author of a binding writes
 
 
 class SourceView(View, frozen=True):
-    """An AWS secret that a binding names, as its author wrote it. ``versions`` are the versions that the Secret
-    holds."""
+    """An AWS secret that a binding names, as the author of the binding wrote it. ``versions`` are the versions that the
+    Secret holds."""
 
     secret: str
     stage: str
@@ -41,7 +41,7 @@ class ConsumerView(View, frozen=True):
 
 
 class ChangeView(View, frozen=True):
-    """One of the last changes, from the annotation ``keyturn.dev/history``."""
+    """One of the last changes of a Secret, from the annotation ``keyturn.dev/history``."""
 
     at: str
     version: str
@@ -54,7 +54,8 @@ class ChangeView(View, frozen=True):
 
 
 class BindingView(View, frozen=True):
-    """One binding. ``keys`` are those that the binding names; ``other_keys`` counts the rest.
+    """One binding. ``keys`` are the Secret's keys that the binding names. ``other_keys`` is the number of its other
+    keys.
 
     ``history`` is None if the request did not ask for it. ``history_error`` says why the history could not be read.
     """
@@ -134,8 +135,8 @@ def consumer_views(
     permitted: Collection[WorkloadRef],
     stuck: Collection[WorkloadRef],
 ) -> list[ConsumerView]:
-    """Return the views of a Secret's consumers, first those that need a person. ``permitted`` has the workloads that
-    Keyturn may restart for the Secret. ``stuck`` has the workloads with a stuck rollout."""
+    """Return the views of a Secret's consumers. Consumers that need a person come first. ``permitted`` has the
+    workloads that Keyturn may restart for the Secret. ``stuck`` has the workloads with a stuck rollout."""
     named = frozenset(named_keys(bound.keys or bound.record.revisions.keys(), bound.spec.data))
     views = []
     for consumer in consumers:

@@ -1,4 +1,4 @@
-"""Fault barrier between the engine and what is recorded for the page."""
+"""Fault barrier between the engine and the recorder of the status page."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class FaultBarrier:
-    """Fault barrier. An error in what is recorded is logged, and fails neither a reconcile nor a delivery."""
+    """Fault barrier. An error in the recorder is logged. It fails no reconcile and no delivery."""
 
     def __init__(self) -> None:
         self._warnings = RepeatedWarnings(_log)

@@ -1,6 +1,6 @@
 """Detector of foreign writes: changes of a Secret's versions that another replica has made.
 
-Each replica sees the writes of all replicas, but knows only the causes of the writes that it makes.
+Each replica sees the writes of all replicas, but knows the causes only of its own writes.
 """
 
 import time
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from keyturn_receiver.core.binding import Target
 
-WATCH_SECONDS = 5.0  # within which the watch shows a write of this replica
+WATCH_SECONDS = 5.0  # seconds in which the watch shows a write of this replica
 
 
 class ForeignWrites:
@@ -17,8 +17,8 @@ class ForeignWrites:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._versions: dict[Target, int] = {}  # a hash of the version ids that each Secret has
-        self._running: dict[Target, int | None] = {}  # the same at the start of the reconcile that runs
-        self._awaited: dict[Target, float] = {}  # own writes that the watch has not shown yet, and until when
+        self._running: dict[Target, int | None] = {}  # the same hash at the start of the running reconcile
+        self._awaited: dict[Target, float] = {}  # until when the watch is expected to show each own write
 
     def begin(self, target: Target) -> None:
         """Note that a reconcile of this replica begins. Each Secret has at most one reconcile at a time."""

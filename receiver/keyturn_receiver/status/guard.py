@@ -9,7 +9,7 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# The check of the name stops DNS rebinding: an attacker's name that resolves to 127.0.0.1 does not match.
+# The check of the host name prevents DNS rebinding: an attacker's name that resolves to 127.0.0.1 does not match.
 _HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _METHODS = ("GET", "HEAD")
 _SITES = (b"same-origin", b"none")  # https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
@@ -20,8 +20,8 @@ NOT_GET = "the status page only shows: use GET"
 
 
 class Guard:
-    """ASGI middleware. Refuses other hosts, requests of other sites, and methods that change something. Adds headers
-    that keep other sites from reading or framing the answers, and the browser from storing them. ``policy`` is the
+    """ASGI middleware. Refuses other hosts, requests of other sites, and methods that change something. Adds headers to
+    each answer, so that other sites cannot read or frame it, and the browser does not store it. ``policy`` is the
     Content-Security-Policy."""
 
     def __init__(self, app: ASGIApp, policy: str) -> None:

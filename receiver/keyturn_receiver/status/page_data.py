@@ -1,4 +1,4 @@
-"""Read model of the status page, over the caches, the ring of rotations, and the parts whose health the page shows.
+"""Read model of the status page. It combines the caches, the ring of rotations, and the health of the receiver's parts.
 
 All data comes from memory, except the history of a binding, which is read from the API server when a viewer opens the
 details.
@@ -32,7 +32,8 @@ MAX_PAGE = 200  # bindings in one page of the list
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The Kubernetes side of the page: the caches, and the parts that restart and follow consumers."""
+    """The sources of the page's data about Kubernetes: the caches, and the parts that restart consumers and follow
+    their rollouts."""
 
     secrets: SecretCache
     consumers: ConsumerIndex

@@ -1,7 +1,7 @@
 """Records of the rotations that this replica has seen, with the time of each leg.
 
-All times but one are in seconds since 1970 by this replica's clock, with fractions. The exception is ``told_at``, the
-time at which the staging label moved, in whole seconds by AWS's clock.
+All times are in seconds since 1970. ``told_at``, the time at which the staging label moved, is in whole seconds by
+AWS's clock. All other times are by this replica's clock, with fractions.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class ConsumerRollout:
         elif progress.is_complete:
             self.leg = RolloutLeg.LIVE
             self.live_at = self.live_at or now
-        elif self.live_at is None:  # pods that fail after that have another reason
+        elif self.live_at is None:  # later failures of the pods have another reason
             self.leg = RolloutLeg.FAILED if progress.state is RolloutState.FAILED else RolloutLeg.ROLLING
         return before != (self.leg, self.wanted, self.updated, self.ready, self.note)
 
@@ -70,7 +70,8 @@ class ConsumerRollout:
 
 @dataclass(slots=True)
 class SecretFill:
-    """The effect of one rotation on one Secret. ``reason`` and ``error`` are those of the last attempt, or empty."""
+    """The effect of one rotation on one Secret. ``reason`` and ``error`` describe the failure of the last attempt, or
+    are empty."""
 
     target: Target
     started_at: float
@@ -93,7 +94,7 @@ class SecretFill:
 
 @dataclass(slots=True)
 class Rotation:
-    """One rotation, which began with a notification, a find of the poller, or a write of another replica.
+    """One rotation. It began with a notification, a change that the poller has found, or a write of another replica.
 
     ``id`` is the id of the event, or a generated id. ``cause`` is "event", "poll" or "replica". ``outcome`` and
     ``answered_at`` describe the last answer to the sender.
@@ -111,16 +112,17 @@ class Rotation:
     outcome: str = ""
     reason: str = ""
     fills: dict[Target, SecretFill] = field(default_factory=dict)
-    has_more: bool = False  # whether Secrets were left out, because there are MAX_SECRETS
+    has_more: bool = False  # whether Secrets were left out, because there are more than MAX_SECRETS
 
     @property
     def is_open(self) -> bool:
-        """Whether a Secret of the rotation, or a consumer, is not done yet."""
+        """Whether the fill of a Secret, or the rollout of a consumer, is unfinished."""
         return any(fill.is_open for fill in self.fills.values())
 
     @property
     def began_at(self) -> float:
-        """The time at which the label moved, or, if it is not known, the time at which the rotation was received."""
+        """The earlier of two times: the move of the staging label, and the arrival of the rotation at this replica. If
+        the time of the move is not known, it is the arrival."""
         return self.received_at if self.told_at is None else min(self.told_at, self.received_at)
 
     @property
@@ -129,7 +131,7 @@ class Rotation:
         return sum(len(fill.consumers) for fill in self.fills.values())
 
     def add_consumer(self, fill: SecretFill, ref: WorkloadRef, now: float) -> ConsumerRollout | None:
-        """Add the rollout of a consumer of one of its Secrets. Return None if there is no room."""
+        """Add and return the rollout of a consumer of one of the Secrets. Return None if there is no room."""
         if len(fill.consumers) >= MAX_CONSUMERS or self.size >= MAX_ROLLOUTS:
             fill.has_more = True
             return None
@@ -142,7 +144,7 @@ class Rotation:
             yield from fill.consumers.values()
 
     def live_at(self) -> float | None:
-        """Return the time at which the last pod ran the new value. Return None before that, or if no pod was
+        """Return the time at which the last pod began to run the new value. Return None before that, or if no pod was
         restarted."""
         times = [each.live_at for each in self.consumers()]
         if not times or None in times:

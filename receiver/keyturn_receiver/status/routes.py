@@ -29,7 +29,7 @@ MAX_QUERY = 300  # characters of a search
 
 
 def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:
-    """Build the ASGI application. The page shows ``replica`` before the first snapshot arrives."""
+    """Build the ASGI application. The page shows the data of ``replica`` even before the first snapshot arrives."""
     style, script = ((TEMPLATES / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; connect-src 'self';"

@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 from keyturn_receiver.status.rotation import Rotation
 
 MAX_STREAMS = 8
-INTERVAL = 0.5  # seconds; a page gets at most one snapshot in this time
-QUIET = 15.0  # seconds without a change after which a page gets a snapshot, so that it knows that the receiver lives
-MAX_PENDING = 200  # changed rotations that a page has not been told; the snapshot shows the others
-SEND_TIMEOUT = 15.0  # seconds in which a page has to take an event; otherwise its stream ends
+INTERVAL = 0.5  # seconds; in this time, a page gets at most one snapshot
+QUIET = 15.0  # seconds without a change after which a page gets a snapshot, as a sign that the receiver lives
+MAX_PENDING = 200  # changed rotations that a stream has not sent yet; the snapshot shows the others
+SEND_TIMEOUT = 15.0  # seconds; if a page does not take an event in this time, its stream ends
 RETRY = 2000  # milliseconds after which a browser connects again
 TOO_MANY = f"{MAX_STREAMS} pages are open already: close one of them, or reload this page to refresh it"
 
@@ -24,8 +24,8 @@ _Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, 
 class Streams:
     """Publisher. Sends changes to every open stream. Changes within INTERVAL are sent together.
 
-    ``snapshot`` returns the first screen as JSON, and ``encode`` one rotation. A stream holds at most
-    MAX_PENDING rotations.
+    ``snapshot`` returns the first screen as JSON. ``encode`` returns one rotation as JSON. A stream keeps at most
+    MAX_PENDING rotations that it has not sent yet.
     """
 
     def __init__(self, snapshot: Callable[[], bytes], encode: Callable[[Rotation], bytes]) -> None:
@@ -41,7 +41,7 @@ class Streams:
         return len(self._open)
 
     def open(self) -> "Stream | None":
-        """Return a new stream, or None if there are MAX_STREAMS."""
+        """Return a new stream, or None if MAX_STREAMS streams are open already."""
         if len(self._open) >= MAX_STREAMS:
             return None
         stream = Stream(self)
@@ -53,13 +53,13 @@ class Streams:
         self._open.discard(stream)
 
     def on_rotation(self, rotation: Rotation, kind: str) -> None:
-        """Send the change of a rotation to the streams."""
+        """Send a changed rotation to the streams. ``kind`` is the name of the event."""
         for stream in self._open:
             stream.add(rotation, kind)
         self.on_change()
 
     def on_change(self) -> None:
-        """Send a snapshot to the streams, at the latest after INTERVAL."""
+        """Send a snapshot to the streams, after at most INTERVAL."""
         if self._open and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time(), self._told_at + INTERVAL), self._tell)
@@ -97,17 +97,19 @@ class Stream:
         self.due = asyncio.Event()
 
     def add(self, rotation: Rotation, kind: str) -> None:
-        """Keep the last change of a rotation for the next events. If there are MAX_PENDING, the oldest is dropped."""
+        """Keep the last change of a rotation until the next events are sent. If MAX_PENDING rotations are kept already,
+        drop the oldest."""
         if len(self.pending) >= MAX_PENDING and rotation.id not in self.pending:
             del self.pending[next(iter(self.pending))]
         self.pending[rotation.id] = (kind, rotation)
 
     def close(self) -> None:
-        """Close the stream, so that another page can have its place."""
+        """Close the stream, so that another page can be opened."""
         self._streams.close(self)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Yield a snapshot, and then each change with a snapshot after it."""
+        """Yield the events of the stream: first a snapshot, and after each change the changed rotations with a new
+        snapshot."""
         while not self._streams.ended:
             pending, self.pending = self.pending, {}
             for kind, rotation in pending.values():
@@ -120,7 +122,7 @@ class Stream:
 
 
 class StreamResponse(EventSourceResponse):
-    """The response with a stream's events. The stream is closed however the response ends."""
+    """The response with a stream's events. At the end of the response, even after an error, the stream is closed."""
 
     def __init__(self, stream: Stream) -> None:
         # The snapshots keep the connection alive.

@@ -1,7 +1,7 @@
 """Views of the caches for the status page and its JSON: pure functions that return frozen structs.
 
-Times are seconds since 1970. A view holds names, states and the texts of statuses. It never holds a value, and of the
-names of keys it holds only those that the binding names itself, and those in the text of a status.
+Times are seconds since 1970. A view holds names, states and the texts of statuses. It never holds a value. It names
+only keys that the binding itself or the text of a status names.
 """
 
 from collections import Counter
@@ -38,8 +38,8 @@ class RolloutView(View, frozen=True):
 
 
 class FillView(View, frozen=True):
-    """What one rotation did to one Secret. ``has_more`` is true if not all consumers are remembered. In a snapshot,
-    ``consumers`` is empty once the rotation is no longer open."""
+    """The effect of one rotation on one Secret. ``has_more`` is true if not all consumers are remembered. In a
+    snapshot, ``consumers`` is empty once the rotation is no longer open."""
 
     namespace: str
     name: str
@@ -55,7 +55,7 @@ class FillView(View, frozen=True):
 
 
 class RotationView(View, frozen=True):
-    """One rotation, with the times of its legs: told (the label moved), received, applied, answered, live.
+    """One rotation, with the times of its legs: told (the staging label moved), received, applied, answered, live.
 
     ``rollouts`` is the number of consumers in each state. ``has_more`` is true if Secrets are left out.
     """
@@ -88,7 +88,7 @@ class Health(View, frozen=True):
 
 
 class Counts(View, frozen=True):
-    """Counts of bindings by state, and of the rotations of this replica since its start."""
+    """The number of bindings in each state, and the number of rotations that this replica has seen since its start."""
 
     bindings: int
     ok: int
@@ -100,7 +100,8 @@ class Counts(View, frozen=True):
 
 
 class Propagation(View, frozen=True):
-    """Seconds from the label's move to the last ready pod, of the rotations in memory that restarted pods."""
+    """Propagation times of the rotations in memory: seconds from the move of the staging label to the last ready pod.
+    ``count`` is the number of rotations with such a time."""
 
     count: int
     median: float | None
@@ -129,7 +130,8 @@ class Replica(View, frozen=True):
 
 
 class Status(View, frozen=True):
-    """The whole first screen. ``more_attention`` is the number of bindings that need a person and are not listed."""
+    """The whole first screen. ``more_attention`` is the number of bindings that need a person but are not listed in
+    ``attention``."""
 
     replica: Replica
     now: float
@@ -156,8 +158,8 @@ class BindingRow(View, frozen=True):
 
 
 class BindingPage(View, frozen=True):
-    """A page of the list. ``total`` is the number of all matching bindings. ``offset`` is the number of those before
-    this page."""
+    """A page of the list. ``total`` is the number of all matching bindings. ``offset`` is the number of matching
+    bindings before this page."""
 
     total: int
     offset: int
@@ -182,7 +184,7 @@ def rollout_view(rollout: ConsumerRollout) -> RolloutView:
 
 
 def fill_view(fill: SecretFill, with_consumers: bool) -> FillView:
-    """Return the view of what a rotation did to a Secret."""
+    """Return the view of a Secret's fill by a rotation. ``with_consumers`` tells whether it lists the consumers."""
     return FillView(
         fill.target.namespace,
         fill.target.name,
@@ -199,7 +201,7 @@ def fill_view(fill: SecretFill, with_consumers: bool) -> FillView:
 
 
 def snapshot_view(rotation: Rotation) -> RotationView:
-    """Return the view of a rotation in a snapshot, which lists consumers only while the rotation is open."""
+    """Return the view of a rotation in a snapshot. It lists consumers only while the rotation is open."""
     return rotation_view(rotation, with_consumers=rotation.is_open)
 
 
@@ -233,8 +235,8 @@ def attention_view(trouble: Trouble) -> Attention:
 
 
 def propagation(rotations: Iterable[Rotation]) -> Propagation:
-    """Return the times that rotations took until the last pod was ready. Rotations without a known time of the label's
-    move, and rotations that restarted no pod, do not count."""
+    """Return how long rotations took from the move of the staging label to the last ready pod. A rotation does not
+    count if the time of the move is not known, or if the rotation restarted no pod."""
     seconds = sorted(
         max(0.0, live_at - rotation.told_at)
         for rotation in rotations

@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _first(error: BaseException) -> BaseException:
-    # An exception group says little by itself, so the first error in it is logged instead.
+    # An exception group says little by itself, so its first error is logged instead.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -103,8 +103,8 @@ def log_unhandled(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs to standard output as JSON lines. Libraries log at WARNING or above, and the receiver at
-    ``level``."""
+    """Send all logs to standard output as JSON lines. Libraries log at WARNING or above. The receiver logs at ``level``
+    or above."""
     # Do not collect the caller, the thread and the process, because the formatter does not use them.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None

@@ -1,4 +1,4 @@
-"""Traces with OpenTelemetry, an optional extra. The trace id is the id of the EventBridge event.
+"""Traces with OpenTelemetry, which is an optional extra. The trace id is the id of the EventBridge event.
 
 So a single id connects the event in AWS, the logs and the trace. The packages are listed in requirements/tracing.txt,
 and are needed only if traces are switched on. OpenTelemetry's own variables determine where the traces are sent:
@@ -28,7 +28,8 @@ def no_traces(name: str, event_ids: Sequence[str] = (), **attributes: str) -> Ab
 
 
 def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]:
-    """Return two functions: one opens spans, and one sends the last spans and stops. Raises TracingUnavailable."""
+    """Return two functions. The first opens spans. The second sends the remaining spans and shuts the tracer down.
+    Raises TracingUnavailable."""
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -58,7 +59,8 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
 
 
 def _ids(event_id: str) -> tuple[int, int]:
-    """Return the trace id for an event (128 bits), and the id of a span that stands for the event itself (64 bits)."""
+    """Return the trace id for an event (128 bits), and the id of the span that represents the event itself (64
+    bits)."""
     digest = hashlib.sha256(event_id.encode()).digest()
     try:
         trace_id = UUID(event_id).int

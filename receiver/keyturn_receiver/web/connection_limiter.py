@@ -1,4 +1,4 @@
-"""Limits how many connections a server keeps open."""
+"""Connection limiter. It limits the number of connections that a server keeps open."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,7 +15,8 @@ class Connection(Protocol):
 
 
 class ConnectionLimiter:
-    """Connection limiter. If there are more than ``max_connections``, it aborts the one that has been pending longest.
+    """Connection limiter. If there are more than ``max_connections`` connections, it aborts the one that has been
+    pending for the longest time.
 
     A connection is pending while the server waits for the client: for a TLS handshake, for a request, or for the client
     to read a response. A new connection is pending too. So if no other connection is pending, the new one itself is
@@ -26,7 +27,7 @@ class ConnectionLimiter:
         self._max_connections = max_connections
         self._metrics = metrics
         self._open: set[Connection] = set()
-        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the one pending longest comes first
+        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the longest pending one comes first
 
     def add(self, connection: Connection) -> None:
         """Add a new connection as pending. If there are too many connections, abort one."""

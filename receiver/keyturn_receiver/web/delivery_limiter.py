@@ -1,4 +1,4 @@
-"""Limit of deliveries. A delivery beyond the limit is answered with 503, and SQS delivers it again."""
+"""Limiter of concurrent deliveries. A delivery beyond the limit gets the reply 503, and SQS delivers it again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class DeliveryLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Take a place for one delivery while the context lasts. Raises HTTPException (503) if there is none."""
+        """Take a place for one delivery while the context lasts. Raises HTTPException (503) if no place is free."""
         if self._running >= self._limit:
             raise reply_status.busy()
         self._running += 1

@@ -1,4 +1,4 @@
-"""HTTP protocol: uvicorn's own, with additional limits.
+"""HTTP protocol. It adds timeouts and size limits to uvicorn's own protocol.
 
 uvicorn has no timeout for the rest of a request that has begun, nor for a client that does not read its response
 (measured: docs/adr/013-webhook-server.md).
@@ -25,17 +25,17 @@ MAX_OVERHEAD = 32 * 1024  # bytes of a request besides its body: head, chunk siz
 MAX_HEADERS = 100
 MAX_PIPELINED = 16  # the most requests on one connection that may wait for the response to an earlier one
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
-CLOSE_TIMEOUT = 0.5  # seconds for which a connection that is closed during a shutdown waits for its client
+CLOSE_TIMEOUT = 0.5  # seconds; during a shutdown, a closed connection waits for its client for this long
 
-# Headers that a request may have only once. If a request had two, a proxy could read one of them, and the receiver the
-# other one.
+# Headers that a request may have only once. If a request had one of them twice, a proxy could read the first one while
+# the receiver reads the second.
 _SINGLE = frozenset({b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})
 _SINGLE_PREFIX = b"webhook-"
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP connection. It adds timeouts and size limits to uvicorn's protocol, and the connection limiter counts
-    it."""
+    """One HTTP connection. It adds timeouts and size limits to uvicorn's protocol. The connection limiter counts the
+    connection."""
 
     def __init__(self, limiter: ConnectionLimiter, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, app_state={})
@@ -77,12 +77,12 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._request_complete = False
         self._in_head = True
-        if self._header_timer is None:  # this is true for a later request on the same connection
+        if self._header_timer is None:  # this is so for a later request on the same connection
             self._start_header_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._header_timer is None:
-            return  # this is a trailer, and the application does not use trailers
+            return  # this is a trailer, and the application uses no trailers
         if len(self.headers) >= MAX_HEADERS:
             raise ValueError("too many headers")
         super().on_header(name, value)
@@ -176,7 +176,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
-    """Raise ValueError if a request has no Host, or if it has two headers of a name that may be there only once.
+    """Raise ValueError if a request has no Host, or repeats a header that must not be repeated.
 
     https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
@@ -188,8 +188,8 @@ def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
 
 
 class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
-    """The TLS layer under an HTTP connection. It is uvloop's own, but adds the connection to the limiter before the
-    handshake.
+    """The TLS layer below an HTTP connection. It extends uvloop's TLS layer: it adds the connection to the limiter
+    before the handshake.
 
     The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, there would be
     no limit on the number of connections that are still in a handshake.

@@ -42,7 +42,7 @@ class _PendingReconcile:
 
     ``expected`` has the version ids that the Secret should be made from. ``about`` are the AWS secrets of the binding
     that the notification concerns. ``may_fail_alone`` is true if the binding reads with an AWS role of its namespace,
-    or reads several AWS secrets. Such reads can fail even if AWS answers all other readers.
+    or reads several AWS secrets. Such reads can fail even if the reads of all other bindings succeed.
     """
 
     target: Target
@@ -60,7 +60,8 @@ class _PendingReconcile:
 
     @property
     def waits_for_another(self) -> bool:
-        """Whether some AWS secrets of the binding could not be read, but none that the notification concerns."""
+        """Whether the binding only waits for other AWS secrets: some could not be read, but the notification concerns
+        none of them."""
         unavailable = self.future.result().unavailable if self.future.done() else frozenset()
         return bool(unavailable) and self.about.isdisjoint(unavailable)
 
@@ -90,7 +91,7 @@ class NotificationHandler:
     """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
 
     ``on_heartbeat`` is called with the time of each heartbeat that is recent enough. ``now`` returns the time in UTC.
-    ``versions`` returns the states of AWS secrets' versions for the reply to a heartbeat.
+    ``versions`` returns the version states that the reply to a heartbeat reports.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class NotificationHandler:
         self._metrics = metrics
         self._now = now
         self._versions = versions
-        self._time_slice = TimeSlice()  # many deliveries share one time slice, instead of taking one each
+        self._time_slice = TimeSlice()  # all deliveries share one time slice
 
     async def handle(
         self,
@@ -153,7 +154,7 @@ class NotificationHandler:
             sources = self._sources(bound, notification.subject, names)
             if not sources:
                 continue
-            # A notification about a different label does not tell which version this Secret should be made from.
+            # A notification about a different staging label does not say from which version this Secret should be made.
             labelled = [source for source in sources if data.label in (None, source.stage)]
             has_version = notification.type is EventType.CHANGED and len({source.stage for source in labelled}) == 1
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
@@ -178,8 +179,8 @@ class NotificationHandler:
         """Return those sources of a bound Secret that a notification may concern."""
         sources = bound.spec.sources
         if len(sources) > 1:
-            # A single source is not filtered here. The Secret may have been found by an ARN in its record, because AWS
-            # may report an ARN where the binding has a name.
+            # A single source is not filtered here. AWS may report an ARN where the binding has a name. The Secret was
+            # then found by an ARN in its record.
             sources = tuple(
                 source
                 for source in sources
@@ -201,7 +202,7 @@ class NotificationHandler:
 
 
 def _sent(notification: Notification) -> datetime | None:
-    """Return the time of the event, or None if it is not a valid time, such as 31 February."""
+    """Return the time of the event, or None if the text is not a valid time, such as 31 February."""
     try:
         sent = datetime.fromisoformat(notification.time)
     except ValueError:
@@ -223,7 +224,8 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
     fail. Otherwise one namespace could hold up the acknowledgement for all others. The work queue tries the binding
     again (docs/adr/020-replies-for-what-is-done.md).
     """
-    # Lists of names and reasons are cut off at the end, so the namespaces take turns.
+    # Long lists of names and reasons are cut off at the end. The namespaces take turns, so that each has a part of the
+    # list.
     outcomes = take_turns(outcomes, lambda each: each.target.namespace)
     done = [(each, each.completion) for each in outcomes if isinstance(each.completion, ReconcileResult)]
     not_done = [each for each in outcomes if not isinstance(each.completion, ReconcileResult)]
@@ -255,7 +257,7 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
 
 
 def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
-    """Return whether the binding's namespace is the cause why the binding is not done.
+    """Return whether a binding is not done because of its own namespace.
 
     ``done_namespaces`` are the namespaces in which bindings of the same notification are done. If another namespace is
     among them, AWS and Kubernetes work. The cause then lies in the binding's namespace: the namespace uses its full

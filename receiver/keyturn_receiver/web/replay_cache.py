@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from keyturn_contract.message import Outcome, Result
 from keyturn_contract.signature import TOLERANCE
 
-TTL = 2 * TOLERANCE  # seconds; a signature whose timestamp is TOLERANCE ahead is accepted for this long
+TTL = 2 * TOLERANCE  # seconds; a signature with a timestamp TOLERANCE ahead is accepted for this long
 MAX_SIZE = 4 * 1024 * 1024  # characters of all kept results together
 FAILURE_TTL = 1.0  # seconds for which failed results are kept; after that, the same bytes are a new attempt
-_OVERHEAD = 1024  # characters that each entry counts in addition to its results
+_OVERHEAD = 1024  # characters that each entry counts besides its results
 
 Results = Sequence[Result]
 

@@ -23,7 +23,8 @@ _CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would 
 
 
 def results_reply(results: Sequence[Result]) -> Response:
-    """Return the reply with the results of a delivery. If a result has failed, its notification is to be sent again."""
+    """Return the reply with the results of a delivery. If a result has failed, the status is 503, so that the sender
+    sends the notification again."""
     status = max(STATUS[result.outcome] for result in results)
     headers = _RETRY if status == 503 else None
     return Response(encode_reply(results), status, headers, media_type="application/json")

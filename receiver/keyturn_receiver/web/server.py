@@ -14,13 +14,13 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-# The most seconds between two requests. Most load balancers allow less time, so the load balancer closes the connection
-# first.
+# The most seconds between two requests on a connection. Most load balancers allow less time, so the load balancer
+# closes the connection first.
 KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """One of several servers in a process. It leaves signals, logging and the event loop to the process.
+    """HTTP server, one of several in a process. It leaves signals, logging and the event loop to the process.
 
     ``shutdown_timeout`` is the number of seconds that open requests have to finish once ``should_exit`` is set.
     """

@@ -69,7 +69,7 @@ class WebhookConfig:
 class WebhookEndpoint:
     """Webhook endpoint. Checks each delivery, hands its notifications to the handler, and answers with their results.
 
-    ``keys`` returns the signing keys that are valid now. ``now`` returns seconds since the epoch.
+    ``keys`` returns the signing keys that are valid now. ``now`` returns seconds since 1970.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class WebhookEndpoint:
     def app(self) -> ASGIApp:
         """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
-        app.router.redirect_slashes = False  # a redirect would lead to the host that the Host header names
+        app.router.redirect_slashes = False  # a redirect would lead to whatever host the Host header names
         return _mark_replies(app)
 
     def start_draining(self) -> None:
