@@ -264,11 +264,12 @@ def test_rehearsal_without_rights_in_aws_is_told(shop: Shop) -> None:
     assert "cannot be read from AWS (NoCredentialsError): log in to AWS" in told.err
 
 
-def test_new_value_that_cannot_be_read_is_usage(shop: Shop) -> None:
-    told = shop.run("explain", shop.secret_id, "--new-value", "/nonexistent")
+def test_new_value_that_cannot_be_read_is_usage(shop: Shop, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    told = shop.run("explain", shop.secret_id, "--new-value", str(missing))
     assert (told.code, told.err.partition(":")[2].strip()) == (
         2,
-        "/nonexistent cannot be read (No such file or directory): name a file with the new value",
+        f"{missing} cannot be read (No such file or directory): name a file with the new value",
     )
 
 
