@@ -44,7 +44,7 @@ class KeyturnError(Exception):
 
 
 def detached(error: E) -> E:
-    """Return ``error`` without its traceback and the errors that it came from.
+    """Return ``error`` without its traceback, and without the errors that have caused it.
 
     An error that is kept, or that several tasks wait for, would otherwise keep in memory every frame that it passed
     through, with the replies and values in the frame's variables. Each task that raises the error would add frames.

@@ -22,7 +22,7 @@ from keyturn_receiver.web.webhook import WebhookEndpoint
 
 # Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 seconds.
 GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run
-REPLY_DEADLINE = 7.0  # seconds after the drain by which every delivery has been answered
+REPLY_DEADLINE = 7.0  # seconds after the drain until every delivery is answered
 EVENT_FLUSH = 2.0  # seconds for writing the Events that are still in the queue
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class Readiness:
 class SigningKeyLoader:
     """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    After each read, it also makes one cheap call to AWS, unless the receiver's own credentials are known to work.
+    As long as the receiver's own credentials are not known to work, it also makes one cheap call to AWS after each
+    read.
     """
 
     def __init__(

@@ -136,8 +136,7 @@ def _evaluate_results(reply: bytes, sent: Notification, signed: bool) -> Conclus
 
 
 def signing_key(settings: Settings) -> tuple[bytes, str] | None:
-    """Return the key to sign with and a description of its source. Return None if only public keys are set. Raises
-    NoKey."""
+    """Return the signing key and a description of its source. Return None if only public keys are set. Raises NoKey."""
     secret_id, file = settings.signing_key_secret_id, settings.signing_key_file
     try:
         if secret_id:

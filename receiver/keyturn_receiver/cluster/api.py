@@ -1,5 +1,5 @@
-"""Client for the Kubernetes API. It sends JSON requests, and turns every failure into one of the receiver's own
-errors."""
+"""Client for the Kubernetes API. It sends JSON requests, and raises one of the receiver's own errors for every
+failure."""
 
 import asyncio
 import json
@@ -104,8 +104,8 @@ class Api:
     """Kubernetes client. Makes requests and watches, and raises one of the receiver's own errors for every failure.
 
     An error never quotes the API server's own text, which may contain a value. ``limiter`` limits how many requests are
-    in flight. The requests of each namespace wait in a lane of their own. Watches are not limited, and neither are
-    requests about Leases: there are few of them, and leader election must not wait behind any other work.
+    in flight. The requests of each namespace wait in a lane of their own. Watches and requests about Leases are not
+    limited. There are few of them, and leader election must not wait behind other work.
     """
 
     def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
@@ -140,7 +140,7 @@ class Api:
         return await attempt()
 
     async def _in_lane(self, method: str, path: str, exchange: Callable[[], Awaitable[Json]]) -> Json:
-        """Make a request once the limiter admits it, in the lane of the namespace that ``path`` is about."""
+        """Make a request when the limiter admits it. It waits in the lane of the namespace that ``path`` names."""
         lane = parse_path(path).namespace
         try:
             await self._limiter.acquire(lane, QUEUE_TIMEOUT)
@@ -157,8 +157,8 @@ class Api:
         try:
             return await exchange()
         except ClusterUnavailable:
-            # An eviction is answered with 500 if two of a tenant's PodDisruptionBudgets select the pod. That must not
-            # slow down anybody else.
+            # The API server answers an eviction with 500 if two of a tenant's PodDisruptionBudgets select the pod. This
+            # must not slow down the requests of others.
             overloaded = parse_path(path).subresource != "eviction"
             raise
         finally:

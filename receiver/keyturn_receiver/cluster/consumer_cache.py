@@ -17,7 +17,7 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 # The most Secrets and keys that the workloads of one namespace may name, all kinds of workloads together. Each name
 # takes up to 1.2 KB, including its marks (Keyturn's annotations on the workload).
 MAX_READS = 20_000
-LATE = 3  # seconds; a watch that works shows a new workload sooner
+LATE = 3  # seconds; a working watch shows a new workload sooner
 
 _log = logging.getLogger(__name__)
 

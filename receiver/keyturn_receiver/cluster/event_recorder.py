@@ -2,8 +2,8 @@
 secret/db` shows the Events of a Secret.
 
 Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
-repeats a recent one is dropped. So that Events do not burden the API server, the rate of writes is limited: for each
-namespace, and for all namespaces together. Namespaces take turns, and a namespace loses only Events of its own.
+repeats a recent one is dropped. The rate of writes is limited for each namespace, and for all namespaces together, so
+that Events do not burden the API server. Namespaces take turns, and a namespace loses only Events of its own.
 """
 
 import asyncio

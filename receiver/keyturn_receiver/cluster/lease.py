@@ -1,6 +1,6 @@
 """Leader election with a Lease. The replica that holds the Lease is the leader, and runs the poller.
 
-The protocol is the one of client-go. A candidate takes over the Lease once the Lease has not changed for its whole
+The protocol is that of client-go. A candidate takes over the Lease once the Lease has not changed for its whole
 duration, measured by the candidate's own clock. If several candidates try at the same time, the resource version lets
 only one of them win. docs/adr/004-leader-election.md says why the official client's election is not used.
 
@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 def follower_delay() -> float:
-    """Return how many seconds a replica waits for the leader to do some work. If the leader has not done the work by
-    then, the replica does it."""
+    """Return the seconds for which another replica waits for the leader's work. If the leader has not done the work by
+    then, the other replica does it."""
     return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
 
 
@@ -91,7 +91,7 @@ class LeaderElector:
         self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
-        """Return whether this replica is the leader now. Without a renewal, this turns false by itself after
+        """Return whether this replica is the leader now. Without a renewal, the result becomes false after
         RENEW_DEADLINE."""
         return self._now() < self._leader_until
 
@@ -146,8 +146,8 @@ class LeaderElector:
                 on_started_leading()
 
     def _is_free(self, spec: Json) -> bool:
-        """Return whether the Lease can be taken. It can if it has no holder, or if this replica has seen no renewal for
-        the Lease's whole duration."""
+        """Return whether the Lease can be taken. A Lease can be taken if it has no holder, or if this replica has seen
+        no renewal for the Lease's whole duration."""
         observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if observed != self._observed:
             self._observed, self._observed_at = observed, self._now()

@@ -210,7 +210,7 @@ class NamespacePoller:
     """Poller that fills a ``NamespaceCache`` when only some namespaces are served.
 
     A Role can grant ``get`` on the namespace that it is in, but not ``watch``. ``synced`` is set when every namespace
-    has been read at least one time.
+    has been read at least once.
     """
 
     def __init__(self, api: Api, names: tuple[str, ...], cache: NamespaceCache, ping: Ping = no_ping) -> None:

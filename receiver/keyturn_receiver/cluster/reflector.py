@@ -77,8 +77,8 @@ class ListWatch:
 
 @dataclass(frozen=True, slots=True)
 class WatchTimeouts:
-    """How long a watch may last (``watch``), the time between two full lists (``resync``), and the longest delay before
-    a retry (``max_delay``), all in seconds.
+    """Times in seconds: the longest duration of a watch (``watch``), the time between two full lists (``resync``), and
+    the longest delay before a retry (``max_delay``).
 
     The server ends a watch after ``watch`` seconds. So if a watch lasts a quarter longer than that, its connection is
     dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get none for minutes.
@@ -216,7 +216,8 @@ class Reflector(Generic[T]):
             self._ping()
 
     async def _transform(self, page: Sequence[bytes], items: list[T]) -> None:
-        """Parse the objects of a page one by one, so that only one is in memory, and reduce each to what is kept."""
+        """Parse the objects of a page, and reduce each to its kept part. They are parsed one by one, so that only one
+        parsed object is in memory."""
         begun = time.monotonic()
         for each in page:
             items.append(self._cache.transform(self._list_watch.decoder.decode(each)))

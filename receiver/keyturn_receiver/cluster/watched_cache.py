@@ -84,7 +84,7 @@ class WatchedCache:
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with each Secret that is added or removed, or that changes in a way
-        that matters."""
+        that may need work."""
         self._handlers.append(on_change)
 
     def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:

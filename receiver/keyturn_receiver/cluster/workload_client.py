@@ -58,7 +58,8 @@ class WorkloadClient:
         return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref), self._reloader)
 
     async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
-        """Return the field manager other than Keyturn's that last wrote an annotation (``core/field_owners.py``)."""
+        """Return the foreign field manager that last wrote an annotation, or None if it is not known
+        (``core/field_owners.py``)."""
         return other_writer(WORKLOAD_KINDS[ref.kind], await self._get(ref), annotation, removed)
 
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:

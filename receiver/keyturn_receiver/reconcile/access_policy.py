@@ -50,7 +50,7 @@ class AccessPolicy:
         policy.check_id(self._tenancy(namespace, bool(service_account)), secret_id)
 
     def allows_every_reading(self, namespace: str, service_account: str, secret_id: str) -> bool:
-        """Return whether every secret that ``secret_id`` can refer to is allowed."""
+        """Return whether the namespace may read every secret that ``secret_id`` can mean."""
         return policy.allows_every_reading(self._tenancy(namespace, bool(service_account)), secret_id)
 
     def check_name(self, namespace: str, service_account: str, secret_name: str) -> None:
@@ -62,12 +62,13 @@ class AccessPolicy:
         policy.check_name(self._tenancy(namespace, bool(service_account)), secret_name)
 
     def allows(self, bound: BoundSecret) -> bool:
-        """Return whether a bound Secret may name its AWS secrets, as far as this can be decided without asking AWS."""
+        """Return whether a bound Secret may name its AWS secrets, as far as this can be decided without a call to
+        AWS."""
         return bound.spec.names_a_source and all(self.allows_source(bound, each) for each in bound.spec.sources)
 
     def allows_source(self, bound: BoundSecret, source: Source) -> bool:
-        """Return whether a bound Secret may name one of its AWS secrets, as far as this can be decided without asking
-        AWS."""
+        """Return whether a bound Secret may name one of its AWS secrets, as far as this can be decided without a call
+        to AWS."""
         spec = bound.spec
         if not (spec.names(source) and self._regions.allows(source.secret_id)):
             return False

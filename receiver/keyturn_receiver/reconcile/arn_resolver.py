@@ -1,7 +1,7 @@
 """Resolves ARNs that can refer to two names, so that the access policy can decide before a value is read.
 
-``...:secret:team/db-master`` names the secret team/db if "master" is the random suffix. It names the secret
-team/db-master if the suffix is left out. A namespace that may read only team/db must not even learn whether
+For example, ``...:secret:team/db-master`` names the secret team/db if "master" is the random suffix. It names the
+secret team/db-master if the ARN has no suffix. A namespace that may read only team/db must not even learn whether
 team/db-master exists.
 """
 
@@ -20,7 +20,7 @@ ANSWER_TTL = 300.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What AWS said about an ARN: a secret's ``name``, or an error."""
+    """The answer of AWS about an ARN: the ``name`` of the secret, or an error."""
 
     name: str
     error: Permanent | None

@@ -19,7 +19,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 FREE_CHANGES = 4
 MAX_DELAY = 300.0  # seconds
 BACKOFF = Backoff(base=10.0, cap=MAX_DELAY, jitter=0)  # seconds of delay, after FREE_CHANGES changes
-RESET_AFTER = 900.0  # seconds without a change after which the brake is off again
+RESET_AFTER = 900.0  # after this many seconds without a change, the count begins again
 MAX_SECRETS = 10_000  # Secrets whose changes are remembered
 
 

@@ -251,7 +251,7 @@ class ConsumerRestarter:
         while True:
             turn = self._pacer.turn(target, spec, consumers, record, tried)
             taken = (*turn.start, *turn.unpaced)
-            # A consumer that was refused, or needs no restart, frees its slot for the next one.
+            # If the mark of a consumer was refused or is not needed, its slot is free for the next consumer.
             if not taken or time.monotonic() >= end:
                 return restarted, first_retryable(*errors), turn
             with self._pacer.starting(turn.start):

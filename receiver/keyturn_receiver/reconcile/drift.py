@@ -56,7 +56,7 @@ class DriftDetector:
         self._handlers.append(on_filled)
 
     def start(self) -> None:
-        """Check every binding now, and from now on every binding that changes.
+        """Check every binding now. From now on, check each binding that changes.
 
         Call this only when the caches are complete. Before that, a consumer that is not cached yet would seem not to
         exist.
@@ -86,7 +86,7 @@ class DriftDetector:
         if bound is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
-            # The cache may not show all of our own writes yet.
+            # The cache may not show all writes of this replica yet.
             self._queue.check_later(target, settles_in, self._check)
         else:
             self._act(bound, self._cause(bound))
@@ -183,13 +183,13 @@ class DriftDetector:
         restartable = self._restarter.restartable(target, bound.spec)
         consumers, halt = self._restarter.in_turn(target, bound.spec, restartable, record)
         if self._queue.gave_up_on(target, bound.resource_version):
-            # This Secret cannot be filled and stays as it is, but its consumers still have to run with its data.
+            # This Secret cannot be filled, so its data stays as it is. Its consumers still have to run with that data.
             return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
         status = sync_status(record, bound.spec, bound.is_intact, target.name, consumers)
         if not record.was_written and not bound.lost_record:
             return Cause.NEW
         if status is SyncStatus.IN_SYNC and record.halt != halt:
-            status = SyncStatus.ROLLOUT_DUE  # the status is wrong about whether a failed rollout halts the others
+            status = SyncStatus.ROLLOUT_DUE  # the text about a halt in the status is out of date
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT
         return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None

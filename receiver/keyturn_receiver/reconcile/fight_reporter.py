@@ -1,7 +1,7 @@
-"""Reports fights in the log, in a metric and in Kubernetes Events.
+"""Fight reporter. It reports fights in the log, in a metric and in Kubernetes Events.
 
-In a fight, another writer keeps reverting a mark, the annotation with which Keyturn restarts a consumer. The Events are
-on the workload and on the Secret. They name the other writer if it is known.
+In a fight, another writer keeps reverting a mark (the annotation with which Keyturn restarts a consumer). The Events
+are on the workload and on the Secret. They name the other writer if it is known.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
 MAX_OWNERS = 2_000  # marks whose foreign owner is remembered
 OWNED = "AnnotationOwned"
-MAX_REPORTS_PER_NAMESPACE = 20  # at the same time; the metric also counts fights without a report
+MAX_REPORTS_PER_NAMESPACE = 20  # reports at the same time; the metric also counts fights without a report
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class FightReporter:
         self._owners: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_OWNERS)
 
     def on_owner(self, consumer: Consumer, mark: str, owner: str) -> None:
-        """Report that another writer owns a mark of this consumer, before there is a fight about the mark.
+        """Report that another writer owns a mark of this consumer. There is no fight about the mark yet.
 
         An owner that was reported before is not reported again.
         """

@@ -2,8 +2,8 @@
 
 It reports the time at which the last pod runs the new value, and rollouts that make no progress. All reports are
 derived from the watches, so they survive a crash and a change of leader. Every replica follows the rollouts, but only
-the leader writes the Events. The name of an Event is derived from the rollout, so a new leader reports no rollout
-again.
+the leader writes the Events. The name of an Event is derived from the rollout, so a new leader does not report a
+rollout twice.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class LiveReporter:
         self._changed, self._unexplained = asyncio.Event(), asyncio.Event()
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at a consumer whose rollout has made progress or has fallen back."""
+        """Look at a consumer whose rollout has made progress, or has fewer updated or ready pods than before."""
         if after.marks or (before and before.marks):
             self._consumers[after.ref] = after
             self._changed.set()
@@ -253,8 +253,8 @@ class LiveReporter:
     def _tell_live(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
     ) -> str:
-        """Write an Event on a workload: all its pods run the new value since ``ended_at``. ``pods`` is the number of
-        these pods. Return the text about the version and the time."""
+        """Write an Event on a workload, which says that all its pods run the new value since ``ended_at``. ``pods`` is
+        the number of its pods. Return the text about the version and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)

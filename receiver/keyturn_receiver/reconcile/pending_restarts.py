@@ -35,8 +35,8 @@ class Write:
     def before_of(self, consumer: Consumer, secret_name: str, record: Record, unchanged: bool) -> Record | None:
         """Return the record before the write if all pods of a consumer are older than the write, and otherwise None.
 
-        ``record`` is what the Secret has now. ``unchanged`` tells whether the consumer is still as the reconcile found
-        it.
+        ``record`` is the present record of the Secret. ``unchanged`` is true if the consumer has not changed since the
+        start of the reconcile.
         """
         if record.revisions != self.after.revisions:
             return None

@@ -48,7 +48,7 @@ class Observed:
 
 
 class Reconciler:
-    """Reconciles bound Secrets. It keeps no state: every decision is based on what AWS and the cluster hold."""
+    """Reconciles bound Secrets. It keeps no state: every decision is based on the state of AWS and of the cluster."""
 
     def __init__(
         self,
@@ -142,13 +142,15 @@ class Reconciler:
             unconfirmed = observed.from_cache and not (fill.error or fill.written or fill.deleted)
             if unconfirmed and not await self._is_unchanged(target, live.record):
                 raise Conflict(f"Secret {target} is not what it was: reading again")
-        # Restart consumers even if the fill has failed, because they have to run with what the Secret holds now.
+        # Restart consumers even if the fill has failed, because they have to run with the values that the Secret has
+        # now.
         rollout = await self._restarter.restart(target, observed.spec, fill.consumers, fill.record, fill.before)
         result = await self._reporter.report(live, observed.spec, request, fill, rollout, fills and fill.error is None)
         return result if not fill.deleted and (result.error is None or self._cache.get(target)) else NOT_BOUND
 
     async def _observe(self, bound: BoundSecret) -> Observed | None:
-        """Return the Secret from the cache, or otherwise from the API server. Return None if the Secret is not bound.
+        """Return the Secret from the cache, or from the API server if the cache does not have it all. Return None if
+        the Secret is not bound.
 
         Raises a KeyturnError if the Secret cannot be read.
         """
@@ -170,7 +172,7 @@ class Reconciler:
         return request.causes != {Cause.CONSUMER} or live.record.has_reason(ClusterRefused.reason)
 
     def _is_already_applied(self, bound: BoundSecret, consumers: Sequence[Consumer], request: Request) -> bool:
-        """Return whether the version in the notification is already applied. SQS and EventBridge can deliver a
+        """Return whether the version that the notification names is already applied. SQS and EventBridge can deliver a
         notification more than once.
 
         If the secret has changed again in AWS, another notification or the poller will report that.

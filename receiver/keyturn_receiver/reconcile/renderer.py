@@ -1,4 +1,4 @@
-"""Checks bindings and renders the data of Secrets. Cheap work runs on the event loop, expensive work in a thread.
+"""Checks bindings and renders the data of Secrets. Cheap work runs on the event loop. Expensive work runs in a thread.
 
 The authors of bindings decide how expensive that work is. So each namespace has at most one piece of work in the
 thread, and the namespaces take turns: a namespace waits for at most one piece of work of each other namespace.
@@ -16,9 +16,9 @@ from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import KeyturnError, NamespaceBusy
 
 MAX_WAIT = 3.0  # seconds that work may wait behind other work of its namespace; after that, the work queue retries it
-CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed and weighed on the event loop, in 2 ms at most
-CHEAP_COST = 20_000  # units of ``expression.cost``: at most 2 ms of the event loop
-CHEAP_VALUES = 4 * 1024  # characters or bytes of all values, which are parsed and written in 3 ms at most
+CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed on the event loop, in 2 ms at most
+CHEAP_COST = 20_000  # units of ``expression.cost``; such work takes at most 2 ms of the event loop
+CHEAP_VALUES = 4 * 1024  # characters or bytes of all values; they are parsed and written in 3 ms at most
 
 T = TypeVar("T")
 

@@ -138,7 +138,7 @@ class SecretFiller:
             # As long as one of its AWS secrets exists, a Secret is not deleted.
             return FillResult(live.record, consumers, error=error, unavailable=unavailable)
         recorded = live.record.revisions.keys()
-        # While there is an error, no key is removed, not even a key that an edit has taken out of the binding.
+        # While there is an error, every recorded key stays, even if the binding no longer names it.
         if kept := recorded - data.keys() if error else recorded & set(rendering.skipped):
             data = {**await self._secrets.read_values(live, kept), **data}
             check_size(data)
@@ -211,7 +211,7 @@ async def _count_due(secret_name: str, consumers: Sequence[Consumer], planned: P
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:
     """Return the time at which the staging label moved to the latest of the written versions.
 
-    If no value changes, the recorded time stays. The result is None if ``request`` does not have the time.
+    If no value changes, return the recorded time. Return None if ``request`` does not have the time.
     """
     if not planned.changed_keys:
         return before.moved_at

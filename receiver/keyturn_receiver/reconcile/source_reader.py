@@ -1,4 +1,4 @@
-"""Reads the AWS secrets of one binding. Each is read only after the access policy has allowed it."""
+"""Reads the AWS secrets of one binding. An AWS secret is read only after the access policy has allowed it."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 # Seconds for which reads of other AWS secrets go on, once the secrets that were read suffice for a write. An AWS secret
 # that a notification names gets twice this time, because a stale read is repeated (stale_reads.DELAYS).
 PATIENCE = 2.0
-CHECK_SECONDS = 0.25  # time between two checks whether a delivery waits for the next run
+CHECK_SECONDS = 0.25  # seconds between two checks whether a delivery waits for the next run
 
 Versions = Mapping[Source, SecretVersion]
 

@@ -37,10 +37,10 @@ from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# How many reconciles of one namespace may fail: FAILURE_RATE in a second, and FAILURE_BURST together after a pause.
-# Each failure costs calls to AWS and Kubernetes, and tenants can edit bindings without end, even bindings whose region
-# or role never answers. Above this rate, a failed reconcile waits and keeps its slot of the work queue. Each namespace
-# has only a share of these slots.
+# The number of reconciles of one namespace that may fail without a delay: FAILURE_RATE in a second, and FAILURE_BURST
+# at once after a pause. Each failure costs calls to AWS and Kubernetes, and tenants can edit bindings without end, even
+# bindings whose region or role never answers. Above this rate, a failed reconcile waits and keeps its slot of the work
+# queue. Each namespace has only a share of these slots.
 FAILURE_RATE = 20.0
 FAILURE_BURST = 100
 
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 class StatusReporter:
     """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called for each
-    Secret whose keys have changed, with the Secret as it was before the change and with its new record."""
+    Secret whose keys have changed. Its arguments are the Secret before the change, and the new record."""
 
     def __init__(
         self,

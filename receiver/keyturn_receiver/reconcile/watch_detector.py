@@ -49,7 +49,7 @@ class WatchDetector:
         self._braked_handlers.append(on_braked)
 
     def start(self) -> None:
-        """Check every watched Secret now, and from now on every watched Secret that changes.
+        """Check every watched Secret now. From now on, check each watched Secret that changes.
 
         Call this only when the caches are complete.
         """
@@ -81,8 +81,8 @@ class WatchDetector:
     def on_kept(self, before: WatchedSecret) -> None:
         """Count a change for the brake after any replica has written the annotation for this change.
 
-        Every replica counts, so a new leader brakes as the former leader did. ``before`` is the changed Secret before
-        the annotation was written.
+        Every replica counts the changes, so a new leader has the same delays as the former one. ``before`` is the
+        changed Secret before the annotation was written.
         """
         self._count(before)
 
@@ -103,7 +103,7 @@ class WatchDetector:
         if secret is None:
             self._queue.drop(target)
         elif settles_in := self._queue.settles_in(target):
-            # The caches may not show all of our own writes yet.
+            # The caches may not show all writes of this replica yet.
             self._queue.check_later(target, settles_in, self._check_after_delay if acts else self._check)
         elif cause := self._cause(secret):
             delay = self._delay(secret, cause) + (0.0 if acts else follower_delay())
@@ -117,7 +117,8 @@ class WatchDetector:
             self._queue.mark_recovered(target)
 
     def _delay(self, secret: WatchedSecret, cause: Cause) -> float:
-        """Return the seconds to wait because the values, or the marks of the consumers, change again and again."""
+        """Return the seconds to wait. There is a wait if the values of the Secret, or the marks of its consumers,
+        change again and again."""
         if cause is Cause.DRIFT:
             return self._brake.delay(secret.target)
         consumers = self._in_turn(secret)

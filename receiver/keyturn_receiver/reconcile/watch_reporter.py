@@ -67,7 +67,7 @@ class WatchReporter:
             self._event(secret, True, error.reason, str(error))
 
     def on_braked(self, secret: WatchedSecret) -> None:
-        """Report a Secret whose next change will have to wait."""
+        """Report a Secret whose next change will be delayed."""
         self._metrics.watch_brakes.inc()
         message = (
             f"its values, or its annotations, change again and again: Keyturn follows further changes more and more"

@@ -15,8 +15,8 @@ class Phase(StrEnum):
     IDLE = "idle"  # no request is open
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
-    BACKING_OFF = "backing off"  # it failed with a transient error, and a timer will queue it again
-    FAILED = "failed"  # it failed with a permanent error, and only a new request queues it again
+    BACKING_OFF = "backing off"  # the reconcile failed with a transient error, and a timer will queue it again
+    FAILED = "failed"  # the reconcile failed with a permanent error, and only a new request queues it again
 
 
 @dataclass(slots=True)

@@ -153,7 +153,8 @@ class WorkQueue:
             self._check(target, check)
 
     def fight_delay(self, target: Target) -> float:
-        """Return the seconds to wait before the next repair of a binding, because another writer keeps reverting it."""
+        """Return the seconds to wait before the next repair of a binding. There is a wait if another writer keeps
+        reverting the repairs."""
         item = self._items.get(target)
         return item.fight.delay(self._now()) if item else 0.0
 
@@ -182,7 +183,8 @@ class WorkQueue:
         return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """Return how many bindings ended their last reconcile here with an error and have not recovered."""
+        """Return the number of failing bindings: the last reconcile on this replica has failed, and no replica has made
+        them true since."""
         return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:
@@ -191,7 +193,7 @@ class WorkQueue:
         return max(0.0, self._now() - min(unmet)) if unmet else 0.0
 
     def longest_running(self) -> float:
-        """Return the seconds that the longest of the running reconciles has taken so far."""
+        """Return the seconds that the oldest running reconcile has taken so far."""
         return max((self._now() - item.started_at for item in self._items.values() if item.task), default=0.0)
 
     def _turn(self, request: Request) -> Turn:

@@ -23,10 +23,10 @@ class BindingState(StrEnum):
     themselves."""
 
     OK = "ok"
-    FAILING = "failing"  # its status names an error
+    FAILING = "failing"  # the status of the Secret names an error
     HALTED = "halted"  # a failed rollout halts the others
     RETRYING = "retrying"  # this replica tries again after an error
-    NEW = "new"  # it has no status yet
+    NEW = "new"  # the Secret has no status yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ class ForeignWrites:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._versions: dict[Target, int] = {}  # a hash of the version ids that each Secret has
+        self._versions: dict[Target, int] = {}  # a hash of the present version ids of each Secret
         self._running: dict[Target, int | None] = {}  # the same hash at the start of the running reconcile
         self._awaited: dict[Target, float] = {}  # until when the watch is expected to show each own write
 

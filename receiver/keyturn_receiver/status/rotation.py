@@ -131,7 +131,7 @@ class Rotation:
         return sum(len(fill.consumers) for fill in self.fills.values())
 
     def add_consumer(self, fill: SecretFill, ref: WorkloadRef, now: float) -> ConsumerRollout | None:
-        """Add and return the rollout of a consumer of one of the Secrets. Return None if there is no room."""
+        """Add the rollout of a consumer to ``fill``, and return it. Return None if there is no room."""
         if len(fill.consumers) >= MAX_CONSUMERS or self.size >= MAX_ROLLOUTS:
             fill.has_more = True
             return None

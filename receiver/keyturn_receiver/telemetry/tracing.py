@@ -49,7 +49,7 @@ def opentelemetry(service: str, version: str) -> tuple[Span, Callable[[], None]]
         first, *others = map(event_context, event_ids) if event_ids else (None,)
         context = trace.set_span_in_context(trace.NonRecordingSpan(first)) if first else None
         links = [trace.Link(each) for each in others if each]
-        # Exceptions are not recorded, because their text may quote their input, which may be a secret value.
+        # Exceptions are not recorded. The text of an exception may quote its input, which may be a secret value.
         opened: AbstractContextManager[Any] = tracer.start_as_current_span(
             name, context, attributes=attributes, links=links, record_exception=False, set_status_on_exception=False
         )

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 class ReloadingCertificate:
     """A certificate and its key from two files. They are reloaded when the files change. The files of a mounted Secret
-    change when the Secret does.
+    change when the Secret changes.
 
     ``context`` stays the same object. New connections use the new certificate, and open connections keep the old one.
     """

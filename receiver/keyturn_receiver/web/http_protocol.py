@@ -118,7 +118,8 @@ class HttpConnection(HttpToolsProtocol):
             self._abort_soon()
 
     def shutdown(self) -> None:
-        """Close the connection: at once if it is idle, and otherwise after the response to its request."""
+        """Close the connection. An idle connection is closed at once. Any other connection is closed after the response
+        to its request."""
         self._shutting_down = True
         if not self._in_head:
             super().shutdown()

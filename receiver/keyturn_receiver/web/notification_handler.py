@@ -67,7 +67,7 @@ class _PendingReconcile:
 
     @property
     def partly_done(self) -> bool:
-        """Whether some keys were changed, and an error prevented the change of others."""
+        """Whether some keys were changed while an error prevented the change of others."""
         return self.future.done() and self.future.result().partial
 
 

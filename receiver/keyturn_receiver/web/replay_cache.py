@@ -29,7 +29,8 @@ class _Entry:
 
 
 class ReplayCache:
-    """Keeps the results of the deliveries of the last ``ttl`` seconds, by the digest of each delivery.
+    """Replay cache. Keeps the results of the deliveries of the last ``ttl`` seconds. The digest of a delivery is the
+    key.
 
     If the results take more than ``max_size`` characters, the oldest are forgotten. ``now`` returns monotonic seconds.
     """

@@ -98,7 +98,7 @@ class WebhookEndpoint:
     def app(self) -> ASGIApp:
         """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
-        app.router.redirect_slashes = False  # a redirect would lead to whatever host the Host header names
+        app.router.redirect_slashes = False  # a redirect would go to the host that the client's Host header names
         return _mark_replies(app)
 
     def start_draining(self) -> None:
