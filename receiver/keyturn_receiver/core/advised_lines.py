@@ -18,7 +18,7 @@ _REFERENCE = re.compile(
       | \$\{(?P<shell>[A-Za-z_][\w.-]*)\} | \$\((?P<kubernetes>[A-Za-z_][\w.-]*)\)""",
     re.VERBOSE,
 )
-# References that count only if they are the whole text, such as `.password` and `{password}`.
+# Forms that count as a reference only if they are the whole text, such as `.password` and `{password}`.
 _REFERENCE_ALONE = re.compile(r"(?:\$\.?|\.)(?P<path>[A-Za-z_][\w.-]*)|\{(?P<braces>[A-Za-z_][\w.-]*)\}")
 _TEXT_BESIDE = re.compile(r"""[^()\[\]{}"'`|]*""")
 

@@ -114,7 +114,7 @@ def alias_advice(expression: str, key: str, unknown: str, aliases: Sequence[str]
 
 
 def _nodes_on_input(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the nodes that evaluate the document itself, and not a part of it."""
+    """Yield the nodes whose input is the whole document."""
     pending = [tree]
     while pending:
         node = pending.pop()

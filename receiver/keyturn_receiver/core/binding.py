@@ -34,7 +34,7 @@ VERSION_STAGE = "keyturn.dev/version-stage"
 SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 RECONCILE = "keyturn.dev/reconcile"
-RESUME = "keyturn.dev/rollout-resume"  # names the change whose rollouts go on in spite of failures
+RESUME = "keyturn.dev/rollout-resume"  # names a change; its rollouts go on in spite of failures
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. The other annotations in DECLARING do not change the data.
@@ -91,7 +91,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class AliasedSources:
-    """Several AWS secrets, each under its alias. An expression selects from an object {alias: value}."""
+    """Several AWS secrets, as pairs of alias and source. An expression selects from an object {alias: value}."""
 
     by_alias: tuple[tuple[str, Source], ...]
 
@@ -133,8 +133,8 @@ class BindingSpec:
     Secret says about restarts. ``rollout_faults`` say what is wrong with the Secret's annotations about restarts. The
     Secret is filled in spite of these faults. ``secrets`` is the text of the annotation ``keyturn.dev/secrets``, or
     None. ``pace`` is the number of rollouts for the Secret that may be unfinished at a time, or None. ``resume`` names
-    the change whose rollouts go on in spite of failures, or is empty. ``reloader_ignore`` and ``reloader_match`` are
-    the texts of Reloader's annotations on the Secret, or None.
+    a change of the Secret, or is empty. The rollouts for this change go on in spite of failures. ``reloader_ignore``
+    and ``reloader_match`` are the texts of Reloader's annotations on the Secret, or None.
     """
 
     secret_id: str
@@ -155,7 +155,7 @@ class BindingSpec:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The AWS secrets that the binding names, as far as the annotations can be read."""
+        """The AWS secrets that the binding names. Lines that cannot be read are left out."""
         if self.secrets is None:
             return (Source(self.secret_id, self.stage),)
         return tuple(dict.fromkeys(self.source_of(alias) for alias in read_aliases(self.secrets)[0]))

@@ -8,7 +8,7 @@ _MAX_VOID = 64  # bytes; longer JSON, such as `[]` with many blanks inside, is n
 
 
 def is_blank(value: bytes) -> bool:
-    """Return whether a value holds nothing but blanks, line breaks and a byte order mark."""
+    """Return whether a value is empty, or holds only blanks, line breaks and a byte order mark."""
     return not value.removeprefix(_BOM).strip()
 
 

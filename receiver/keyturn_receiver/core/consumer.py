@@ -117,7 +117,7 @@ def names_read(annotations: Mapping[str, object]) -> list[str]:
 def name_list_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
     """Return what is wrong with the names that ``names_read`` returns.
 
-    An annotation that is too long looks empty here, because the client for Kubernetes drops long strings.
+    The client for Kubernetes drops long strings, so an annotation that is too long looks empty here.
     """
     names = names_read(annotations)[:MAX_REFERENCES]
     advice = "write names of Secrets in this namespace, separated by commas"

@@ -26,7 +26,7 @@ from keyturn_receiver.core.json_text import UnusableValue, parse_literal, write
 
 MAX_EXPRESSION = 4096  # characters; a longer one is a program, not a selector
 MAX_NODES = 512  # of the syntax tree
-MAX_DEPTH = 100  # levels of the syntax tree; the library visits it by recursion
+MAX_DEPTH = 100  # levels of the syntax tree; the library visits the tree by recursion
 MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
 MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; this is half a second
 
@@ -295,8 +295,8 @@ class _Bounds:
         mapped, spent = self._of_each(expressions, total, sum(argument_cost for _, argument_cost in bounds))
         output = total + mapped + Extent(32, 1)  # 32 bytes hold the longest number
         if name in _GROWTH:
-            # The size of the text limits how many elements a split makes: each element holds at least one byte, or is
-            # empty and lies between two separators.
+            # The size of the text limits how many elements a split makes: each element has at least one byte, or is
+            # empty between two separators.
             output = Extent(_GROWTH[name] * total.size + 8, total.size + 2 if name == "split" else 1)
         elif name == "base64_encode":
             output = Extent(total.size * 4 // 3 + 8, 1)

@@ -14,7 +14,7 @@ from keyturn_receiver.core.write_times import parse_time
 
 HISTORY = "keyturn.dev/history"
 MAX_CHANGES = 5
-MAX_BYTES = 1200  # limit for the annotation, whose characters are all ASCII
+MAX_BYTES = 1200  # the most bytes of the annotation, which is ASCII
 
 _MAX_COUNT = 1_000_000
 # A version id has 32 to 64 characters:
@@ -56,7 +56,7 @@ def stamp(at: datetime) -> str:
 def read_history(text: str | None) -> tuple[Change, ...]:
     """Parse the annotation. Return the last changes, newest first.
 
-    The result is empty if the annotation is missing, garbled, or longer than Keyturn writes it. Unknown fields are
+    The result is empty if the annotation is missing or garbled, or if it is longer than MAX_BYTES. Unknown fields are
     ignored, because a newer release may have written them.
     """
     if not text or len(text) > MAX_BYTES:

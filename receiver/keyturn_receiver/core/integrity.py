@@ -25,7 +25,7 @@ class Integrity(StrEnum):
 
     INTACT = "intact"  # the keyed hashes of the data and of the record prove it
     UNKEYED = "unkeyed"  # a release up to 0.2 wrote it: its hash fits, but has no key, so it proves nothing
-    BROKEN = "broken"  # it was never written, or somebody has changed a key or the record
+    BROKEN = "broken"  # Keyturn never wrote it, or somebody has changed a key or the record
 
 
 def integrity(
@@ -77,7 +77,8 @@ def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Reco
 
 
 def holders(manager: str, entries: Iterable[Mapping[str, object]], data: Iterable[str]) -> dict[str, str]:
-    """Return the keys of a Secret that ``manager`` has not applied, each with the name of the manager that holds it.
+    """Return the keys of a Secret that ``manager`` has not applied. Each key has the name of the field manager that
+    holds it.
 
     The name is empty if nobody holds the key.
     """

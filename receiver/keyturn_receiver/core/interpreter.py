@@ -1,4 +1,4 @@
-"""Interpreter: evaluates the syntax trees of expressions by the rules of JMESPath, but raises an error where JMESPath
+"""Interpreter: evaluates the syntax trees of expressions by the rules of JMESPath. It raises an error where JMESPath
 would hide a null.
 
 In JMESPath, a missing property is null, and an expression can put that null into a list, an object or a text. The
@@ -41,7 +41,7 @@ class Interpreter(TreeInterpreter):
         return result
 
     def visit(self, node: Mapping[str, Any], *args: object, **kwargs: object) -> object:
-        """Evaluate a node over its input, and return the result."""
+        """Evaluate a node with its input, and return the result."""
         result: object = super().visit(node, *args, **kwargs)  # type: ignore[arg-type]  # the stubs' type of a node is not public
         if result is None:
             self._note_null(node)

@@ -7,7 +7,7 @@ matches fewer than ten of 200,000 random passwords of 32 printable characters.
 
 import re
 
-# Invisible characters that get in front of pasted text, and a byte order mark that was read as Latin-1.
+# Invisible characters that may be in front of pasted text, and a byte order mark that was decoded as Latin-1.
 _INVISIBLE = " \t\r\n\0\v\f\x85\xa0\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\ufeff\u00ef\u00bb\u00bf"
 
 _BLANK = r"(?:\s|\\[nrt])*+"  # a line break may have become a backslash and a letter

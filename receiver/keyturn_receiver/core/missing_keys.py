@@ -1,4 +1,4 @@
-"""Missing keys: keys of a Secret that a workload reads, and that the Secret does not have.
+"""Missing keys: keys that a workload reads from a Secret although the Secret does not have them.
 
 The containers that read such a key do not start, and Kubernetes says so only on the pods.
 """
@@ -12,7 +12,7 @@ from keyturn_receiver.core.vocabulary import plain_spelling
 
 MAX_NAMES = 10  # the most missing keys, and the most other keys, that a message names
 MAX_NAME = 80  # characters of a key that a message repeats
-MAX_COMPARED = 32  # characters of a key that is compared with others; one comparison takes at most 0.1 ms
+MAX_COMPARED = 32  # the most characters of a key that is compared with others; a comparison then takes at most 0.1 ms
 
 
 def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Open rollouts: the rollouts that Keyturn has started and that are not finished, as the workloads show them.
+"""Open rollouts: unfinished rollouts that Keyturn has started. The workloads alone show them.
 
 Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
-that the pods already run the values that the mark stands for (``core/rollout.py``). So a later rollout of such a
-workload was started by somebody else.
+that the pods already run the values that the mark stands for (``core/rollout.py``). So somebody else has started a
+later rollout of such a workload.
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name

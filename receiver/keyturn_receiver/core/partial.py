@@ -20,8 +20,8 @@ MAX_KEYS = 10  # the most keys that one message names
 class Rendering:
     """The ``data`` that could be rendered.
 
-    ``failed`` are the keys that could not be rendered, and ``error`` says why. ``skipped`` are the keys that did not
-    have to be rendered. ``met`` are the AWS secrets whose keys could all be rendered.
+    ``failed`` has the keys that could not be rendered, and ``error`` says why. ``skipped`` has the keys that did not
+    have to be rendered. ``met`` has the AWS secrets for which all keys could be rendered.
     """
 
     data: Mapping[str, bytes] = field(repr=False)

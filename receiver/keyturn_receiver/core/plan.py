@@ -28,14 +28,14 @@ from keyturn_receiver.errors import ClusterRefused, InvalidValue
 MAX_HELD = 5  # the most keys of other writers in one message
 
 Fingerprint = Callable[[bytes], bytes]
-"""Keyed digest of a value: equal values give equal digests; the digest reveals nothing about the value."""
+"""Keyed digest of a value. Equal values have equal digests, and a digest reveals nothing about its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A Secret in the cluster, with the fingerprint of each value instead of the value itself.
+    """A Secret in the cluster. It has the fingerprints of the values, and not the values.
 
-    ``holders`` has the keys that Keyturn has not applied, each with the name of the field manager that holds it.
+    ``holders`` maps each key that Keyturn has not applied to the name of the field manager that holds it.
     """
 
     target: Target
@@ -138,14 +138,14 @@ def plan(
             f" name those you need with {DATA}"
         )
     # A new error in the status is no reason for a write here, because such a status is written elsewhere. But an old
-    # error that has to leave the status is a reason.
+    # error that has to be removed from the status is a reason.
     as_it_is = live.record if status == OK else replace(live.record, status=status)
     write = bool(changed) or record != as_it_is or live.integrity is not Integrity.INTACT
     return Plan(record, before, write=write, changed_keys=changed, data=data)
 
 
 def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, SecretVersion]) -> None:
-    """Raise InvalidValue if another writer holds one of ``keys``, which the AWS secret has begun to name.
+    """Raise InvalidValue if another writer holds one of ``keys``. These keys are new in the AWS secret.
 
     Keyturn does not take over such a key, because the AWS secret and the key may have different authors.
     """

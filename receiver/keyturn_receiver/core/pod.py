@@ -68,7 +68,7 @@ def read_pod(
 
 
 def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
-    """Return ``Pod.started``: the last starts of the containers that read a Secret only by environment variables."""
+    """Return the times of ``Pod.started``, for Secrets that the containers read only by environment variables."""
     spec, status = as_object(pod.get("spec")), as_object(pod.get("status"))
     inits, containers = as_objects(spec.get("initContainers")), as_objects(spec.get("containers"))
     # Files and the reads of init containers do not count, because the start of a container does not repeat these reads.

@@ -1,4 +1,4 @@
-"""Access policy: which AWS secrets a namespace may read, and which types of Secrets may be filled."""
+"""Access policy: the AWS secrets that a namespace may read, and the types of Secrets that may be filled."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -105,7 +105,7 @@ def rule_faults(on_workload: Mapping[str, object], on_template: Mapping[str, obj
     for annotations, name in ((selecting, SECRET_LIST), (on_workload, EXCLUDED)):
         entries = _entries(annotations, name)
         if name in annotations and not entries:
-            # An annotation that is too long looks empty here, because the client for Kubernetes drops long strings.
+            # The client for Kubernetes drops long strings, so an annotation that is too long looks empty here.
             yield f"annotation {name} names no Secret, or is too long: write names of Secrets, separated by commas"
         if len(entries) > MAX_NAMES:
             yield f"annotation {name} has more than {MAX_NAMES} names: name fewer"

@@ -36,7 +36,7 @@ def names_of(versions: Mapping[Source, SecretVersion]) -> str:
 def costs(binding: Binding, versions: Mapping[Source, SecretVersion]) -> Iterator[int]:
     """Yield an upper bound of the cost of each entry, in units of ``expression.cost``.
 
-    If the costs add up to a lot, the caller should render in a thread, and not on the event loop.
+    If the sum of the costs is large, the caller should render in a thread, and not on the event loop.
     """
     extents = {source: extent(versions[source].value) for source in binding.sources}
     for entry in binding.entries:
@@ -179,7 +179,7 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
 
 
 def _as_bytes(value: object) -> bytes:
-    """Encode text as it is, and numbers, booleans, objects and lists as compact JSON (docs/design.md#bindings)."""
+    """Encode a text as UTF-8. Encode a number, boolean, object or list as compact JSON (docs/design.md#bindings)."""
     try:
         return to_bytes(value)
     except UnusableValue as error:

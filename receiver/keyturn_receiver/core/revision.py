@@ -166,8 +166,8 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 def status_of(reason: str, advice: str) -> str:
     """Return the status of a Secret that has an error.
 
-    The status is one line, so that each Secret has one line in a list. `kubectl describe` cuts the status after 138
-    bytes (printAnnotationsMultiline in k8s.io/kubectl); `kubectl events` and `-o jsonpath` show all of it.
+    The status is one line, so that each Secret has one line in a list. `kubectl describe` shows only 138 bytes of the
+    status (printAnnotationsMultiline in k8s.io/kubectl). `kubectl events` and `-o jsonpath` show the whole status.
     """
     status = printable(f"{reason}: {advice}")
     return status if len(status) <= MAX_STATUS else status[: MAX_STATUS - 3] + "..."
@@ -259,13 +259,14 @@ def _write_map(content: Mapping[str, str]) -> str:
 def data_hash(keyed: KeyedHash, uid: str, data: Mapping[str, bytes]) -> str:
     """Return the keyed hash of the data that Keyturn writes on the Secret with this ``uid``.
 
-    The ``uid`` gives equal data of two Secrets different hashes.
+    Because of the ``uid``, equal data of two Secrets has different hashes.
     """
     return keyed(b"data" + _digest([uid.encode(), *_flat(data)]).digest())
 
 
 def unkeyed_data_hash(data: Mapping[str, bytes]) -> str:
-    """Return the hash that releases up to 0.2 wrote for this data. It is only compared, and never written."""
+    """Return the hash that releases up to 0.2 wrote for this data. Keyturn only compares this hash with a record, and
+    never writes it."""
     return _digest(_flat(data)).hexdigest()
 
 
@@ -295,7 +296,7 @@ def _digest(parts: Iterable[bytes]) -> "hashlib._Hash":
 
 
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
-    """Return the value of a mark: a digest of the revisions of ``keys``, and of nothing else.
+    """Return the value of a mark, which is a digest of only the revisions of ``keys``.
 
     A mark does not depend on any value, so it reveals nothing to those who can read workloads. It does not depend on
     the time, so every replica computes the same mark for the same change, even after a crash (docs/design.md#rollouts).

@@ -74,7 +74,7 @@ def rollout(
     value = _mark_value(reads, record)
     current = _current_mark(consumer, secret_name, record)
     if not value and current and reads.optional and record.revisions and _may_have_removed(record):
-        value = record.mark_prefix + digest({}, ())  # the pods start without a key that they have read and that is gone
+        value = record.mark_prefix + digest({}, ())  # the pods have read a key that is gone, and start without it
     if not value or current == value:
         return None
     name, marked = mark_name(secret_name), bool(current)

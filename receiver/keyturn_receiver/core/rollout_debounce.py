@@ -31,8 +31,8 @@ def quiet_at(consumer: Consumer, records: Mapping[str, Record], due: Iterable[st
     """Return the time from which on a consumer may be restarted, in seconds since 1970. It is in the past if the last
     change was long ago.
 
-    ``due`` has the names of the Secrets for which the consumer is due. A write that this process has just made has no
-    known time yet, and counts as made at ``now``. So does a write that is in the future by the receiver's clock.
+    ``due`` has the names of the Secrets for which the consumer is due. Two kinds of writes count as made at ``now``: a
+    write of this process whose time is not known yet, and a write that is in the future by the receiver's clock.
     """
     times = (_written_at(consumer, name, records[name]) for name in due)
     return max((min(now, now if at is None else at) for at in times), default=0.0) + QUIET_SECONDS

@@ -1,8 +1,9 @@
 """Rollout halts: a failed rollout keeps the other consumers of the Secret from being restarted.
 
-A halt ends by itself when the failed rollout completes after all, or when the failed workload is gone, scaled to 0 or
-no longer a consumer. People end a halt with the annotation ``keyturn.dev/rollout-resume``. Its value names the change
-of the Secret whose rollouts go on in spite of failures, so the annotation has no effect on the next change.
+A halt ends by itself when the failed rollout becomes complete. It also ends when the failed workload is deleted, is
+scaled to 0, or no longer reads the Secret. People end a halt with the annotation ``keyturn.dev/rollout-resume``. The
+value of the annotation names a change of the Secret, and the rollouts for this change go on in spite of failures. So
+the annotation has no effect on the next change.
 """
 
 from keyturn_receiver.core.binding import RESUME, BindingSpec, Target
@@ -18,7 +19,7 @@ def change_of(record: Record) -> str:
 
 
 def is_resumed(spec: BindingSpec, record: Record) -> bool:
-    """Return whether somebody has asked to go on with the last change in spite of failures."""
+    """Return whether somebody has asked to continue the rollouts for the last change in spite of failures."""
     return spec.resume.strip() == change_of(record)
 
 

@@ -12,9 +12,9 @@ from keyturn_receiver.core.workload_kinds import WorkloadKind
 
 @dataclass(frozen=True, slots=True)
 class RolloutHold:
-    """Why a changed template does not restart the pods. In a message, ``text`` follows the name of the workload, and
-    says what to do. ``every_pod`` is true if the changed template restarts no pod at all. ``keeps_old_pods`` is true if
-    pods keep an old value."""
+    """The reason why a changed template does not restart the pods. In a message, ``text`` follows the name of the
+    workload, and says what to do. ``every_pod`` is true if the changed template restarts no pod at all.
+    ``keeps_old_pods`` is true if pods keep an old value."""
 
     text: str
     every_pod: bool = True

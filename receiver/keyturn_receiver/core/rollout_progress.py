@@ -18,7 +18,7 @@ from keyturn_receiver.core.write_times import parse_time
 
 DEFAULT_DEADLINE = 600  # seconds; the default of a Deployment's progressDeadlineSeconds
 NO_DEADLINE = 2**31 - 1  # the progressDeadlineSeconds with which a Deployment has no deadline
-MAX_REASON = 64  # characters of a failure's reason that are kept
+MAX_REASON = 64  # the most characters of a failure's reason that are kept
 _TIMED_OUT = "ProgressDeadlineExceeded"
 _AVAILABLE = "NewReplicaSetAvailable"
 
@@ -157,6 +157,6 @@ def _written_at(metadata: Mapping[str, object]) -> tuple[int | None, int | None]
 
 
 def _number(fields: Mapping[str, object], name: str, default: int = 0) -> int:
-    """Return a field that is an integer. The API server leaves out some fields that are zero."""
+    """Return the integer in a field, or ``default``. The API server leaves out some fields whose value is zero."""
     value = fields.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else default

@@ -36,7 +36,7 @@ class WaitReason(StrEnum):
     PACE = "pace"
     HALT = "halt"
     DEBOUNCE = "debounce"  # another Secret that it reads has just changed, and may change again
-    BACKOFF = "backoff"  # another writer keeps reverting its mark, or its restart was refused just now
+    BACKOFF = "backoff"  # another writer reverts its mark again and again, or its restart was refused just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why a consumer waits. ``until`` is the time at which the wait ends, in seconds since 1970, or infinity if only a
-    change of state ends it. ``behind`` is another consumer that this consumer waits for, or None."""
+    """The reason why a consumer waits. ``until`` is the time at which the wait ends, in seconds since 1970, or infinity
+    if only a change of state ends it. ``behind`` is another consumer that this consumer waits for, or None."""
 
     reason: WaitReason
     until: float = INFINITY

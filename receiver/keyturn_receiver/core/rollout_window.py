@@ -70,8 +70,8 @@ class RolloutWindow:
         return max(now, opened.astimezone(UTC))
 
     def shortest_period(self) -> timedelta:
-        """Return the shortest time between two openings, among the first SAMPLE openings from a fixed day on. Changes
-        to and from summer time do not count."""
+        """Return the shortest time between two openings, among the first SAMPLE openings after a fixed day. Changes
+        between summer time and winter time are ignored."""
         starts = islice(_Cron(self.cron, _SAMPLED_FROM.replace(tzinfo=None)), SAMPLE)
         return min((after - before for before, after in pairwise(starts)), default=timedelta.max)
 

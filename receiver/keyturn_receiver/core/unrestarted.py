@@ -25,7 +25,7 @@ MAX_NAME = 63  # the most characters of a kind or name that a message repeats
 # The key is a label of the pods of a ReplicaSet, and the value is the kind of the ReplicaSet's owner. The kind is empty
 # if messages do not name the owner. The owner's name is the name of the ReplicaSet without the label's value.
 _TEMPLATE_HASHES: Mapping[str, str] = {
-    "pod-template-hash": "",  # a Deployment; if the Deployment is gone, only the ReplicaSet is left to name
+    "pod-template-hash": "",  # a Deployment; if the Deployment is gone, messages name the ReplicaSet
     "rollouts-pod-template-hash": ROLLOUT.kind,
 }
 
@@ -115,8 +115,8 @@ class Report:
         return [(sort, each) for sort in Sort if sort is not Sort.CRON_JOB for each in of.get(sort, {}).values()]
 
     def message(self, version: str) -> str:
-        """Return the message of the Event on the Secret. ``version`` is the AWS version that the Secret is made
-        from."""
+        """Return the message of the Event on the Secret. ``version`` is the id of the AWS version from which the Secret
+        is made."""
         parts = []
         for sort in Sort:
             if names := self.readers.get(sort):

@@ -1,6 +1,6 @@
 """Vocabulary: the names of Keyturn's annotations and labels, and the objects that they belong on.
 
-An unknown name is a fault. Otherwise a misspelt annotation would silently lack the effect that its author meant. Names
+An unknown name is a fault. Otherwise a misspelt annotation would have no effect, and its author would not notice. Names
 that a newer release of Keyturn has written are not faults, because Kubernetes records Keyturn as their owner.
 """
 
@@ -71,7 +71,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
 )
 LABELS: Mapping[str, tuple[Place, ...]] = {"bind": (_S,), "watch": (_S,), "state": (_S,)}
 _ANNOTATIONS = {**DECLARED, **WRITTEN}
-# Synonyms: words that an author may use for an annotation, but that are not spelt like it.
+# Synonyms: other words that an author may use for an annotation. The value is the right word.
 SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(
         ("key", "keys", "template", "values", "map", "mapping", "properties", "items", "fields", "expressions"), "data"

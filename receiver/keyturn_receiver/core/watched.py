@@ -1,9 +1,10 @@
 """Watched Secrets: another controller or a person fills these Secrets, and Keyturn only restarts their readers.
 
-The revision of a key is a hash of its value, made with the record key that all replicas of Keyturn share. So it is
-derived only from the Secret. The same value always has the same revision, on every replica and after a crash, and the
-marks of the consumers tell which of them are behind. Nothing has to be remembered for that. The annotation that Keyturn
-keeps on the Secret only tells when each key changed. These times decide about a consumer without a mark.
+The revision of a key is a hash of its value, made with the record key that all replicas of Keyturn share. So the
+revision is derived only from the Secret. The same value always has the same revision, on every replica and after a
+crash. The marks of the consumers then show which consumers are behind, so nothing has to be remembered. The annotation
+WATCHED, which Keyturn writes on the Secret, only tells when each key changed. These times decide about a consumer
+without a mark.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from keyturn_receiver.core.write_times import (
 WATCHED = "keyturn.dev/watched"  # the annotation that has the time at which each key changed
 
 MAX_KEYS = 1024  # the most keys of one Secret; hashing them takes some 3 ms
-MAX_KEPT = 64 * 1024  # characters of the annotation; if it would be longer, it has one time for all keys together
+MAX_KEPT = 64 * 1024  # the most characters of the annotation; beyond that, all keys together have one time
 MAX_TEXT = 4096  # characters of any other annotation; a longer text is cut, and is then not understood
 _REVISION_BYTES = 8
 
@@ -188,7 +189,7 @@ def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, s
     key = bytes.fromhex(keyed(b"watched" + _joined(namespace, name)))
     revisions = {}
     for each, value in data.items():
-        # The API server writes base64 in one way, so equal values have equal texts.
+        # The API server always encodes base64 in the same way, so equal values have equal texts.
         content = _joined(each) + (value or "").encode()
         revisions[each] = hashlib.blake2b(content, digest_size=_REVISION_BYTES, key=key[:32]).hexdigest()
     return revisions

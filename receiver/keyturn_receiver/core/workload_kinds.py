@@ -51,7 +51,7 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
     )
 }
 ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
-# A kind that needs no restart, because the pods of its next run read the new value. CronJobs are only listed, and never
+# CronJobs need no restart, because the pods of the next run read the new value. They are only listed, and never
 # watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
 # The API group and version of each kind that Events may be about. Secrets, Namespaces and pods are left out.

@@ -1,8 +1,8 @@
 """Write times: when the value of each key of a Secret was last written, by the API server's clock.
 
-A consumer without a mark may have read an older value if its pods were created before the key was written. Pods and
-writes are compared by one clock, that of the API server: Kubernetes stamps both. The time of a write is not known
-before the write, so the annotation has "@" in place of the time. Keyturn later takes the time from the Secret's managed
+A consumer without a mark may have read an older value if its pods were created before the key was written. The API
+server's clock gives the times of both pods and writes, so they can be compared. The time of a write is not known before
+the write, so the annotation has "@" in place of the time. Keyturn later takes the time from the Secret's managed
 fields. The next write of other keys replaces "@" by that time.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 CHANGED_AT = "keyturn.dev/changed-at"
-MAX_TEXT = 16 * 1024  # characters; if the annotation would be longer, all keys count as written now
+MAX_TEXT = 16 * 1024  # characters; if more were needed, all keys count as written now
 REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
 
 _LAST = "@"  # the time of the last write
@@ -67,8 +67,8 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
     A key without a known time is missing in the result. A malformed annotation is treated as missing.
     """
     try:
-        # Two writes within a second have the same time, so the same name can occur twice in the object. So the object
-        # becomes a tuple of pairs.
+        # Two writes within a second have the same time, so a name can occur twice in the JSON object. A tuple of pairs
+        # keeps both.
         groups = json.loads(text or "{}", object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         return {}

@@ -79,7 +79,7 @@ def _advice(key: str, expression: str, comment: str, aliases: Sequence[str]) -> 
 
 
 def _closed(key: str, quote: str, inner: str, aliases: Sequence[str]) -> str:
-    """Return the advice about an expression whose first quote has no end."""
+    """Return the advice about an expression whose opening quote has no closing quote."""
     if inner and not validate_expression(inner, key, aliases) and _is_within(inner, aliases):
         line = f"{key}: {quoted(inner)}"
     elif not is_bare_text(inner) and not is_property(inner):
