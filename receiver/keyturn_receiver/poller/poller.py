@@ -131,7 +131,7 @@ class Poller:
     async def sweep(self, ping: Ping = no_ping) -> Sequence[StaleBinding]:
         """Sweep once, and queue each stale binding. Return the stale bindings.
 
-        A failed store does not stop the sweeps of the others. Raises Interrupted if this replica is no longer the
+        A failed store does not stop the sweeps of the other stores. Raises Interrupted if this replica is no longer the
         leader.
         """
         by_store, own = await self._sweep_own(ping)
@@ -143,7 +143,7 @@ class Poller:
     async def _sweep_own(self, ping: Ping) -> tuple[Mapping[StoreKey, Sequence[BoundSource]], Sequence[StaleBinding]]:
         """Sweep the receiver's own store, before the stores that bindings name.
 
-        Returns the bindings by store, and the stale bindings of the own store.
+        Returns the bindings by store, and the stale bindings of the receiver's own store.
         """
         by_store = await self._sweeper.bindings_by_store()
         for known in (self._last_sweep, self._last_full_sweep, self._failures):
@@ -275,6 +275,6 @@ class Poller:
 
 
 def _owner(key: StoreKey, bindings: Sequence[BoundSource]) -> str:
-    """Return the namespace that names the store, or SHARED if several namespaces name it."""
+    """Return the namespace whose bindings name the store, or SHARED if bindings of several namespaces name it."""
     namespaces = {key.namespace} if key.account else {bound.target.namespace for bound in bindings}
     return namespaces.pop() if len(namespaces) == 1 else SHARED

@@ -72,7 +72,8 @@ class StaleBinding:
 
     @property
     def about(self) -> frozenset[Source]:
-        """The AWS secret that has changed, if the Secret is made from several. Otherwise the set is empty."""
+        """The AWS secret that has changed, if the Secret is made from several AWS secrets. Otherwise the set is
+        empty."""
         return frozenset({self.bound.source} if len(self.bound.secret.spec.sources) > 1 else ())
 
     @property
@@ -313,8 +314,8 @@ class StoreSweep:
         if since is None or self._ended_early:
             owed = {(bound.target, bound.source) for bound in unseen}
             limit = None if self._store.key.account else MAX_DESCRIBED
-        # An error can go away although its AWS secret has not changed, for example when a permission is granted. And
-        # somebody can edit a Secret. A list of changes in AWS shows neither.
+        # A list of changes in AWS does not show everything. An error can end without a change of its AWS secret, for
+        # example when a permission is granted. Somebody can also edit a Secret.
         extra = [
             bound
             for bound in unseen
