@@ -86,7 +86,7 @@ class AdaptiveLimiter:
             await self._wait(waiter, mine, before, seconds)
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
-                self._end(lane)  # the caller was admitted just before it gave up; pass its slot on
+                self._end(lane)  # the caller was admitted just before it gave up, so its slot is free again
             else:
                 waiter.cancel()
                 with suppress(ValueError):  # ``_admit`` has removed the waiter already
@@ -126,7 +126,7 @@ class AdaptiveLimiter:
         self._admit()
 
     def _concerns_one_lane(self, lane: Hashable) -> bool:
-        """Return whether recently only calls of ``lane`` have failed, and calls of another lane have succeeded."""
+        """Return whether all recent failures are of ``lane``, and calls of another lane have recently succeeded."""
 
         def others(ended: BoundedMap[Hashable, float]) -> bool:
             return any(each != lane and self._now() - (ended.get(each) or 0.0) < DECREASE_INTERVAL for each in ended)

@@ -1,4 +1,4 @@
-"""Maps of bounded size, for entries that may be lost."""
+"""Bounded maps: maps of limited size, for entries that may be lost."""
 
 import itertools
 import time

@@ -31,8 +31,7 @@ class Shares:
         return owner in self._owners
 
     async def acquire(self, *owners: Hashable) -> None:
-        """Take one place within the limit of each owner, one owner after the other. Wait while an owner has no free
-        place.
+        """Take one place of each owner, one owner after the other. Wait while an owner has no free place.
 
         All callers must use the same order of owners, for example small limits first. Otherwise two callers could
         deadlock.

@@ -1,4 +1,4 @@
-"""Time slice. A long loop that waits for nothing lets the event loop run other tasks every few milliseconds."""
+"""Time slice. A long loop that never waits uses it to let the event loop run other tasks every few milliseconds."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ SLICE_MS = 5  # milliseconds
 
 
 class TimeSlice:
-    """Time slice. The tasks that share it pause together, so that they do not take one slice each.
+    """Time slice. Tasks that share a time slice pause together, so that each task does not get a slice of its own.
 
     ``now`` returns monotonic seconds.
     """
