@@ -16,7 +16,7 @@ from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 MAX_UNBATCHED = 2  # if this number of calls is in flight, a read waits for other reads to join it
 BATCH_WINDOW = 0.01  # seconds for which a read waits, unless its batch is full earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds for which a background read waits, even if few calls are in flight
-BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one secret that hangs blocks the whole batch
+BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because a secret that hangs blocks its whole batch
 BATCH_DISABLED_SECONDS = 600.0  # no batches: for all secrets after AccessDenied, or for a secret of a refused batch
 MAX_REFUSED = 1000  # the most secrets that are remembered because their batch was refused
 
@@ -52,7 +52,8 @@ class BatchReader:
     async def read(self, source: Source, background: bool = False, namespace: str = "") -> SecretVersion:
         """Read the version that holds the staging label now, for a binding in ``namespace``.
 
-        A ``background`` read waits longer for others to join it. Raises the same errors as ``SecretsManager.value``.
+        A ``background`` read waits longer for other reads to join it. Raises the same errors as
+        ``SecretsManager.value``.
         """
         if source.stage != CURRENT or not self._may_batch(source.secret_id):
             return await self._secrets_manager.value(source, namespace)
@@ -111,7 +112,7 @@ class BatchReader:
         except SourceRefused as error:
             _log.info("splitting a batch of %d values: %s", len(secret_ids), error)
             middle = len(secret_ids) // 2
-            # Any of these two or three secrets may be the reason, so all of them stay out of batches for a while.
+            # Each of these two or three secrets may be the reason, so none of them is read in a batch for a while.
             if middle == 1:
                 for secret_id in secret_ids:
                     self._refused.put(secret_id, True)

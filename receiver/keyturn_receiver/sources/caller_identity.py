@@ -29,7 +29,7 @@ from keyturn_receiver.sources.call_credentials import Credentials, call_with
 RENEW_BEFORE_EXPIRY = (
     600  # seconds before the expiry; from this point on, the SDK itself would renew the credentials before it signs
 )
-FAILURE_TTL = 2.0  # seconds for which callers share a failure, because a hanging agent takes up to nine seconds to fail
+FAILURE_TTL = 2.0  # seconds for which callers share a failure; a call to a hanging agent takes up to nine seconds
 MAX_WAIT = 15.0  # seconds to wait for another thread's attempt; the longest attempt takes 14 s, when STS hangs
 
 _SUBJECT = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,253}):([a-z0-9.-]{1,253})")
@@ -106,8 +106,8 @@ class OwnIdentity:
 
     @property
     def role(self) -> str:
-        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not tell the
-        ARN."""
+        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not give the ARN
+        to the pod."""
         is_web_identity = self._environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not self._environment.get(
             "AWS_ACCESS_KEY_ID"
         )
@@ -160,8 +160,8 @@ class OwnIdentity:
 
 
 def explain(error: Exception, environment: Mapping[str, str]) -> str:
-    """Return a text that says why there are no credentials, and what to do. AWS's own text is left out, because it may
-    quote anything."""
+    """Return the reason why there are no credentials, and advice on what to do. AWS's own text is left out, because it
+    may quote anything."""
     if isinstance(error, NoCredentialsError):
         return (
             "there are no AWS credentials: give the receiver's ServiceAccount an AWS role (chart value aws.roleArn, or"

@@ -120,7 +120,7 @@ def translate_code(code: str, subject: str, place: str = "") -> KeyturnError:
 
 
 def error_code(error: ClientError) -> str:
-    """Return AWS's code for an error. It is empty if the error has none."""
+    """Return AWS's code for an error. It is empty if the error has no code."""
     return str(error.response.get("Error", {}).get("Code") or "")
 
 

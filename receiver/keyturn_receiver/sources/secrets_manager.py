@@ -113,14 +113,13 @@ class SecretsManager:
         return (not named or named == own) and self._health.proven and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Return whether a call about this secret has hung, and AWS has answered no call about this secret since
-        then."""
+        """Return whether a call about this secret has hung, and AWS has not answered a later call about this secret."""
         return secret_id in self._quarantined
 
     def has_seen(self, arn: str) -> bool:
         """Return whether AWS has returned any secret of the account and region in ``arn``.
 
-        If it has not, "not found" does not prove that a secret was deleted.
+        If AWS has not returned any, "not found" does not prove that a secret was deleted.
         """
         return account_scope(arn) in self._seen_accounts
 
@@ -288,8 +287,8 @@ class SecretsManager:
         return response
 
     def _answers(self, secret_id: str, arn: str, name: str) -> bool:
-        """Return whether a response is about the secret that was asked for, according to its account, region and
-        name."""
+        """Return whether a response is about ``secret_id``, according to the account, the region and the name in the
+        response."""
         if not refers_to(secret_id, arn, name) or region(arn) != self.region:
             return False
         # A bare name always refers to a secret of the caller's own account.
@@ -302,7 +301,7 @@ class SecretsManager:
             self._learned_account = account_id(arn)
 
     def _owners_of(self, pool: ThreadPool, namespace: str) -> Sequence[str]:
-        """Return the owners that a call for ``namespace`` counts against in this pool. Owners with a small limit are
+        """Return the owners whose shares of this pool a call for ``namespace`` uses. Owners with a small limit are
         first, because Shares.acquire needs the same order from all callers."""
         owners = [namespace_owner(namespace)] if namespace else []
         if pool is self._pools.unproven:

@@ -27,11 +27,11 @@ class StoreHealth:
 
     @property
     def proven(self) -> bool:
-        """Whether the store answers, as far as is known."""
+        """Whether the store is known to answer."""
         return self.trusted or self._has_answered
 
     def rests_for(self) -> float:
-        """Return for how many seconds no call should be made; 0.0 if one may be made now."""
+        """Return the number of seconds in which no call should be made; 0.0 if a call may be made now."""
         return max(0.0, self._rests_until - self._now())
 
     def answered(self) -> None:
@@ -44,7 +44,7 @@ class StoreHealth:
         """Note a call without an answer. Return whether the store now has to be checked with a call about no secret.
 
         A call about one secret may hang although the store answers for all other secrets, and a tenant chooses the
-        secrets. So calls about secrets never make a proven store rest. Only a call about no secret does.
+        secrets. So only a call about no secret can make a proven store rest.
         """
         if self.trusted:
             return False

@@ -81,8 +81,7 @@ class Store:
         renew_at = None
         if expires_at:
             lifetime = expires_at - datetime.now(UTC)
-            # Credentials that are valid for a few minutes would otherwise never be fresh, and would be renewed at each
-            # use.
+            # Without the second limit, credentials that are valid for a few minutes would be renewed at each use.
             renew_at = expires_at - min(RENEW_BEFORE_EXPIRY, (1 - RENEW_AFTER) * lifetime)
         return cls(key, secrets_manager, BatchReader(secrets_manager), renew_at, identity)
 
@@ -111,7 +110,7 @@ class Stores:
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
         self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
-        # By namespace, and in the order of their last use.
+        # The groups are namespaces. The stores of a group are in the order of their last use.
         self._others: FairMap[str, StoreKey, Store] = FairMap(MAX_STORES)
         self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
@@ -124,8 +123,8 @@ class Stores:
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """Return the key of the store that reads an AWS secret.
 
-        The region is the one in the secret's ARN, or the receiver's own region if there is none. The identity is the
-        role of the ServiceAccount, or the receiver's own role if no ServiceAccount is given.
+        The region is the region in the secret's ARN, or the receiver's own region if ``secret_id`` is a bare name. The
+        identity is the role of the ServiceAccount, or the receiver's own role if no ServiceAccount is given.
         """
         account = f"{namespace}/{service_account}" if service_account else ""
         return StoreKey(account, region(secret_id) or self._default_region)

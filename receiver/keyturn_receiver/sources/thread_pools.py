@@ -16,10 +16,10 @@ from typing import TypeVar
 
 from keyturn_receiver.resilience.shares import Shares
 
-CALL_TIMEOUT = 20.0  # seconds for one call including its retries; a healthy SDK gives up within 15
+CALL_TIMEOUT = 20.0  # seconds for one call including its retries; the SDK itself normally gives up within 15 seconds
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
-# Seconds to wait for a slot for such a call. This is short, because a binding that waits takes up its namespace's share
+# Seconds to wait for a slot for such a call. The time is short, because a waiting binding uses up its namespace's share
 # of the work queue.
 QUARANTINE_QUEUE_TIMEOUT = 1.0
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
@@ -125,7 +125,8 @@ class ThreadPool:
         raise CallTimeout if started else PoolExhausted
 
     def saturated_for(self) -> float:
-        """Return for how many seconds abandoned calls have occupied every thread. This is 0 while a thread is free."""
+        """Return the number of seconds for which abandoned calls have occupied every thread. It is 0 while a thread is
+        free."""
         return 0.0 if self._saturated_since is None else self._now() - self._saturated_since
 
     def close(self) -> None:
@@ -182,7 +183,7 @@ class ThreadPools:
         )
 
     def saturated_for(self) -> float:
-        """Return for how many seconds abandoned calls have filled a whole pool.
+        """Return the number of seconds for which abandoned calls have occupied every thread of a pool.
 
         The pools for calls that bindings choose do not count. A tenant could fill them, and then a restart of the
         receiver would not help.
