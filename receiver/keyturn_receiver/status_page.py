@@ -31,9 +31,9 @@ from keyturn_receiver.telemetry.tracing import Span
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.server import Server
 
-HOST = "127.0.0.1"  # only `kubectl port-forward` reaches this address, which connects inside the pod
+HOST = "127.0.0.1"  # only connections inside the pod, such as those of `kubectl port-forward`, reach it
 MAX_CONNECTIONS = 64
-GRACE = 1.0  # seconds that open requests have to finish during a shutdown
+GRACE = 1.0  # seconds that open requests may still take during a shutdown
 RETRY_SECONDS = 30.0  # seconds between two attempts to listen on a port that another process has
 UNSERVED = (
     "the status page is not served: %s:%s cannot be listened on (%s): set KEYTURN_STATUS_PAGE_PORT to a free port, or"

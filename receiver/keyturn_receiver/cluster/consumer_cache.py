@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 class ConsumerCache:
-    """Informer cache. Keeps workloads of one kind, if their pods read Secrets. The caches of all kinds share ``index``.
+    """Informer cache. Keeps workloads of one kind, if their pods read Secrets. The caches of all kinds share one
+    ``index``.
 
     If a workload is new, or changes in a way that may affect its rollout, the index calls the handlers for each Secret
     that the pods read. ``wall`` returns the time in seconds since 1970. The cache uses it only to decide whether a

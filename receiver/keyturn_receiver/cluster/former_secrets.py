@@ -20,8 +20,8 @@ MAX_VERSIONS = 20  # a Secret that is made from more AWS secrets than this is no
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """The memory of a Secret that is gone. ``used_by`` is the UID of the only Secret that may take over the revisions.
-    It is empty while no Secret has taken them over."""
+    """The remembered facts about a Secret that is gone, or that has lost its record. ``used_by`` is the UID of the only
+    Secret that may take over the revisions. It is empty while no Secret has taken them over."""
 
     revisions: Mapping[str, str]
     fingerprints: Mapping[str, bytes] = field(repr=False)

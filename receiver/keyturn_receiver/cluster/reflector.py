@@ -97,9 +97,9 @@ class WatchTimeouts:
 class Reflector(Generic[T]):
     """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
-    The first list is made when ``after`` is set. ``ping`` is called at every sign of progress: a page of a list, an
-    event, or a failure that will be retried. ``is_optional`` is true if the API server may not have the kind. If it
-    does not have the kind, ``run`` raises NotFound.
+    If ``after`` is given, the first list is made once it is set. ``ping`` is called at every sign of progress: a page
+    of a list, an event, or a failure that will be retried. ``is_optional`` is true if the API server may not have the
+    kind. If it does not have the kind, ``run`` raises NotFound.
     """
 
     def __init__(

@@ -52,8 +52,8 @@ from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
 SMALL = 2048  # characters; the annotations of a Secret are small if their total length is at most this
-MAX_SMALL = 512  # how many Secrets with small annotations are kept in parsed form
-MAX_LARGE = 8  # how many Secrets with larger annotations, of up to 256 KiB, are kept in parsed form
+MAX_SMALL = 512  # the number of Secrets with small annotations that are kept in parsed form
+MAX_LARGE = 8  # the same for Secrets with larger annotations, of up to 256 KiB
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
@@ -346,7 +346,7 @@ class SecretCache:
         """Forget the former Secrets of a namespace that was deleted."""
         self.former.forget(namespace)
         for target in self.in_namespace(namespace):
-            self.drop_values(target)  # so that a deletion, which the watch shows later, is not remembered
+            self.drop_values(target)  # so that the Secret is not remembered when the watch shows its deletion
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""

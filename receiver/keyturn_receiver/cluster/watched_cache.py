@@ -1,6 +1,6 @@
 """Informer cache of the watched Secrets. It keeps the revisions of their keys, and no values.
 
-Tenants decide how many Secrets and keys there are, so what is kept of one namespace is bounded.
+Tenants decide how many Secrets and keys there are, so the memory for one namespace is bounded.
 """
 
 import sys

@@ -268,7 +268,7 @@ class ConsumerRestarter:
             if current is None or mark is None:
                 return current
             if self._fights.delay(current, mark) or self._fights.keeps_off(current, mark):
-                return current  # without a baseline, the ages of the pods decide whether to restart it
+                return current  # without a baseline, the ages of its pods decide whether it is restarted
             try:
                 return _seen_as(consumer, await self._mark(target, current, mark))
             except Conflict:

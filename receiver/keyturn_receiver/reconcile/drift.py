@@ -151,7 +151,7 @@ class DriftDetector:
             self._look_again(target)
 
     def _fight_delay(self, bound: BoundSecret, cause: Cause) -> float:
-        """Return the seconds to wait because another writer keeps reverting the Secret or its consumers."""
+        """Return the seconds to wait. There is a wait if another writer keeps reverting the Secret or its consumers."""
         match cause:
             case Cause.DRIFT:
                 return self._queue.fight_delay(bound.target)

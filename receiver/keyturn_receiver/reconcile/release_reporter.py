@@ -27,7 +27,7 @@ RETRY_SECONDS = 5.0
 # A tenant can set the label ``keyturn.dev/state`` on a Secret again and again. Each time causes a report.
 RELEASE_RATE = 5.0  # reports of one namespace per second
 RELEASE_BURST = 50  # reports of one namespace that may be made without a pause
-MAX_REPORTS = 8  # reports in progress at once, over all namespaces; a namespace has at most one
+MAX_REPORTS = 8  # reports in progress at once in all namespaces; a namespace has at most one
 
 _log = logging.getLogger(__name__)
 

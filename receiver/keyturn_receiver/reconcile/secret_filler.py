@@ -45,8 +45,8 @@ class FillResult:
     then current, and ``before`` has the revisions that it replaces. ``status_outdated`` is true if the only thing left
     to write is the status, to clear an earlier refusal. The status is cleared after the restarts. Otherwise each retry
     would write the Secret twice, and each write triggers this receiver's watch. ``resource_version`` is that of the
-    Secret after the write. If ``written`` is true and there is an ``error``, the error has kept only some keys from
-    being filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
+    Secret after the write. If ``written`` is true and there is an ``error``, the error has prevented only some keys
+    from being filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
     """
 
     record: Record

@@ -27,7 +27,8 @@ FRESH_SECONDS = 5.0  # seconds after the watch has shown a change; hardly any po
 
 @dataclass(frozen=True, slots=True)
 class KeepResult:
-    """The Secret, whether this reconcile has written its annotation, and the error that prevented the write, if any."""
+    """The result of the step that brings the annotation up to date. ``written`` is true if this reconcile has written
+    the annotation. ``error`` is the error that prevented the write, or None."""
 
     secret: WatchedSecret
     written: bool = False

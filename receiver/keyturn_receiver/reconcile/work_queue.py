@@ -125,8 +125,8 @@ class WorkQueue:
         return item.was_held_up or (is_waiting and self._queues.share_is_full(target.namespace, item.group))
 
     def settles_in(self, target: Target) -> float:
-        """Return the seconds until the caches are sure to show this replica's own writes, or 0.0 if they already
-        are."""
+        """Return the seconds until the caches are sure to show this replica's own writes. Return 0.0 if they are sure
+        to show them now."""
         item = self._items.get(target)
         if item is None:
             return 0.0
@@ -183,8 +183,8 @@ class WorkQueue:
         return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """Return the number of failing bindings: the last reconcile on this replica has failed, and no replica has made
-        them true since."""
+        """Return the number of bindings whose last reconcile on this replica has failed, and that no replica has made
+        true since."""
         return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:

@@ -22,7 +22,7 @@ KEEP_ALIVE_SECONDS = 75
 class Server(uvicorn.Server):
     """HTTP server, one of several in a process. It leaves signals, logging and the event loop to the process.
 
-    ``shutdown_timeout`` is the number of seconds that open requests have to finish once ``should_exit`` is set.
+    After ``should_exit`` is set, open requests may take ``shutdown_timeout`` more seconds.
     """
 
     def __init__(
