@@ -38,7 +38,7 @@ class Bound:
 
     @property
     def applied_at(self) -> str:
-        """The time of the last write (RFC 3339), or empty."""
+        """The time of the last write (RFC 3339), or an empty text."""
         return self.annotations.get(APPLIED_AT, "")
 
     @property

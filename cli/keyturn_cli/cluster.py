@@ -140,8 +140,8 @@ class Cluster:
     def exchange(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        """Send a request, and return the reply, whatever its status. ``path`` may lead to a pod through the API
-        server's proxy.
+        """Send a request, and return the reply with any status. ``path`` may lead to a pod through the API server's
+        proxy.
 
         Raises Unreachable only if there is no reply.
         """

@@ -14,7 +14,7 @@ from keyturn_cli.aws import AwsError, errors
 from keyturn_receiver.core.json_access import as_object
 
 LEASE_SECONDS = 60  # seconds for which SQS hides received letters from other consumers
-ROUND = 100  # letters that are received before they are sent back, which takes a few seconds
+ROUND = 100  # letters per round; a round receives letters and then sends them back, within LEASE_SECONDS
 MAX_LISTED = 1000
 EMPTY_REPLIES = 2  # empty replies in a row that end the reads; one does not suffice, because SQS samples its servers
 TRIED = "tried 1000 times: see 'not delivered' in the notifier's log"
@@ -44,8 +44,8 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return at most MAX_LISTED letters, oldest first. Afterwards, other consumers can receive these letters at
-        once."""
+        """Return at most MAX_LISTED letters, oldest first. Afterwards, the letters are visible to other consumers
+        again."""
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
         self._release(letters)
@@ -54,8 +54,8 @@ class DeadLetterQueue:
     def redeliver(self, event_ids: Collection[str] | None) -> Iterator[DeadLetter]:
         """Send the events with these ids, or all events, back to the queue. Yield each event after it was sent.
 
-        An event that becomes a dead letter again during the call stays in the dead-letter queue. Other consumers can
-        receive all letters that stay in the dead-letter queue at once.
+        An event that becomes a dead letter again during the call stays in the dead-letter queue. Afterwards, other
+        consumers can see the letters that stay there again.
         """
         seen: set[str] = set()
         done: set[str] = set()

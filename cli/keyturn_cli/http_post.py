@@ -43,7 +43,7 @@ def read_url(text: str) -> SplitResult:
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts the system's CAs, and those in ``ca_file`` (PEM). Raises UsageError."""
+    """Return a context that trusts the system's CAs and the CAs in ``ca_file`` (PEM). Raises UsageError."""
     context = ssl.create_default_context()
     if ca_file:
         try:

@@ -48,7 +48,7 @@ def read_release(text: str) -> Release:
 
 
 def read_target(text: str, namespace: str) -> Target:
-    """Parse the argument ``NS/NAME`` or ``NAME`` of a command. ``namespace`` is used for a ``NAME``. Raises
+    """Parse the argument ``NS/NAME`` or ``NAME`` of a command. ``NAME`` is in the namespace ``namespace``. Raises
     UsageError."""
     parts = [namespace, text] if "/" not in text else text.split("/")
     if len(parts) != 2 or not all(map(is_object_name, parts)):

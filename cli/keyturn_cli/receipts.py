@@ -34,9 +34,9 @@ class Arrival:
     """The state of one version, as the receipts show it. Each cluster has the host of its receiver's URL as its name.
 
     ``applied`` is true if every receiver has taken the version. ``hosts`` are the clusters that use the version. It is
-    empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` has the stuck
-    workloads of each cluster, and ``problems`` the refusal of each cluster. A problem with an empty host belongs to a
-    cluster that the receipt does not name.
+    empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` has the names of
+    the stuck workloads by cluster. ``problems`` has the reasons of refusals by cluster. A problem with an empty host
+    belongs to a cluster that the receipt does not name.
     """
 
     applied: bool = False

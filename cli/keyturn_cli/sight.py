@@ -41,7 +41,7 @@ class Sight:
         return self._consumers[namespace]
 
     def readers(self, namespace: str) -> Sequence[Reader]:
-        """Return the pods and CronJobs of a namespace that Keyturn does not restart."""
+        """Return the pods and CronJobs of a namespace. Pods whose controllers Keyturn restarts are left out."""
         if namespace not in self._readers:
             self._readers[namespace], denied = list_readers(self.cluster, namespace)
             self._deny(denied, namespace)

@@ -1,4 +1,4 @@
-"""Lists of the workloads, pods and CronJobs that read Secrets, read from the API server."""
+"""Lists of workloads, pods and CronJobs from the API server, with the Secrets that they read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,8 +40,8 @@ def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMo
 
 
 def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[str]]:
-    """Return the pods and CronJobs of a namespace that Keyturn does not restart, and the kinds that the caller may not
-    list."""
+    """Return the pods and CronJobs of a namespace, and the kinds that the caller may not list. Pods whose controllers
+    Keyturn restarts are left out."""
     readers: list[Reader] = []
     denied: list[str] = []
     try:

@@ -1,6 +1,6 @@
 """Keyturn on one machine, for `make demo`, `make bench` and the tests. None of this is shipped.
 
-Existing software stands in for EKS and AWS: the stock Kubernetes control plane, and an emulator of AWS to which SAM's
+Existing software replaces EKS and AWS: the stock Kubernetes control plane, and an emulator of AWS to which SAM's
 command line deploys the stack. moto serves tests that need single services (docs/adr/018-one-local-aws.md).
 
 toolchain/ gets the programs, and processes/ runs them. kubernetes/, node/ and aws/ provide the surroundings. notifier/

@@ -88,7 +88,7 @@ REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
 class Outcome(StrEnum):
     """The outcome of a notification at the receiver. Only FAILED asks the sender to retry.
 
-    RETRYING means that the receiver tries again by itself, for the Secrets in the result's ``retrying``.
+    RETRYING means that the receiver itself retries the Secrets in the result's ``retrying``.
     """
 
     APPLIED = "applied"

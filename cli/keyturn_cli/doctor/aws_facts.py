@@ -46,8 +46,8 @@ class Notifier:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time at which
-    the current version was created. ``next_rotation`` is the time at which the next rotation is due.
+    """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time of the
+    last rotation, or else of the last change. ``next_rotation`` is the time at which the next rotation is due.
     ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if it is not known."""
 
     arn: str

@@ -36,7 +36,7 @@ class Right:
 
 def required_rights(configuration: Configuration, namespace: str, release: str) -> Sequence[Right]:
     """Return the rights that the receivers of a release need. ``namespace`` is the namespace of the release.
-    ``release`` is the beginning of the names of the release's objects."""
+    ``release`` is the prefix of the names of the release's objects."""
     rights = [right for served in configuration.namespaces or ("",) for right in _served(configuration, served)]
     leases = [f"{release}-poller", *([f"{release}-event-path"] if configuration.takes_deliveries else [])]
     rights.append(Right("create", "coordination.k8s.io", "leases", namespace))
@@ -75,7 +75,8 @@ def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
 
 
 def check_rights(missing: tuple[str, ...] | Unknown) -> Finding:
-    """Check that the receivers have every right that the chart grants. ``missing`` names the rights that they lack."""
+    """Check that the receivers have every right that the chart grants. ``missing`` names the rights that are
+    missing."""
     if isinstance(missing, Unknown):
         return skipped("RBAC of the chart", missing)
     if missing:

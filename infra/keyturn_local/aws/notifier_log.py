@@ -12,7 +12,7 @@ Line = Mapping[str, Any]
 
 
 class NotifierLog:
-    """Reader of one log group. It keeps the lines that it has read in memory, and then reads only newer lines."""
+    """Reader of one log group. It remembers the lines that it has read, and then reads only newer lines."""
 
     def __init__(self, logs: Any, group: str) -> None:
         self._logs = logs

@@ -1,4 +1,4 @@
-"""moto's server, a quick stand-in for single services of AWS. `deployed.py` has the whole stack.
+"""moto's server, a quick replacement for single services of AWS. `deployed.py` has the whole stack.
 
 ``python -m keyturn_local.aws.server --host ADDRESS --port N`` runs the server.
 """

@@ -25,7 +25,7 @@ NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without n
 
 
 def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure rotations of 1,000 Secrets with one Deployment each: one after the other, and in bursts."""
+    """Measure rotations of 1,000 Secrets, each of which one Deployment reads: one after the other, and in bursts."""
     names = testbed.aws.names[:BURST]
     ours = [f"web-{number}" for number in range(BURST)]
     raw = [f"raw-web-{number}" for number in range(BURST)]
@@ -74,7 +74,7 @@ def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def many_readers(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure one Secret with 500 Deployments that read it, from the delivery to the last restart."""
+    """Measure rotations of one Secret that 500 Deployments read, from the delivery to the last restart."""
     name = testbed.aws.names[BURST - 1]
     ours = [f"reader-{number}" for number in range(READERS)]
     raw = [f"raw-reader-{number}" for number in range(READERS)]

@@ -28,7 +28,7 @@ ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "tak
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of a rotation's effects, in seconds since the call that moves the staging label. None stands for a
+    """Times of a rotation's effects, in seconds since the call that moves the staging label. None means a
     timeout."""
 
     applied: float | None

@@ -1,4 +1,4 @@
-"""Access to a Kubernetes cluster through kubectl. The cluster is the local control plane, or one of the user's own."""
+"""Access to a Kubernetes cluster through kubectl. The cluster is the local control plane, or a cluster of the user."""
 
 import json
 import subprocess

@@ -67,7 +67,7 @@ class ControlPlane(Cluster, Stoppable):
     def add_nodes(self, count: int) -> None:
         """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
-        labels = {"kubernetes.io/os": "linux"}  # as a kubelet labels its node
+        labels = {"kubernetes.io/os": "linux"}  # the label that a kubelet gives its node
         self.create(
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names
         )

@@ -53,7 +53,7 @@ class RestClient:
         return self._call("GET", self._named(kind).path(namespace, name))
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
-        """Read the objects of a kind in a namespace, or of several kinds with commas between them."""
+        """Read the objects of a kind in a namespace. ``kind`` may have several kinds, separated by commas."""
         objects = []
         for resource in map(self._named, kind.split(",")):
             reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})

@@ -20,7 +20,7 @@ from keyturn_local.toolchain import cache, debian
 PAUSE = "keyturn.local/pause:1"
 BUSYBOX = "keyturn.local/busybox:1"
 RECEIVER = "keyturn.local/keyturn-receiver:built"
-PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # what receiver/install needs
+PYTHON = ["python3-venv", "python3-pip", "dash", "coreutils", "findutils"]  # packages that receiver/install needs
 BUSYBOX_PACKAGE = "busybox-static"
 
 DOCKERFILE = ROOT / "receiver" / "Dockerfile"

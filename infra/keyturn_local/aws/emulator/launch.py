@@ -252,7 +252,7 @@ def _secret_string(properties: Properties) -> str:
 
 
 def _rotate_secret(request: dict[str, Any]) -> Any:
-    """Label an empty version AWSPENDING, and run the rotation function's steps in the background.
+    """Create an empty version with AWSPENDING, and run the rotation function's steps in the background.
 
     ministack's own RotateSecret makes the current value current again, and calls no function.
     https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html

@@ -23,7 +23,7 @@ class Emulator(Stoppable):
     def __init__(self, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> None:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://{host}:{port}"
-        self._clients: dict[str, Any] = {}  # a client takes a tenth of a second to make
+        self._clients: dict[str, Any] = {}  # by service; kept, because it takes a tenth of a second to build one
         # Version 1 of AWS's command line ignores AWS_ENDPOINT_URL for SQS, so this script passes --endpoint-url.
         self._commands = directory / "bin"
         self._commands.mkdir(parents=True, exist_ok=True)
