@@ -22,7 +22,10 @@ _RAW = Decoder(Raw)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound Secret. ``keys`` are the keys that Keyturn has recorded, and the keys in the Secret's managed fields."""
+    """A bound Secret, or a watched one if ``is_watched`` is true.
+
+    ``keys`` are the keys that Keyturn has recorded, and the keys in the Secret's managed fields.
+    """
 
     target: Target
     uid: str
@@ -30,6 +33,7 @@ class Bound:
     spec: BindingSpec
     record: Record
     keys: frozenset[str]
+    is_watched: bool = False
 
     @property
     def status(self) -> str:
@@ -61,8 +65,13 @@ class Bound:
         return frozenset(version for versions in found for version in versions.values())
 
 
-def not_bound(target: Target) -> CliError:
+def not_bound(target: Target, is_watched: bool = False) -> CliError:
     """Return the error for a Secret that is not bound."""
+    if is_watched:
+        return CliError(
+            f"Secret {target} is watched, not bound to AWS",
+            f"see keyturn explain {target}, and kubectl events --for secret/{target.name} -n {target.namespace}",
+        )
     return CliError(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
 
 

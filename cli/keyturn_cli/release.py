@@ -29,6 +29,7 @@ class Settings:
     argo_rollouts: bool = False
     tenant_roles: bool = False
     namespaces: tuple[str, ...] = ()
+    watch_secrets: bool = True
 
 
 def read_settings(variables: Mapping[str, str]) -> Settings:
@@ -44,6 +45,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         argo_rollouts=given.get("ARGO_ROLLOUTS") == "true",
         tenant_roles=given.get("TENANT_ROLES") == "true",
         namespaces=tuple(given.get("NAMESPACES", "").replace(",", " ").split()),
+        watch_secrets=given.get("WATCH_SECRETS", "true") == "true",
     )
 
 

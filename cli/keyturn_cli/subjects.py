@@ -10,6 +10,7 @@ from keyturn_cli.bound_secrets import Bound, get_bound, list_bound, not_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.errors import Forbidden, NotFound, UsageError
 from keyturn_cli.options import read_target
+from keyturn_cli.watched_secrets import get_watched
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 from keyturn_receiver.core.printable import printable
@@ -28,6 +29,11 @@ class Subject:
     note: str = ""
 
     @property
+    def is_watched(self) -> bool:
+        """Whether the subject is one Secret that another controller or a person fills."""
+        return any(each.is_watched for each in self.bound)
+
+    @property
     def region(self) -> str:
         """The AWS region from which the Secrets were filled, or an empty text if no Secret was filled yet."""
         arns = (split_version_key(key)[0] for each in self.bound for key in each.record.version_ids)
@@ -42,16 +48,23 @@ class Subject:
         return ids[0]
 
 
-def find_subject(cluster: Cluster, text: str, namespace: str | None) -> Subject:
-    """Return the subject that ``text`` names. Raises UsageError, NotFound and CliError."""
+def find_subject(cluster: Cluster, text: str, namespace: str | None, with_watched: bool = False) -> Subject:
+    """Return the subject that ``text`` names. It may be a watched Secret if ``with_watched`` is true.
+
+    Raises UsageError, NotFound and CliError.
+    """
     if not is_secret_id(text):
         raise UsageError(f"{text} is no name of a secret", "write the name or ARN of an AWS secret, or NAMESPACE/NAME")
-    if namespace and (found := _secret(cluster, text, namespace)):
+    if namespace and (found := _secret(cluster, text, namespace, with_watched)):
         return found
     bound, note = _of_secret_id(cluster, text, namespace)
     if bound:
         return Subject(text, bound, text, note)
-    if not namespace and not text.startswith("arn:") and (found := _secret(cluster, text, cluster.namespace)):
+    if (
+        not namespace
+        and not text.startswith("arn:")
+        and (found := _secret(cluster, text, cluster.namespace, with_watched))
+    ):
         return found
     raise NotFound(
         f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({note})" if note else ""),
@@ -59,14 +72,17 @@ def find_subject(cluster: Cluster, text: str, namespace: str | None) -> Subject:
     )
 
 
-def _secret(cluster: Cluster, text: str, namespace: str) -> Subject | None:
+def _secret(cluster: Cluster, text: str, namespace: str, with_watched: bool) -> Subject | None:
     try:
         target = read_target(text, namespace)
         found = get_bound(cluster, target)
     except (UsageError, NotFound):
         return None
     if found is None:
-        raise not_bound(target)
+        watched = get_watched(cluster, target)
+        if watched is None or not with_watched:
+            raise not_bound(target, watched is not None)
+        found = watched
     return Subject(f"Secret {target}", [found])
 
 

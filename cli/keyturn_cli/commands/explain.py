@@ -15,6 +15,7 @@ from rich.tree import Tree
 from keyturn_cli.aws_secrets import read_file, read_version
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.completion import complete_subjects
 from keyturn_cli.errors import ExitCode, UsageError, reported
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -42,6 +43,7 @@ from keyturn_cli.prediction import (
 from keyturn_cli.release import settings_of
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
+from keyturn_cli.watched_secrets import supposed_change as supposed_change_of_watched
 from keyturn_cli.words import counted
 from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.binding import CURRENT
@@ -53,7 +55,10 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.unrestarted import Reader
 
-SUBJECT = Annotated[str, typer.Argument(metavar="SECRET-ID|NS/NAME", help="An AWS secret, or one Secret.")]
+SUBJECT = Annotated[
+    str,
+    typer.Argument(metavar="SECRET-ID|NS/NAME", help="An AWS secret, or one Secret.", autocompletion=complete_subjects),
+]
 STAGE = Annotated[
     str | None,
     typer.Option("--stage", metavar="LABEL", help="Rehearse with the value that has this label in AWS: AWSPENDING."),
@@ -97,7 +102,12 @@ def explain(
         raise UsageError("--stage and --new-value exclude each other", "give one")
     cluster = Cluster.connect(context)
     named = read_release(release)
-    found = find_subject(cluster, subject, namespace)
+    found = find_subject(cluster, subject, namespace, with_watched=True)
+    if found.is_watched and (stage or new_value):
+        raise UsageError(
+            f"{found.name} is not filled from AWS, so there is no new value to rehearse with",
+            "leave out --stage and --new-value",
+        )
     settings, note = settings_of(cluster, named)
     sight = Sight(cluster, settings, dict.fromkeys(filter(None, (found.note, note))))
     version = _new_version(found, stage, new_value)
@@ -118,6 +128,8 @@ def _new_version(found: Subject, stage: str | None, new_value: Path | None) -> S
 
 
 def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion | None) -> Explained:
+    if bound.is_watched:
+        return _predict(sight, bound, supposed_change_of_watched(bound, sight.settings))
     sources = bound.sources_of(found.secret_id) if found.secret_id else bound.spec.sources
     sources = tuple(each for each in sources if each.stage == CURRENT) or sources
     in_namespace = sight.annotations(bound.target.namespace)
@@ -128,7 +140,11 @@ def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion 
         change = planned_change(bound, sources, *_live(sight.cluster, bound), version)
     else:
         change = supposed_change(bound, sources)
-    name = bound.target.name
+    return _predict(sight, bound, change)
+
+
+def _predict(sight: Sight, bound: Bound, change: Change) -> Explained:
+    name, in_namespace = bound.target.name, sight.annotations(bound.target.namespace)
     consumers = [each for each in sight.consumers(bound.target.namespace) if name in each.reads]
     scene = partial(Scene, bound, consumers, in_namespace, sight.settings, time.time())
     pods = {each.ref: list(pods_of(sight.cluster, each)) for each in needs_pods(scene(), change)}
@@ -161,6 +177,8 @@ def _live(cluster: Cluster, bound: Bound) -> tuple[LiveSecret, Mapping[str, byte
 
 def _show(out: Output, found: Subject, explained: Sequence[Explained], stage: str) -> None:
     moved = f"if {CURRENT} moved to {stage} now" if stage else f"if its {CURRENT} moved now"
+    if found.is_watched:
+        moved = "if each of its values changed now"
     tree = Tree(Text.assemble((printable(found.name), "bold"), f"  {moved}"), guide_style="dim")
     for each in sorted(explained, key=lambda one: one.bound.target):
         branch = tree.add(_secret_line(each))
@@ -177,12 +195,14 @@ def _show(out: Output, found: Subject, explained: Sequence[Explained], stage: st
 def _secret_line(each: Explained) -> Text:
     name = f"Secret {each.bound.target}"
     if each.change.error:
-        return Text.assemble(printable(name), (printable(f"  not filled: {each.change.error}"), "red"))
+        word = "watched, restarts nobody" if each.bound.is_watched else "not filled"
+        return Text.assemble(printable(name), (printable(f"  {word}: {each.change.error}"), "red"))
     if not each.change.keys:
         return Text.assemble(printable(name), ("  no key changes", "dim"))
     keys = f"  {'key' if len(each.change.keys) == 1 else 'keys'} {', '.join(each.change.keys)}"
     unknown = f"  ({', '.join(each.change.unknown)}: may change)" if each.change.unknown else ""
-    return Text(printable(name + keys + unknown))
+    watched = "  watched" if each.bound.is_watched else ""
+    return Text(printable(name + watched + keys + unknown))
 
 
 def _fate_line(fate: Fate) -> Text:
@@ -203,8 +223,9 @@ def _summary(explained: Sequence[Explained]) -> str:
     restarting = {
         fate.ref for each in explained for fate in each.fates if fate.outcome in (Outcome.RESTARTS, Outcome.WAITS)
     }
+    told = "" if any(each.bound.is_watched for each in explained) else f", {failing} not filled"
     return (
-        f"{counted(len(explained), 'Secret')}, {failing} not filled; {counted(len(every), 'workload')} read"
+        f"{counted(len(explained), 'Secret')}{told}; {counted(len(every), 'workload')} read"
         f"{'s' if len(every) == 1 else ''} {'it' if len(explained) == 1 else 'them'}, {len(restarting)} would restart"
     )
 
@@ -216,6 +237,7 @@ def _data(found: Subject, explained: Sequence[Explained], notes: Sequence[str]) 
             {
                 "namespace": each.bound.target.namespace,
                 "name": each.bound.target.name,
+                "watched": each.bound.is_watched,
                 "keys": list(each.change.keys),
                 "error": each.change.error or None,
                 "workloads": [

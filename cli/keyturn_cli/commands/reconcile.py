@@ -7,6 +7,7 @@ import typer
 
 from keyturn_cli.bound_secrets import not_bound
 from keyturn_cli.cluster import MERGE_PATCH, METADATA, Cluster, path
+from keyturn_cli.completion import complete_secrets
 from keyturn_cli.errors import reported
 from keyturn_cli.options import Context, Namespace, NoColor, OutputFormat, read_target
 from keyturn_cli.output import Format, Output
@@ -14,7 +15,7 @@ from keyturn_receiver.core.binding import RECONCILE
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.vocabulary import BIND_LABEL
 
-TARGET = Annotated[str, typer.Argument(metavar="NS/NAME", help="The Secret.")]
+TARGET = Annotated[str, typer.Argument(metavar="NS/NAME", help="The Secret.", autocompletion=complete_secrets)]
 
 
 @reported

@@ -10,11 +10,16 @@ from typer.core import TyperCommand
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_rotation import start, wait_for_label
 from keyturn_cli.commands.wait import TIMEOUT, Goal, Watched, wait_for, watch
+from keyturn_cli.completion import complete_secret_ids
 from keyturn_cli.errors import ExitCode, NotFound, UsageError, reported
 from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, Release, ReleaseName, read_release
 from keyturn_cli.output import Format, Output
 from keyturn_cli.times import duration, read_duration
 
+SecretId = Annotated[
+    str,
+    typer.Argument(metavar="SECRET-ID", help="Name or ARN of the AWS secret.", autocompletion=complete_secret_ids),
+]
 BARE, FULL = "--wait", f"--wait={Goal.APPLIED}"
 
 
@@ -29,7 +34,7 @@ class RotateCommand(TyperCommand):
 
 @reported
 def rotate(
-    secret_id: Annotated[str, typer.Argument(metavar="SECRET-ID", help="Name or ARN of the AWS secret.")],
+    secret_id: SecretId,
     until: Annotated[
         Goal | None,
         typer.Option(

@@ -11,6 +11,7 @@ import typer
 from keyturn_cli.aws import Aws
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.commands.doctor import SIGNING_KEY, CaFile, StackName
+from keyturn_cli.commands.rotate import SecretId
 from keyturn_cli.doctor.cluster_reader import configuration_of, is_ready, proxied, receiver_pods
 from keyturn_cli.errors import CliError, ExitCode, UsageError, reported
 from keyturn_cli.http_post import post, read_url
@@ -27,7 +28,7 @@ FINE = (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.SUPERSEDED)
 
 @reported
 def send(
-    secret_id: Annotated[str, typer.Argument(metavar="SECRET-ID", help="Name or ARN of the AWS secret.")],
+    secret_id: SecretId,
     queue: Annotated[
         bool,
         typer.Option("--queue", help="Put the event into the stack's queue. The notifier then delivers it as usual."),

@@ -9,6 +9,7 @@ import typer
 
 from keyturn_cli.bound_secrets import Bound, list_bound
 from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.completion import complete_subjects
 from keyturn_cli.errors import ExitCode, Forbidden, NotFound, reported
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -36,7 +37,11 @@ from keyturn_receiver.core.write_times import rfc3339
 
 SUBJECT = Annotated[
     str,
-    typer.Argument(metavar="SECRET-ID|EVENT-ID|NS/NAME", help="An AWS secret, an event of EventBridge, or one Secret."),
+    typer.Argument(
+        metavar="SECRET-ID|EVENT-ID|NS/NAME",
+        help="An AWS secret, an event of EventBridge, or one Secret.",
+        autocompletion=complete_subjects,
+    ),
 ]
 GOOD, BAD, OPEN = "✔", "✗", "…"
 _SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}

@@ -1,0 +1,147 @@
+"""Rows of Secrets: the few fields of a Secret's metadata that a list shows. Ten thousand rows take about a second."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Raw, Struct
+from msgspec.json import Decoder, decode
+from msgspec.structs import asdict
+
+from keyturn_cli.bound_secrets import not_bound
+from keyturn_cli.cluster import METADATA, METADATA_LIST, Cluster, path
+from keyturn_cli.times import ago, seconds_of
+from keyturn_cli.watched_secrets import fault_of, is_watched
+from keyturn_receiver.core.aliases import SECRETS, read_aliases
+from keyturn_receiver.core.binding import SECRET_ID, Target, is_bound
+from keyturn_receiver.core.revision import APPLIED_AT, OK, STATUS, VERSION_IDS, read_record
+from keyturn_receiver.core.vocabulary import BIND_LABEL, WATCH_LABEL
+
+NEW = 60  # seconds within which a receiver handles a new Secret
+SHOWN = 8  # characters of a version id
+WAITING = "no receiver has looked at it yet"
+
+
+class Metadata(Struct):
+    """Metadata of a Secret, as the API server names its fields."""
+
+    namespace: str
+    name: str
+    uid: str
+    resourceVersion: str
+    creationTimestamp: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    ownerReferences: list[dict[str, Any]] | None = None
+    managedFields: Raw = Raw(b"[]")
+
+
+class Secret(Struct):
+    """A Secret without its data."""
+
+    metadata: Metadata
+
+
+class Event(Struct):
+    """An event of a watch."""
+
+    type: str
+    object: Secret
+
+
+_SECRET = Decoder(Secret)
+EVENT = Decoder(Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One bound or watched Secret. ``applied_at`` and ``created_at`` are RFC 3339 or empty.
+
+    The receiver writes no status on a watched Secret. ``status`` is then why nobody is restarted for it, or empty.
+    """
+
+    target: Target
+    secret_ids: tuple[str, ...]
+    version_ids: tuple[str, ...]
+    applied_at: str
+    created_at: str
+    status: str
+    resource_version: str
+    is_watched: bool = False
+
+    def needs_somebody(self, now: float) -> bool:
+        """Return whether the Secret has a fault. A Secret without a status has a fault once it is older than NEW."""
+        if self.status or self.is_watched:
+            return self.status not in ("", OK)
+        created_at = seconds_of(self.created_at)
+        return created_at is None or now - created_at > NEW
+
+    def cells(self, now: float, consumers: str) -> tuple[str, ...]:
+        """Return the texts of the row."""
+        versions = [version[:SHOWN] for version in self.version_ids]
+        version = f"{versions[0]} +{len(versions) - 1}" if len(versions) > 1 else "".join(versions) or "-"
+        name = ", ".join(self.secret_ids) or "-"
+        if self.is_watched:
+            return (self.target.namespace, self.target.name, "watched", "-", "-", consumers, self.status or "-")
+        applied = ago(self.applied_at, now)
+        status = self.status or WAITING
+        return (self.target.namespace, self.target.name, name, version, applied, consumers, status)
+
+
+def list_rows(cluster: Cluster, namespace: str | None) -> Iterator[Row]:
+    """Yield the row of each bound Secret of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
+    query = {"labelSelector": BIND_LABEL}
+    for secret in cluster.list(path("v1", "secrets", namespace), query, _SECRET, METADATA_LIST):
+        if row := row_of(secret.metadata):
+            yield row
+
+
+def row_of(metadata: Metadata) -> Row | None:
+    """Return the row of a Secret, or None if it is not bound."""
+    annotations = metadata.annotations or {}
+    owners = metadata.ownerReferences or []
+    if not is_bound({"labels": metadata.labels or {}, "annotations": annotations, "ownerReferences": owners}):
+        return None
+    record = read_record({VERSION_IDS: annotations.get(VERSION_IDS, "")})
+    return Row(
+        Target(metadata.namespace, metadata.name),
+        _secret_ids(annotations),
+        tuple(dict.fromkeys(record.version_ids.values())),
+        annotations.get(APPLIED_AT, ""),
+        metadata.creationTimestamp,
+        annotations.get(STATUS, ""),
+        metadata.resourceVersion,
+    )
+
+
+def list_watched(cluster: Cluster, namespace: str | None) -> Iterator[Row]:
+    """Yield the row of each watched Secret of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
+    query = {"labelSelector": WATCH_LABEL}
+    for secret in cluster.list(path("v1", "secrets", namespace), query, _SECRET, METADATA_LIST):
+        if row := _watched_row(secret.metadata):
+            yield row
+
+
+def get_row(cluster: Cluster, target: Target) -> Row:
+    """Return the row of one Secret. Raises CliError if it is neither bound nor watched, and the errors of
+    ``Cluster``."""
+    resource = path("v1", "secrets", target.namespace, target.name)
+    metadata = cluster.get(resource, decoder=_SECRET, accept=METADATA).metadata
+    if row := row_of(metadata) or _watched_row(metadata):
+        return row
+    raise not_bound(target)
+
+
+def _watched_row(metadata: Metadata) -> Row | None:
+    found = {**asdict(metadata), "managedFields": decode(metadata.managedFields)}
+    if not is_watched(found):
+        return None
+    target, created_at = Target(metadata.namespace, metadata.name), metadata.creationTimestamp
+    return Row(target, (), (), "", created_at, fault_of(found), metadata.resourceVersion, is_watched=True)
+
+
+def _secret_ids(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    if SECRETS in annotations:
+        return tuple(dict.fromkeys(alias.secret_id for alias in read_aliases(annotations[SECRETS])[0]))
+    secret_id = annotations.get(SECRET_ID, "").strip()
+    return (secret_id,) if secret_id else ()
