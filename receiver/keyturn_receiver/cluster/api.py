@@ -1,5 +1,4 @@
-"""Client for the Kubernetes API. It sends JSON requests, and raises one of the receiver's own errors for every
-failure."""
+"""Client for the Kubernetes API. It sends JSON requests. Each failure becomes one of the receiver's own errors."""
 
 import asyncio
 import json
@@ -38,13 +37,13 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-# The longest strings of an object that are kept, in bytes of JSON. One character can take six bytes. A longer string
-# means nothing to the receiver.
-MAX_STRING = 4 * 1024  # of a workload: the longest name has 253 characters
-MAX_METADATA_STRING = 512 * 1024  # the longest annotation that is read, `data`, has 64 KiB of characters
-MAX_VALUE_STRING = 1536 * 1024  # of a Secret with its data: 1 MiB in base64
-QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter, so that it does not outlast every deadline
-MAX_429_RETRIES = 3  # how often one request is repeated after a 429
+# The longest strings of an object that are kept, in bytes of JSON, by the kind of object. One character can take six
+# bytes. The receiver has no use for longer strings.
+MAX_STRING = 4 * 1024  # workloads: the longest name has 253 characters
+MAX_METADATA_STRING = 512 * 1024  # metadata: the longest annotation that is read, `data`, has 64 KiB of characters
+MAX_VALUE_STRING = 1536 * 1024  # Secrets with their data: 1 MiB of data in base64
+QUEUE_TIMEOUT = 10.0  # seconds that a request may wait for the limiter; without this limit the wait could have no end
+MAX_429_RETRIES = 3  # the number of times that one request is repeated after a 429
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds, for all requests except watches
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#StatusReason
@@ -101,11 +100,11 @@ class ReplyTooLarge(Exception):
 
 
 class Api:
-    """Kubernetes client. Makes requests and watches, and raises one of the receiver's own errors for every failure.
+    """Kubernetes client. It makes requests and watches. Each failure becomes one of the receiver's own errors.
 
     An error never quotes the API server's own text, which may contain a value. ``limiter`` limits how many requests are
     in flight. The requests of each namespace wait in a lane of their own. Watches and requests about Leases are not
-    limited. There are few of them, and leader election must not wait behind other work.
+    limited. There are few of them, and leader election must not wait behind other requests.
     """
 
     def __init__(self, transport: Transport, limiter: AdaptiveLimiter, metrics: Metrics) -> None:
@@ -140,7 +139,8 @@ class Api:
         return await attempt()
 
     async def _in_lane(self, method: str, path: str, exchange: Callable[[], Awaitable[Json]]) -> Json:
-        """Make a request when the limiter admits it. It waits in the lane of the namespace that ``path`` names."""
+        """Make a request as soon as the limiter admits it. Until then, the request waits in the lane of the namespace
+        that ``path`` names."""
         lane = parse_path(path).namespace
         try:
             await self._limiter.acquire(lane, QUEUE_TIMEOUT)
@@ -157,8 +157,8 @@ class Api:
         try:
             return await exchange()
         except ClusterUnavailable:
-            # The API server answers an eviction with 500 if two of a tenant's PodDisruptionBudgets select the pod. This
-            # must not slow down the requests of others.
+            # The API server answers an eviction with 500 if two PodDisruptionBudgets of a tenant select the pod. Such
+            # an answer must not slow down the requests of other tenants.
             overloaded = parse_path(path).subresource != "eviction"
             raise
         finally:
@@ -190,7 +190,8 @@ class Api:
     async def watch(
         self, path: str, query: Mapping[str, str], accept: str, deadline: float, decoder: Decoder[Any] = OBJECT
     ) -> AsyncIterator[Json]:
-        """Yield the events of a watch until the server ends it. ``decoder`` determines what is kept of an object.
+        """Yield the events of a watch until the server ends the watch. ``decoder`` determines which parts of an object
+        are kept.
 
         If the server has not ended the watch after ``deadline`` seconds, the connection is considered dead, and
         ClusterUnavailable is raised. Raises Expired if the watch is too far behind to resume.
@@ -271,7 +272,7 @@ async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> A
     strings.
 
     The largest object that Kubernetes accepts is a line of several megabytes. If the connection breaks in the middle of
-    a line, that line is dropped.
+    a line, the incomplete line is dropped.
     """
     begun = LongText(max_string)
     async for chunk in chunks:
@@ -284,15 +285,16 @@ async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> A
 
 
 def _max_string(path: str, accept: str) -> int:
-    """Return the length, in bytes, of the longest string of a reply that is kept."""
+    """Return the greatest length, in bytes, of a string that is kept from a reply. Longer strings become empty
+    strings."""
     if accept in (METADATA_ONLY, METADATA_LIST):
         return MAX_METADATA_STRING
     return MAX_VALUE_STRING if parse_path(path).resource == "secrets" else MAX_STRING
 
 
 def reason_of(status: Json) -> str:
-    """Return the reason in a Status if it is one of Kubernetes' own, and otherwise the code. An admission webhook could
-    put any text into the reason."""
+    """Return the reason in a Status if it is one of Kubernetes' own reasons. Otherwise return the status code, because
+    an admission webhook could put any text into the reason."""
     reason = status.get("reason")
     if isinstance(reason, str) and reason in _REASONS:
         return reason
@@ -309,8 +311,8 @@ def _causes(reply: Json) -> Iterator[Json]:
 def _fields(reply: Json) -> Iterator[str]:
     """Yield the names of the fields that a Status complains about.
 
-    A key of ``data`` is masked unless it is in _KEYS. Such a key may be a property name from AWS's JSON. Property names
-    are part of the secret value.
+    A key of ``data`` is masked unless it is in _KEYS, because the key may be a property name from AWS's JSON. Property
+    names are part of the secret value.
     """
     for cause in _causes(reply):
         field = _FIELD.fullmatch(str(cause.get("field")))

@@ -1,4 +1,5 @@
-"""Informer caches of consumers, one for each kind of workload, and the index that finds the consumers of a Secret."""
+"""Informer caches of consumers, one cache for each kind of workload, and the index that finds the consumers of a
+Secret."""
 
 import logging
 import time
@@ -14,21 +15,20 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
-# The most Secrets and keys that the workloads of one namespace may name, all kinds of workloads together. Each name
+# The limit of the names of Secrets and keys in the workloads of one namespace, over all kinds of workloads. Each name
 # takes up to 1.2 KB, including its marks (Keyturn's annotations on the workload).
 MAX_READS = 20_000
-LATE = 3  # seconds; a working watch shows a new workload sooner
+LATE = 3  # seconds; a working watch shows a new workload sooner than this
 
 _log = logging.getLogger(__name__)
 
 
 class ConsumerCache:
-    """Informer cache. Keeps workloads of one kind, if their pods read Secrets. The caches of all kinds share one
-    ``index``.
+    """Informer cache of the workloads of one kind whose pods read Secrets. The caches of all kinds share one ``index``.
 
     If a workload is new, or changes in a way that may affect its rollout, the index calls the handlers for each Secret
-    that the pods read. ``wall`` returns the time in seconds since 1970. The cache uses it only to decide whether a
-    workload that is new here was created long ago. A clock that is some seconds wrong does little harm
+    that the pods read. ``wall`` returns the time in seconds since 1970. The cache uses ``wall`` only to decide whether
+    a workload was created long before the cache first saw it. A clock that is some seconds wrong does little harm
     (``core/rollout.py``). ``reloader`` tells whether the annotations of Stakater Reloader count.
     """
 
@@ -46,7 +46,7 @@ class ConsumerCache:
         self._consumers: dict[WorkloadRef, Consumer] = {}
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
-        """Reduce a workload to a consumer. If its pods read no Secret, reduce it to its reference."""
+        """Reduce a workload to a consumer, or to its reference if its pods read no Secret."""
         return read_consumer(self._kind, obj, self._reloader) or self._ref(obj)
 
     def replace(self, items: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
@@ -123,7 +123,7 @@ def _progress_fields(consumer: Consumer) -> tuple[object, ...]:
 
 
 class ConsumerIndex:
-    """Reverse index. Finds the consumers of a Secret among all kinds of workloads."""
+    """Reverse index from Secrets to their consumers, of all kinds of workloads."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[Target], None]] = []
@@ -132,7 +132,7 @@ class ConsumerIndex:
         self._progress_handlers: list[Callable[[Consumer | None, Consumer], None]] = []
         self._unread_handlers: list[Callable[[WorkloadRef, Target], None]] = []
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
-        self._sizes: Counter[str] = Counter()  # the total size of the consumers, by namespace
+        self._sizes: Counter[str] = Counter()  # the sum of the consumers' sizes, by namespace
         self._warnings = RepeatedWarnings(_log)
         self.open_rollouts: defaultdict[str, set[WorkloadRef]] = defaultdict(set)  # by namespace
 
@@ -171,9 +171,9 @@ class ConsumerIndex:
             on_marks(before, after)
 
     def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
-        """Register ``on_progress``, which is called after each change of a consumer's progress, hold or marks. The
-        arguments are the consumer before the change (None if the consumer is new here), and the consumer now. When a
-        consumer is gone, only the unread handlers are called."""
+        """Register ``on_progress``, which is called after each change of a consumer's progress, marks, or hold (the
+        reason why its pods do not restart). The arguments are the consumer before the change (None if the consumer is
+        new here), and the consumer now. When a consumer is gone, only the unread handlers are called."""
         self._progress_handlers.append(on_progress)
 
     def report_progress(self, before: Consumer | None, after: Consumer) -> None:
@@ -182,12 +182,12 @@ class ConsumerIndex:
             on_progress(before, after)
 
     def notify(self, target: Target) -> None:
-        """Call the handlers with a Secret whose consumer has changed."""
+        """Call the handlers with a Secret. One of the Secret's consumers has changed."""
         for on_change in self._handlers:
             on_change(target)
 
     def of(self, target: Target) -> list[Consumer]:
-        """Return the consumers of one Secret in a stable order."""
+        """Return the consumers of one Secret, sorted by kind, namespace and name."""
         return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
     def has_room_for(self, consumer: Consumer) -> bool:
@@ -204,15 +204,15 @@ class ConsumerIndex:
         return False
 
     def get(self, ref: WorkloadRef, target: Target) -> Consumer | None:
-        """Return a workload, or None if it is not a consumer of the Secret."""
+        """Return the consumer ``ref`` of a Secret, or None if this workload is not a consumer of the Secret."""
         return self._by_target.get(target, {}).get(ref)
 
     def count(self, target: Target) -> int:
-        """Return how many consumers a Secret has."""
+        """Return the number of consumers of a Secret."""
         return len(self._by_target.get(target, ()))
 
     def latest(self, consumer: Consumer) -> Consumer | None:
-        """Return the cached state of a consumer, or None if it is gone."""
+        """Return the present cache entry of a consumer, or None if the consumer is gone."""
         targets = (Target(consumer.ref.namespace, name) for name in consumer.reads)
         return next(filter(None, (self.get(consumer.ref, target) for target in targets)), None)
 

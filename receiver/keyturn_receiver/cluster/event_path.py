@@ -1,5 +1,5 @@
-"""Monitor of the event path, on which AWS's events reach the receiver. Each heartbeat arrives at only one replica,
-which passes it on to the other replicas through a Lease."""
+"""Monitor of the event path. The event path is the way of AWS's events to the receiver. Each heartbeat arrives at only
+one replica. This replica passes the heartbeat on to the other replicas through a Lease."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 class EventPathMonitor:
     """Heartbeat monitor. The event path is healthy as long as any replica receives heartbeats.
 
-    The event path counts as down after ``timeout`` seconds without a heartbeat. A ``timeout`` of 0 means that no
-    heartbeats are sent, and then the event path always counts as healthy. A heartbeat counts only if it was sent later
-    than every heartbeat that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime``
-    is the time at which the newest heartbeat was sent.
+    The event path counts as down after ``timeout`` seconds without a heartbeat. If ``timeout`` is 0, no heartbeats are
+    sent, and the event path always counts as healthy. A heartbeat counts only if it was sent later than every heartbeat
+    that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime`` is the time at which
+    the newest heartbeat was sent.
 
     ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is written to the Lease as ``renewTime``.
     The clocks of two replicas are compared only once: to compute the age of the Lease when this replica first reads it.
@@ -47,8 +47,8 @@ class EventPathMonitor:
         self._wall = wall
         self._last_heartbeat = now()  # the path counts as healthy until the Lease or the timeout shows otherwise
         self._newest = datetime.min.replace(tzinfo=UTC)  # when the newest heartbeat of any replica was sent
-        self._published = True  # False while this replica has a heartbeat that it has not published yet
-        self._last_renewal: str | None = None  # the Lease's renewTime when last read or written; None before
+        self._published = True  # False if a heartbeat has arrived here that is not yet published in the Lease
+        self._last_renewal: str | None = None  # the Lease's renewTime at the last read or write, or None
 
     def record_heartbeat(self, sent: datetime) -> None:
         """Record a heartbeat that has arrived at this replica. ``sent`` is the time at which it was sent."""
@@ -98,7 +98,7 @@ class EventPathMonitor:
     def _receive(self, renewal: str) -> None:
         """Record a heartbeat that another replica has published."""
         if self._last_renewal is not None:
-            self._last_heartbeat = self._now()  # renewed since the last read, so no clocks have to be compared
+            self._last_heartbeat = self._now()  # renewed after the last read: no clocks are compared
         else:
             age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
             received_at = self._now() - max(0.0, age)
@@ -110,8 +110,8 @@ class EventPathMonitor:
         self._last_renewal = renewal
 
     async def _publish(self, lease: Json | None) -> None:
-        # The flag is set before the write, so that a heartbeat that arrives during the write is published the next
-        # time.
+        # The flag is set before the write. If a heartbeat arrives during the write, it clears the flag again, and the
+        # next write publishes it.
         self._published = True
         self._last_renewal = micro_time(self._wall())
         spec = {

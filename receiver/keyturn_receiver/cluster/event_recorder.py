@@ -1,9 +1,10 @@
-"""Event recorder. Writes Kubernetes Events about bound Secrets and the objects around them. `kubectl events --for
+"""Event recorder. It writes Kubernetes Events about bound Secrets and the objects around them. `kubectl events --for
 secret/db` shows the Events of a Secret.
 
-Events are written in the background, so a reconcile neither waits for an Event nor fails because of one. An Event that
-repeats a recent one is dropped. The rate of writes is limited for each namespace, and for all namespaces together, so
-that Events do not burden the API server. Namespaces take turns, and a namespace loses only Events of its own.
+Events are written in the background. So a reconcile does not wait for an Event, and does not fail because of an Event.
+An Event that repeats a recent Event is dropped. The rate of writes is limited per namespace and in total, so that
+Events do not burden the API server. Namespaces take turns. If a namespace has too many Events, only Events of this
+namespace are lost.
 """
 
 import asyncio
@@ -28,13 +29,14 @@ from keyturn_receiver.telemetry.metrics import Metrics
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 DEDUP_WINDOW = 300.0  # seconds during which a repeated Event (same Secret, reason and message) is dropped
 NAMESPACE_RATE = 4.0  # Events of one namespace per second
-NAMESPACE_BURST = 25  # Events of one namespace that may be written at once after a pause
+NAMESPACE_BURST = 25  # Events of one namespace that may be written without a delay after a pause
 TOTAL_RATE = 12.0  # Events of all namespaces per second
 TOTAL_BURST = 100
-MAX_WRITES = 8  # Events that are written at the same time: at most one of each namespace
-# Events that may wait to be written. If there are more, the namespace with the most of them loses its oldest one.
+MAX_WRITES = 8  # Events that are written at the same time, at most one per namespace
+# Events that may wait to be written. If there are more, the namespace with the most waiting Events loses its oldest
+# one.
 QUEUE_SIZE = 1000
-RECENT_EVENTS = 10_000  # how many Events are remembered for DEDUP_WINDOW
+RECENT_EVENTS = 10_000  # the number of Events that are remembered for DEDUP_WINDOW
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +55,13 @@ class _Event:
 
     @property
     def name(self) -> str:
-        # The name contains a digest of the content. So if two replicas report the same thing, they write the same
-        # Event.
+        # The name contains a digest of the content. So two replicas that report the same fact write the same Event.
         content = f"{self.uid}/{self.reason}/{self.once_for or self.message}"
         return f"{self.target.name[:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 class EventRecorder:
-    """Event recorder. Queues Events about Secrets and writes them.
+    """Event recorder. It queues Events about Secrets, and writes them.
 
     ``wall`` returns the time in UTC, and ``now`` returns monotonic seconds.
     """
@@ -72,14 +73,14 @@ class EventRecorder:
         self._metrics = metrics
         self._wall = wall
         self._now = now
-        # Both maps are grouped by namespace, and have an entry for each name of an Event. ``_recent`` has the time at
+        # Both maps are grouped by namespace. Their keys are names of Events. A value in ``_recent`` is the time at
         # which the Event was last queued.
         self._recent: FairMap[str, str, float] = FairMap(RECENT_EVENTS)
         self._queue: FairMap[str, str, _Event] = FairMap(QUEUE_SIZE)
         self._total = TokenBucket(TOTAL_RATE, TOTAL_BURST, now)
         self._buckets = TokenBuckets(NAMESPACE_RATE, NAMESPACE_BURST, now)
         self._writing: dict[str, asyncio.Task[None]] = {}  # by namespace
-        self._changed = asyncio.Event()  # an Event was queued, or a write has ended
+        self._changed = asyncio.Event()  # set when an Event is queued, and when a write ends
 
     def event(
         self,
@@ -92,13 +93,17 @@ class EventRecorder:
         once_for: str = "",
         on_created: Callable[[], None] | None = None,
     ) -> None:
-        """Queue an Event about a Secret, unless the same one was queued less than DEDUP_WINDOW ago.
+        """Queue an Event about a Secret, unless the same Event was queued less than DEDUP_WINDOW ago.
 
-        ``kind`` is the kind of the object if the Event is about a workload or a Namespace. The target of a Namespace
-        has the Namespace's name twice. If a fact is to be reported only once, ``once_for`` identifies the fact. If an
-        Event with the same object, reason and ``once_for`` exists already, nothing is written. This is so even if
-        another replica has written that Event, or if its message differs. ``on_created`` is called if this process has
-        created the Event. It is not called if the Event existed already, or could not be written.
+        If the Event is about a workload or a Namespace, ``kind`` is the kind of this object. The target of a Namespace
+        has the Namespace's name twice.
+
+        If a fact is to be reported only once, ``once_for`` identifies the fact. Nothing is then written if an Event
+        with the same object, reason and ``once_for`` already exists, whichever replica wrote it and whatever its
+        message is.
+
+        ``on_created`` is called if this process has created the Event. It is not called if the Event already existed,
+        or if the write failed.
         """
         text = printable(message)[:MAX_MESSAGE]
         event = _Event(kind, target, uid, warning, reason, text, self._wall(), once_for, on_created)
@@ -142,8 +147,8 @@ class EventRecorder:
             _log.info("dropped %d Events", len(self._queue))
 
     def _write_what_may_be_written(self) -> float | None:
-        """Start the writes that are due. Return the seconds until the next write is due. Return None if there is
-        nothing to write until a running write ends or an Event is queued."""
+        """Start every write that may start now. Return the seconds until the next write may start. Return None if no
+        write can start before a running write ends or another Event is queued."""
         while len(self._writing) < MAX_WRITES:
             delays = {each: self._buckets.of(each).delay() for each in self._queue if each not in self._writing}
             if not delays:
@@ -164,7 +169,7 @@ class EventRecorder:
         self._changed.set()
 
     def _pop(self, namespace: str) -> _Event:
-        """Remove the next Event of a namespace from the queue. The turn passes to the next namespace."""
+        """Remove the next Event of a namespace from the queue, and return it. The turn passes to the next namespace."""
         _, event = self._queue.pop_oldest(namespace)
         self._queue.move_to_end(namespace)
         return event
@@ -173,7 +178,7 @@ class EventRecorder:
         try:
             await self._send(event)
             self._metrics.events.labels("written").inc()
-        except NotFound:  # the Event's namespace is gone or being deleted, and so is the Event's object
+        except NotFound:  # the namespace is gone or is being deleted, and so is the object of the Event
             self._metrics.events.labels("dropped").inc()
         except KeyturnError as error:
             self._metrics.events.labels("failed").inc()

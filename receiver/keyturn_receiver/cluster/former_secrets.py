@@ -1,7 +1,8 @@
-"""Former Secrets: revisions of Secrets that were deleted, or lost the record that Keyturn keeps in their annotations.
+"""Former Secrets: revisions of Secrets that were deleted, or that lost the record that Keyturn keeps in their
+annotations.
 
-A new Secret may have the name of a former one. If a key of the new Secret has the same value as before, the key keeps
-its old revision. So no consumer is restarted because of this key.
+A new Secret may have the name of a former Secret. If a key of the new Secret has the same value as before, the key
+keeps its old revision. So this key does not cause a restart of consumers.
 """
 
 from collections.abc import Mapping, Set
@@ -12,16 +13,16 @@ from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.resilience.fair_map import FairMap
 
-MAX_FORMER = 500  # Secrets that are remembered
+MAX_FORMER = 500  # the number of Secrets that are remembered
 # A Secret with more keys than this is not remembered. If it is deleted and created again, its consumers restart.
 MAX_FORMER_KEYS = 32
-MAX_VERSIONS = 20  # a Secret that is made from more AWS secrets than this is not remembered
+MAX_VERSIONS = 20  # a Secret that is made from more AWS secrets than this number is not remembered
 
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """The remembered facts about a Secret that is gone, or that has lost its record. ``used_by`` is the UID of the only
-    Secret that may take over the revisions. It is empty while no Secret has taken them over."""
+    """The facts that are remembered about a former Secret. ``used_by`` is the UID of the only Secret that may take over
+    the revisions. It is empty until a Secret takes them over."""
 
     revisions: Mapping[str, str]
     fingerprints: Mapping[str, bytes] = field(repr=False)
@@ -31,14 +32,14 @@ class _Former:
 
 
 class FormerSecrets:
-    """Former Secrets. A replica remembers only what it has read or written itself."""
+    """Bounded memory of former Secrets. A replica remembers only Secrets that it has read or written itself."""
 
     def __init__(self) -> None:
         self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
 
     def remember(self, target: Target, record: Record, live: LiveSecret | None) -> None:
-        """Remember a Secret. Only Keyturn may have changed its content. ``live`` is None if its values are not
-        known."""
+        """Remember a Secret that is gone or has lost its record. The caller makes sure that Keyturn alone has written
+        the Secret's content. ``live`` is None if the Secret's values are not known. Such a Secret is not remembered."""
         if record.was_written:
             self._former.pop(target.namespace, target)  # the entry is about an earlier Secret
         if live is None or len(live.fingerprints) > MAX_FORMER_KEYS or len(record.version_ids) > MAX_VERSIONS:
@@ -55,10 +56,10 @@ class FormerSecrets:
         ``fingerprints`` are the fingerprints of the present values. ``version_keys`` name the AWS secrets that the
         values were read from.
 
-        If a key gets an old revision back, this reveals that the value is the old one. Nobody may use this to test
-        guesses of the value. So only one Secret gets the revisions. It gets them again if its reconcile is retried. Its
-        binding, including the constants, must be the same as that of the former Secret, and it must use no other AWS
-        secrets.
+        An old revision reveals that the key has its old value. Nobody may use this to test guesses of the value. So
+        only one Secret gets the old revisions. It gets the same revisions again if its reconcile is retried. The
+        binding of this Secret, including the constants, must be the same as that of the former Secret. The Secret must
+        not use any other AWS secrets.
         """
         target = live.target
         former = self._former.pop(target.namespace, target)

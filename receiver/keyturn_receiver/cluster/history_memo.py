@@ -11,7 +11,7 @@ MAX_HISTORIES = 2000  # Secrets; each history takes up to MAX_BYTES of ``core/hi
 
 
 class HistoryMemo:
-    """Bounded memo. Remembers the history of exactly one version of a Secret."""
+    """Bounded memo. It has at most one history per Secret: that of the version that was last read or written."""
 
     def __init__(self) -> None:
         self._histories: FairMap[str, str, tuple[str, str]] = FairMap(MAX_HISTORIES)

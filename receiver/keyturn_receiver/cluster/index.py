@@ -4,13 +4,13 @@ from keyturn_receiver.core.binding import Target
 
 
 class Index:
-    """Reverse index. Finds targets by name. A name with only one target is stored without a set."""
+    """Reverse index from names to targets. A name with only one target is stored without a set."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Target | set[Target]] = {}
 
     def of(self, name: str) -> set[Target]:
-        """Return the targets of one name, in a set that the caller may modify."""
+        """Return the targets of one name as a new set, which the caller may modify."""
         entry = self._by_name.get(name)
         return set() if entry is None else {entry} if isinstance(entry, Target) else set(entry)
 

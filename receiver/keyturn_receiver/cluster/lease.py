@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 
 
 def follower_delay() -> float:
-    """Return the seconds for which another replica waits for the leader's work. If the leader has not done the work by
-    then, the other replica does it."""
-    return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - jitter between replicas
+    """Return the number of seconds for which another replica waits for the leader's work. If the leader has not done
+    the work by then, the waiting replica does the work."""
+    return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - a random delay, not a secret
 
 
 class LeaseClient:
-    """Client for one Lease. Every write sends back the object that was read, so no write overwrites what another
-    replica has written."""
+    """Client for one Lease. Every write sends back the object that was read. So no write overwrites a change that
+    another replica has made in between."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -44,7 +44,7 @@ class LeaseClient:
         self.name = name
 
     async def read(self) -> Json | None:
-        """Read the Lease. Returns None if it does not exist yet."""
+        """Read the Lease. Return None if the Lease does not exist yet."""
         try:
             return await self._api.request("GET", path(_LEASES, "leases", self._namespace, self.name))
         except NotFound:
@@ -91,8 +91,8 @@ class LeaderElector:
         self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
-        """Return whether this replica is the leader now. Without a renewal, the result becomes false after
-        RENEW_DEADLINE."""
+        """Return whether this replica is the leader now. If the Lease is not renewed for RENEW_DEADLINE seconds, this
+        replica is no longer the leader."""
         return self._now() < self._leader_until
 
     async def run(self) -> None:
@@ -105,7 +105,7 @@ class LeaderElector:
                 except Conflict:
                     self._leader_until = 0.0  # another replica has written the Lease first
                 except KeyturnError as error:
-                    # If this replica leads, it stays the leader until RENEW_DEADLINE.
+                    # If this replica leads, it stays the leader until RENEW_DEADLINE seconds after its last renewal.
                     _log.warning("Lease %s: %s", self._lease.name, error)
                 await asyncio.sleep(RETRY_PERIOD)
         finally:

@@ -1,7 +1,8 @@
-"""Drops long strings from JSON text that arrives piece by piece.
+"""Filter that drops long strings from JSON text. The text arrives piece by piece.
 
-A tenant's object may have a string of more than a megabyte. In JSON, each of its characters may take six bytes. The
-receiver needs no such string, and parsing it would block the event loop for a tenth of a second.
+A tenant's object may contain a string of more than a megabyte. In JSON, each character of the string may take six
+bytes. The receiver does not need such a string, and parsing the string would block the event loop for a tenth of a
+second.
 """
 
 import math
@@ -11,7 +12,7 @@ import re
 _INSIDE = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
 _CONTENT = re.compile(_INSIDE, re.DOTALL)  # the rest of a string, without its closing quote
 _COMPLETE = re.compile(rb'[^"]*+(?:"' + _INSIDE + rb'"[^"]*+)*+', re.DOTALL)  # text up to a string that is not complete
-SHORT_TEXT = 64 * 1024  # bytes; a text that is not longer is kept as it is, which is the usual case
+SHORT_TEXT = 64 * 1024  # bytes; a shorter text is kept unchanged, which is the usual case
 
 
 class LongText:
@@ -37,12 +38,12 @@ class LongText:
             self._text.clear()
 
     def content(self) -> bytes:
-        """Return what is kept of the text."""
+        """Return the text without its long strings."""
         return bytes(self._text) if self._filter is None else self._filter.content()
 
 
 class _StringFilter:
-    """Streaming filter. Keeps a JSON text, with an empty string in place of each string that is too long.
+    """Streaming filter. It replaces each string that is too long by an empty string.
 
     ``limit`` is in bytes of the text. It applies only to strings that span several pieces.
     """
@@ -69,7 +70,7 @@ class _StringFilter:
             self._feed_string(piece[end + 1 :])
 
     def content(self) -> bytes:
-        """Return what is kept of the text."""
+        """Return the text without its long strings."""
         return bytes(self._kept)
 
     def _feed_string(self, piece: bytes) -> int:

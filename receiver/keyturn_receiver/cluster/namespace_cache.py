@@ -1,8 +1,8 @@
 """Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do.
 
 If a namespace is deleted and created again with the same name, the annotations of the old namespace do not apply to
-Secrets in the new one. The cache may show the change late, by up to 75 seconds if the watch shows no events any more.
-So ``NamespaceReader`` reads the namespace before the first use of each Secret in it.
+Secrets in the new namespace. The cache may notice the new namespace late: after up to 75 seconds if the watch no longer
+shows events. So ``NamespaceReader`` reads the namespace before the first use of each Secret in it.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ class NamespaceView:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the namespace has nothing that concerns Keyturn."""
+        """Whether the namespace has no annotation and no fault that concerns Keyturn."""
         return not self.annotations and not self.faults
 
     def is_older_than(self, other: "NamespaceView") -> bool:
-        """Return whether ``other`` is known to be a later state. It may be a state of this namespace, or of another
-        namespace with this name.
+        """Return whether ``other`` is known to be a later state than this one. ``other`` may be a state of another
+        namespace with the same name.
 
         The resource versions of one kind of object are numbers that grow:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
@@ -60,17 +60,18 @@ class NamespaceView:
 
 @dataclass(slots=True)
 class _Entry:
-    """A cached namespace. ``read_at`` is the time, in monotonic seconds, at which the last read of it began."""
+    """A cached namespace. ``read_at`` is the time, in monotonic seconds, at which the last read of the namespace
+    began."""
 
     namespace: NamespaceView
     read_at: float = -math.inf
 
 
 class NamespaceCache:
-    """Informer cache. Keeps the annotations that concern Keyturn. A namespace without such annotations takes no memory,
-    unless it was read before the use of a Secret in it.
+    """Informer cache of the annotations that concern Keyturn. A namespace without such annotations takes no memory,
+    unless the namespace was read before the use of a Secret in it.
 
-    A watch or a ``NamespacePoller`` fills the cache. A ``NamespaceReader`` corrects what is out of date.
+    A watch or a ``NamespacePoller`` fills the cache. A ``NamespaceReader`` corrects entries that are out of date.
     """
 
     def __init__(self) -> None:
@@ -93,18 +94,18 @@ class NamespaceCache:
         self._end_handlers.append(on_end)
 
     def annotations(self, namespace: str) -> Mapping[str, str]:
-        """Return those annotations of a namespace that concern Keyturn."""
+        """Return the annotations of a namespace that concern Keyturn. Leave out all other annotations."""
         entry = self._entries.get(namespace)
         return entry.namespace.annotations if entry else {}
 
     def read_at(self, namespace: str) -> float:
         """Return the time, in monotonic seconds, at which the last read of a namespace began. Return minus infinity if
-        the namespace was not read since it was created. Reads of an earlier namespace of this name do not count."""
+        this namespace was never read. Reads of an earlier namespace of the same name do not count."""
         entry = self._entries.get(namespace)
         return entry.read_at if entry else -math.inf
 
     def transform(self, obj: Json) -> NamespaceView:
-        """Reduce a namespace to its identity and the annotations that concern Keyturn."""
+        """Reduce a namespace to its identity, its faults, and the annotations that concern Keyturn."""
         metadata = obj["metadata"]
         annotations = metadata.get("annotations") or {}
         return NamespaceView(
@@ -129,7 +130,7 @@ class NamespaceCache:
     def update(self, item: NamespaceView) -> None:
         entry = self._entries.get(item.name)
         if entry and item.is_older_than(entry.namespace):
-            return  # this state comes late from a watch, and a read has already returned a newer one
+            return  # this state comes late from a watch, and a read has already returned a newer state
         before = entry.namespace if entry else NamespaceView(item.name)
         if entry and before.uid == item.uid:
             entry.namespace = item
@@ -155,7 +156,7 @@ class NamespaceCache:
         if entry is None:
             self._end(metadata["name"])
         elif not (uid and entry.namespace.uid and entry.namespace.uid != uid):
-            # If the UIDs differed, this would be the deletion of an earlier namespace of this name.
+            # If both UIDs are known and differ, an earlier namespace of this name was deleted.
             self._drop(metadata["name"])
 
     def _drop(self, name: str) -> None:
@@ -176,11 +177,11 @@ class NamespaceCache:
 
 
 class NamespaceReader:
-    """Reads a namespace if the cache may still show an earlier namespace of the same name.
+    """Reader that makes sure that a cached namespace is not an earlier namespace of the same name.
 
-    A Secret never moves from one namespace to another, and it is deleted with its namespace. So a namespace that was
-    read after a Secret was first seen is the namespace of that Secret. The namespace is read again only for Secrets
-    that are first seen later. In steady state, the reader makes no calls.
+    A Secret never moves from one namespace to another, and it is deleted with its namespace. So if a namespace is read
+    after a Secret was first seen, it is the namespace of that Secret. The namespace is read again only for Secrets that
+    are first seen after this read. In steady state, the reader makes no calls.
     """
 
     def __init__(self, api: Api, cache: NamespaceCache) -> None:
@@ -189,7 +190,8 @@ class NamespaceReader:
         self._reads: SingleFlight[str, None] = SingleFlight(ttl=0.0)  # the cache keeps the result
 
     async def confirm(self, name: str, since: float) -> None:
-        """Make sure that the cache shows the namespace ``name`` as it was at ``since`` (monotonic seconds) or later.
+        """Make sure that the cache entry of the namespace ``name`` is not older than ``since`` (monotonic seconds). If
+        it is older, read the namespace.
 
         Raises an error of the Kubernetes API client.
         """

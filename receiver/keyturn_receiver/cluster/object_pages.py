@@ -1,4 +1,4 @@
-"""Lists objects in pages that fit into memory."""
+"""Paged list. It reads the objects in pages of limited size, so that one page fits into memory."""
 
 from collections.abc import AsyncGenerator, Mapping
 
@@ -7,12 +7,12 @@ from msgspec import Raw
 from keyturn_receiver.cluster.api import Api, ReplyTooLarge
 from keyturn_receiver.cluster.wanted_fields import PAGE
 
-PAGE_SIZE = 50  # objects that are requested at once
-MAX_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory
+PAGE_SIZE = 50  # the number of objects in one page
+MAX_PAGE = 4 * 1024 * 1024  # bytes; a parsed page takes several times as much memory as its text
 
 
 async def list_in_pages(api: Api, path: str, query: Mapping[str, str]) -> AsyncGenerator[Raw, None]:
-    """Yield the objects of a list, not parsed. Raises the errors of the API client."""
+    """Yield the objects of a list as unparsed JSON. Raises the errors of the API client."""
     page_query, limit = dict(query), PAGE_SIZE
     while True:
         page_query["limit"] = str(limit)

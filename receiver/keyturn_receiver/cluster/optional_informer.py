@@ -1,8 +1,8 @@
-"""Informer of a kind that the API server may not have. The kind's custom resource definition (CRD) may be absent, come
-later, or go away.
+"""Informer of a kind that the API server may not have. The kind's custom resource definition (CRD) may be absent, and
+may be created or deleted later.
 
-To find out whether the kind exists, the informer lists its objects. The API server answers 404 if the kind does not
-exist. So the receiver needs only the right to read the objects.
+To find out whether the kind exists, the informer lists the objects of the kind. If the kind does not exist, the API
+server answers 404. So the receiver needs no right to read CRDs.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 
 
 class OptionalInformer:
-    """Informer that runs a reflector while the kind exists. While the kind does not exist, the cache is empty,
-    ``synced`` is set, and the informer asks again every ``interval`` seconds, or a little sooner.
+    """Informer that runs a reflector while the kind exists. While the kind does not exist, the cache is empty and
+    ``synced`` is set. The informer then looks for the kind every ``interval`` seconds, or a little sooner.
 
     The reflector has to be optional (``is_optional``). ``title`` names the kind in the log. One line is logged each
     time the kind becomes absent.
@@ -44,7 +44,7 @@ class OptionalInformer:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        told = -1  # the value of ``lists`` when the absence of the kind was last logged
+        told = -1  # the number of lists before the absence of the kind was last logged
         while True:
             try:
                 await self._reflector.run()
@@ -54,6 +54,6 @@ class OptionalInformer:
             if told != self._reflector.lists:
                 told = self._reflector.lists
                 _log.info("the cluster does not define %s: looking again every %g s", self._title, self._interval)
-            pause = jittered(self._interval, 0.1)  # keeps the replicas from asking at the same time
+            pause = jittered(self._interval, 0.1)  # random, so that the replicas do not ask at the same time
             self._ping(pause)
             await asyncio.sleep(pause)

@@ -1,5 +1,4 @@
-"""Client for the pods and CronJobs that read Secrets but that Keyturn does not restart. It lists these objects and does
-not watch them."""
+"""Client that lists pods and CronJobs that read Secrets and that Keyturn does not restart. It does not watch them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,7 +14,7 @@ _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
 
 class ReaderClient:
-    """Lists the CronJobs and the pods of a namespace, page by page."""
+    """Client that lists the CronJobs and the pods of a namespace, page by page."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

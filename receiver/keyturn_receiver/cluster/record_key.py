@@ -1,5 +1,5 @@
-"""Record key: the key that makes the keyed hashes on bound Secrets. All replicas read it from one Secret of the
-release."""
+"""Record key: the secret key with which the keyed hashes on bound Secrets are made. All replicas read the record key
+from one Secret of the release."""
 
 import asyncio
 import hmac
@@ -15,16 +15,16 @@ from keyturn_receiver.errors import Conflict, KeyturnError, NotFound
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
-KEY = "key"  # the name under which the Secret's data has the key
+KEY = "key"  # the key in the Secret's data under which the record key is stored
 KEY_BYTES = 32
 CHECK_INTERVAL = 60.0  # seconds between two reads of the Secret
-RETRY_INTERVAL = 1.0  # seconds between two reads until the key is known
+RETRY_INTERVAL = 1.0  # seconds between two reads until the record key is known
 
 _log = logging.getLogger(__name__)
 
 
 class RecordKey:
-    """Keyed hash (HMAC-SHA256). A call raises RuntimeError if no key was set before."""
+    """Keyed hash (HMAC-SHA256). A call raises RuntimeError if no key is set."""
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
@@ -36,7 +36,7 @@ class RecordKey:
 
     @property
     def value(self) -> bytes:
-        """The key itself. It is empty until it is known."""
+        """The key itself. It is empty if no key is set."""
         return self._key
 
     def set(self, key: bytes) -> None:
@@ -46,15 +46,15 @@ class RecordKey:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The Secret that was read: its metadata and its key. ``key`` is empty if the Secret has no key of sufficient
-    length."""
+    """The Secret as it was read: its metadata and the record key. ``key`` is empty if the Secret has no record key, or
+    if its record key is too short."""
 
     metadata: Json
     key: bytes
 
 
 class RecordKeyClient:
-    """Client for the Secret that holds the record key. The chart creates the Secret, without a key."""
+    """Client for the Secret that holds the record key. The chart creates this Secret, without a record key."""
 
     def __init__(self, api: Api, namespace: str, name: str) -> None:
         self._api = api
@@ -62,7 +62,7 @@ class RecordKeyClient:
         self.name = f"{namespace}/{name}"
 
     async def read(self) -> _Stored:
-        """Read the Secret. Raises NotFound, or another error of the API client."""
+        """Read the Secret and its record key. Raises NotFound, or another error of the API client."""
         obj = await self._api.request("GET", self._path)
         try:
             key = b64decode((obj.get("data") or {}).get(KEY, ""))
@@ -71,7 +71,7 @@ class RecordKeyClient:
         return _Stored(obj["metadata"], key if len(key) >= KEY_BYTES else b"")
 
     async def write(self, stored: _Stored, key: bytes) -> None:
-        """Write the key. Raises Conflict if the Secret has changed since it was read."""
+        """Write the record key. Raises Conflict if the Secret has changed since it was read."""
         metadata = {name: stored.metadata[name] for name in ("uid", "resourceVersion")}
         body: Json = {"metadata": metadata, "data": {KEY: b64encode(key).decode()}}
         query = {"fieldManager": FIELD_MANAGER}
@@ -79,11 +79,11 @@ class RecordKeyClient:
 
 
 class RecordKeyMonitor:
-    """Record key monitor. Reads the key every CHECK_INTERVAL seconds, and calls ``on_change`` when a known key has
-    changed.
+    """Record key monitor. It reads the record key every CHECK_INTERVAL seconds. It calls ``on_change`` if a known
+    record key was replaced by another one.
 
-    If the Secret has no key, the first replica that notices it writes a key. A replica that already knows a key writes
-    the known key, and any other replica writes a new key. ``synced`` is set when the key is known.
+    If the Secret has no record key, the first replica that notices this writes one: the record key that it knows, or
+    else a new one. ``synced`` is set once the record key is known.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Record reader. Reads the record of any Secret whose consumers Keyturn restarts, bound or watched."""
+"""Record reader. It reads the record of a Secret: the revisions of its keys. The Secret may be bound or watched."""
 
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.watched_cache import WatchedCache
@@ -8,7 +8,7 @@ from keyturn_receiver.core.revision import Record
 
 
 class RecordReader:
-    """Record reader. A Secret is bound or watched, and never both."""
+    """Record reader for bound and watched Secrets. No Secret is both."""
 
     def __init__(self, secrets: SecretClient, watched: WatchedClient, cache: WatchedCache) -> None:
         self._secrets = secrets

@@ -1,5 +1,5 @@
-"""Reflector. Mirrors one kind of object into a cache: it lists the objects once and then watches them. After a failure
-it resumes the watch or lists again.
+"""Reflector. It mirrors one kind of object into a cache: it lists the objects once, and then watches them. After a
+failure it resumes the watch, or lists the objects again.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -22,10 +22,10 @@ from keyturn_receiver.resilience.backoff import Backoff, jittered
 
 BASE_DELAY = 0.5  # seconds before the first retry; each consecutive failure doubles the delay
 MAX_DELAY = 30.0
-MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page takes up to thirty times as much memory, if it has `{}` in lists
-MAX_SILENT_WATCHES = 2  # after this many watches in a row have passed their deadline, the objects are listed again
-MAX_BLOCKED = 0.005  # seconds; after parsing objects for this long, the reflector lets other tasks run
-MIN_WATCH = 0.5  # seconds; after a watch that was shorter than this, the reflector pauses for this long
+MAX_PAGE = 2 * 1024 * 1024  # bytes; a parsed page with many `{}` takes up to thirty times as much memory
+MAX_SILENT_WATCHES = 2  # number of watches in a row; if all of them passed their deadline, the objects are listed again
+MAX_BLOCKED = 0.005  # seconds; the reflector lets other tasks run after it has parsed objects for this long
+MIN_WATCH = 0.5  # seconds; if a watch was shorter than this, the reflector pauses for this long before the next watch
 
 T = TypeVar("T")
 
@@ -36,8 +36,8 @@ class ObjectCache(Protocol[T]):
     """Informer cache that a reflector fills. All methods are synchronous, so no reader sees half of a change."""
 
     def transform(self, obj: Json) -> T:
-        """Reduce an object to what the cache keeps. This is called for each page of a list as it arrives, to save
-        memory."""
+        """Reduce an object to the fields that the cache keeps. To save memory, this is called for each page of a list
+        as soon as the page arrives."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
         """Store a full list of one namespace, or of all namespaces. Delete the cached objects that are not in the
@@ -67,21 +67,21 @@ class ListWatch:
 
     @property
     def query(self) -> dict[str, str]:
-        """The part of the query that is the same for lists and watches."""
+        """The query parameters that lists and watches share."""
         return {"labelSelector": self.labels} if self.labels else {}
 
     def accept(self, listing: bool) -> str:
-        """Return the media type to request."""
+        """Return the media type to request: for a list if ``listing`` is true, and otherwise for a watch."""
         return "application/json" if not self.metadata_only else METADATA_LIST if listing else METADATA_ONLY
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTimeouts:
-    """Times in seconds: the longest duration of a watch (``watch``), the time between two full lists (``resync``), and
-    the longest delay before a retry (``max_delay``).
+    """Times in seconds. ``watch`` is the longest duration of a watch, ``resync`` is the time between two full lists,
+    and ``max_delay`` is the longest delay before a retry.
 
     The server ends a watch after ``watch`` seconds. So if a watch lasts a quarter longer than that, its connection is
-    dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get none for minutes.
+    dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get no bookmark for minutes.
     """
 
     watch: float = 60.0
@@ -95,11 +95,11 @@ class WatchTimeouts:
 
 
 class Reflector(Generic[T]):
-    """Reflector. Fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
+    """Reflector. It fills ``cache`` with the objects of ``list_watch``. ``synced`` is set after the first list.
 
-    If ``after`` is given, the first list is made once it is set. ``ping`` is called at every sign of progress: a page
-    of a list, an event, or a failure that will be retried. ``is_optional`` is true if the API server may not have the
-    kind. If it does not have the kind, ``run`` raises NotFound.
+    If the event ``after`` is given, the first list waits until this event is set. ``ping`` is called at every sign of
+    progress: a page of a list, an event of the watch, or a failure that will be retried. ``is_optional`` is true if the
+    API server may not have the kind. If the API server does not have an optional kind, ``run`` raises NotFound.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Reflector(Generic[T]):
         self._listed_at = 0.0
         self._after = after
         self._is_optional = is_optional
-        self.lists = 0  # complete lists so far
+        self.lists = 0  # the number of complete lists so far
         self.synced = asyncio.Event()
 
     def list_again(self) -> None:
@@ -133,14 +133,15 @@ class Reflector(Generic[T]):
     async def run(self) -> None:
         """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list.
 
-        Raises NotFound if the kind is optional, and the API server does not have it.
+        Raises NotFound if the kind is optional, and the API server does not have the kind.
 
-        A proxy may hold back streams, so that watches show no events. Lists then take the place of watches, and the
-        cache lags by at most a few deadlines.
+        A proxy may hold back the data of a watch. The watch then shows no events until its deadline. In this case the
+        reflector lists the objects again after every MAX_SILENT_WATCHES watches, so the cache is at most a few
+        deadlines out of date.
         """
         failures = silent = 0
         if self._after:
-            self._ping(math.inf)  # a reflector that waits is not stuck
+            self._ping(math.inf)  # a reflector that waits for ``after`` is not stuck
             await self._after.wait()
         while True:
             self._ping()
@@ -199,8 +200,8 @@ class Reflector(Generic[T]):
             except ClusterUnavailable as error:
                 if limit == 1:
                     raise
-                # The API server may take too long for a page of this size. A new list from the start would request the
-                # same page again, and fail again.
+                # The API server may take too long for a page of this size. If the list started again, it would request
+                # the same page, and fail again.
                 _log.info("page of %s failed, asking for fewer objects: %s", self._list_watch.path, error)
                 limit = max(1, limit // 4)
                 largest = 2 * limit
@@ -216,8 +217,8 @@ class Reflector(Generic[T]):
             self._ping()
 
     async def _transform(self, page: Sequence[bytes], items: list[T]) -> None:
-        """Parse the objects of a page, and reduce each to its kept part. They are parsed one by one, so that only one
-        parsed object is in memory."""
+        """Parse the objects of a page, and reduce each object to the fields that the cache keeps. The objects are
+        parsed one by one, so that only one parsed object is in memory."""
         begun = time.monotonic()
         for each in page:
             items.append(self._cache.transform(self._list_watch.decoder.decode(each)))
@@ -248,6 +249,6 @@ class Reflector(Generic[T]):
                 self._cache.delete(obj)
             elif event_type != "BOOKMARK":
                 self._cache.update(self._cache.transform(obj))
-            # This comes last, so that after a failure the next watch resumes after the last event that reached the
-            # cache.
+            # The version is stored last. So after a failure, the next watch resumes after the last event that reached
+            # the cache.
             self._resource_version = str(obj["metadata"]["resourceVersion"])

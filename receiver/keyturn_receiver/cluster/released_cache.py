@@ -1,7 +1,9 @@
-"""Informer cache of Secrets that were bound and are no longer bound. They still have the label ``keyturn.dev/state``.
+"""Informer cache of released Secrets. A released Secret was bound and is no longer bound, but still has the label
+``keyturn.dev/state``.
 
-When the receiver writes into a Secret's status that the Secret is not bound, it also removes the label. So in steady
-state the cache is empty. The first list also finds a Secret that lost its binding while no receiver was running.
+The receiver writes into the status of a released Secret that the Secret is no longer bound, and removes this label. So
+in steady state the cache is empty. The first list also finds Secrets that lost their binding while no receiver was
+running.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,26 +28,26 @@ class ReleasedSecret:
 
 
 class ReleasedCache:
-    """Informer cache. Keeps each Secret that is no longer bound until its status reports this."""
+    """Informer cache of released Secrets. It keeps each of them until its status says that it is no longer bound."""
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[], None]] = []
         self._released: dict[Target, ReleasedSecret] = {}
 
     def add_handler(self, on_change: Callable[[], None]) -> None:
-        """Register ``on_change``, which is called whenever there is a new Secret to report."""
+        """Register ``on_change``, which is called whenever a released Secret is added or has changed."""
         self._handlers.append(on_change)
 
     def all(self) -> list[ReleasedSecret]:
-        """Return every Secret that is to be reported."""
+        """Return every released Secret."""
         return list(self._released.values())
 
     def holds(self, secret: ReleasedSecret) -> bool:
-        """Return whether this version of a Secret is still to be reported."""
+        """Return whether the cache still has this version of a released Secret."""
         return self._released.get(secret.target) == secret
 
     def transform(self, obj: Json) -> ReleasedSecret | Target:
-        """Reduce a Secret to what is needed for the report, or to its target if there is nothing to report."""
+        """Reduce a released Secret to the fields that its last status needs, and any other Secret to its target."""
         metadata = obj["metadata"]
         target = Target(metadata["namespace"], metadata["name"])
         was_filled = STATUS in (metadata.get("annotations") or {})

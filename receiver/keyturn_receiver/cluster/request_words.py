@@ -1,5 +1,4 @@
-"""Paths of the Kubernetes API. Splits a path into its parts, and describes a request in words for people who do not
-know the paths."""
+"""Descriptions of requests to the Kubernetes API. They are for readers who do not know the API's paths."""
 
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -18,8 +17,8 @@ _VERBS = {"POST": "creating", "PUT": "writing", "PATCH": "writing", "DELETE": "d
 
 
 class ApiPath(NamedTuple):
-    """The parts of a path. ``namespace`` is None for a list or an object of the whole cluster. ``name`` and
-    ``subresource`` are empty where the path has none."""
+    """The parts of a path. ``namespace`` is None if the path is a list or an object of the whole cluster. ``name`` and
+    ``subresource`` are empty if the path does not have them."""
 
     namespace: str | None
     resource: str

@@ -1,11 +1,12 @@
-"""Informer cache of the bound Secrets. It finds a Secret's metadata by target, or by the AWS secret that the Secret
-names.
+"""Informer cache of the bound Secrets. It finds a Secret's metadata by the Secret's target, or by an AWS secret that
+the Secret names.
 
-A reflector fills the cache. The cache does not keep the values of a Secret. It keeps only whether the values are as
-Keyturn wrote them, and fingerprints of the values that this replica has read or written. All entries of a Secret are
+A reflector fills the cache. The cache does not keep the values of a Secret. It keeps whether the values are as Keyturn
+wrote them. It also keeps fingerprints of the values that this replica has read or written. All entries of a Secret are
 dropped together with the Secret.
 
-Tenants write annotations and keys, so the kept annotations and keys are bounded for each Secret and for each namespace.
+Tenants write annotations and keys. So the size of the annotations and keys in the cache is limited per Secret and per
+namespace.
 """
 
 import sys
@@ -51,9 +52,9 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
-SMALL = 2048  # characters; the annotations of a Secret are small if their total length is at most this
+SMALL = 2048  # characters; annotations are small if their total length per Secret is at most this
 MAX_SMALL = 512  # the number of Secrets with small annotations that are kept in parsed form
-MAX_LARGE = 8  # the same for Secrets with larger annotations, of up to 256 KiB
+MAX_LARGE = 8  # the number of Secrets with larger annotations (up to 256 KiB) that are kept in parsed form
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
@@ -62,11 +63,11 @@ _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # th
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
 MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
-MAX_ARNS = 20  # the most ARNs of a record by which a Secret is found
-LARGE = 8192  # bytes of annotations; larger ones count towards the limit of their namespace
+MAX_ARNS = 20  # ARNs of one record by which its Secret can be found
+LARGE = 8192  # bytes of annotations of a Secret; from this size on, they count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
-MAX_OTHER_KEYS = 2048  # bytes of a Secret's keys that are not in its record; if they take more, they are not kept
-MAX_FINGERPRINTS = 512  # keys of one Secret; if it has more, it is read again for each reconcile
+MAX_OTHER_KEYS = 2048  # bytes of the Secret's keys that are not in its record; if they take more, none of them is kept
+MAX_FINGERPRINTS = 512  # keys of one Secret; a Secret with more keys is read again for each reconcile
 
 TOO_MUCH = (
     f"the bound Secrets of this namespace have more than {MAX_LARGE_BYTES // 1024 // 1024} MiB of large annotations:"
@@ -81,12 +82,15 @@ class BoundSecret:
     ``names`` are all possible names of the Secret's AWS secrets. ``scopes`` are the accounts and regions that the
     binding names (``account_scope``). ``integrity`` tells whether the Secret's keys and its record are as Keyturn wrote
     them. ``texts`` are the annotations and the label ``keyturn.dev/state``, unparsed to save memory. ``faults``
-    describe wrong names among the Secret's annotations and labels. ``lost_record`` is true if Keyturn has filled the
-    Secret, but the cache no longer has the record. ``fault`` is an error of the binding that is not visible on the
-    Secret itself, or empty. ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version
-    of the Secret. ``first_seen_at`` is the time at which this replica first saw any version of the Secret. It does not
-    change while the Secret is in the cache. ``other_keys`` are the Secret's keys that are not in its record, or None if
-    they take more than MAX_OTHER_KEYS.
+    describe wrong names among the Secret's annotations and labels. ``fault`` is an error that the binding does not show
+    on the Secret itself, or empty.
+
+    ``lost_record`` is true if Keyturn has filled the Secret, but the cache no longer has the record. ``other_keys`` are
+    the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS.
+
+    ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
+    ``first_seen_at`` is the time at which this replica first saw any version of the Secret. It does not change while
+    the Secret is in the cache.
     """
 
     target: Target
@@ -115,17 +119,17 @@ class BoundSecret:
 
     @property
     def has_account(self) -> bool:
-        """Whether ``spec.account`` names a ServiceAccount. This does not parse the binding."""
+        """Whether ``spec.account`` names a ServiceAccount. This property does not parse the binding."""
         return bool((self.texts[_SERVICE_ACCOUNT] or "").strip())
 
     @property
     def status(self) -> str:
-        """The status of the Secret, or an empty text. This does not parse the record."""
+        """The status of the Secret, or an empty text. This property does not parse the record."""
         return self.texts[_STATUS] or ""
 
     @property
     def versions_text(self) -> str:
-        """The unparsed annotation with the version ids, or an empty text. This does not parse the record."""
+        """The unparsed annotation with the version ids, or an empty text. This property does not parse the record."""
         return self.texts[_VERSION_IDS] or ""
 
     @property
@@ -140,8 +144,8 @@ class BoundSecret:
 
     @property
     def large_bytes(self) -> int:
-        """The bytes of memory that the annotations take, or 0 if they are too few to count towards the limit of the
-        namespace."""
+        """The number of bytes that the annotations take. It is 0 for small annotations, which do not count towards the
+        limit of the namespace."""
         size = sum(sys.getsizeof(text) for text in self.texts if text)
         return size if size > LARGE else 0
 
@@ -151,14 +155,14 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
-    record = _record_of(texts)  # complete, because ``_kept`` does not cut the record
+    record = _record_of(texts)  # the text of the record is complete, because ``_kept`` never cuts it
     whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
     lost_record = False
     if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
         texts, lost_record = _without_record(texts), record.was_written
     faults = secret_faults(metadata)
     now = time.monotonic()
-    # The ARNs that the Secret was made from also count, because AWS may report an ARN where the binding has a name.
+    # The ARNs in the record count, too, because AWS may report an ARN where the binding has a name.
     version_keys = () if whole is Integrity.BROKEN else islice(record.version_ids, MAX_ARNS)
     named = [source.secret_id for source in _spec_of(texts, faults).sources]
     secret_ids = (*named, *(split_version_key(key)[0] for key in version_keys))
@@ -184,7 +188,7 @@ def _other_keys(keys: Iterable[str], record: Record) -> tuple[str, ...] | None:
 
 
 def _kept(name: str, text: str | None) -> str | None:
-    # A cut annotation is still too long to be valid, so the error is the same.
+    # An annotation that was cut is still too long to be valid. So the error is the same as without the cut.
     limit = MAX_DATA_ANNOTATION + 1 if name == DATA else None if name in (CHANGED_AT, *_RECORD) else MAX_TEXT
     return text[:limit] if text is not None else None
 
@@ -195,15 +199,15 @@ def _without_record(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CopiedSecret:
-    """A copy of a Secret, made by another controller. The copy has Keyturn's binding label too."""
+    """A copy of a Secret. Another controller made the copy, and copied Keyturn's binding label with it."""
 
     target: Target
     uid: str
     copy: Copy
 
 
-# Parsed texts are cached, because a caller needs the same binding several times in a row. An entry stays in its cache
-# after its Secret is gone. So only a few large texts are cached, in a cache of their own.
+# Parsed texts are cached, because a caller needs the same binding several times in a row. A parsed text stays in this
+# cache after its Secret is gone. So large texts have a cache of their own, for only a few texts.
 def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
     return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
 
@@ -244,9 +248,9 @@ class _Values:
 
 
 class SecretCache:
-    """Informer cache. Finds bound Secrets by target, and by every name that their AWS secrets may have.
+    """Informer cache. It finds bound Secrets by target, and by every possible name of their AWS secrets.
 
-    ``keyed`` makes the hashes that show whether a Secret still is as Keyturn wrote it. ``former`` remembers Secrets
+    ``keyed`` makes the hashes that show whether a Secret is still as Keyturn wrote it. ``former`` remembers Secrets
     that were deleted or lost their record.
     """
 
@@ -268,12 +272,12 @@ class SecretCache:
         self._handlers.append(on_change)
 
     def add_copy_handler(self, on_copy: Callable[[CopiedSecret], None]) -> None:
-        """Register ``on_copy``, which is called with each copy that another controller made of a Secret, if the copy
-        has Keyturn's binding label. It is called again whenever the copy changes."""
+        """Register ``on_copy``, which is called with each copied Secret that has Keyturn's binding label. It is called
+        again whenever the copy changes."""
         self._copy_handlers.append(on_copy)
 
     def get(self, target: Target) -> BoundSecret | None:
-        """Return the bound Secret at ``target``, or None if there is none."""
+        """Return the bound Secret at ``target``, or None if no bound Secret is there."""
         return self._by_target.get(target)
 
     def all(self) -> list[BoundSecret]:
@@ -289,16 +293,16 @@ class SecretCache:
     ) -> list[Target]:
         """Return the sorted targets of the Secrets whose binding or record can refer to this AWS secret.
 
-        Secrets whose binding may not read the AWS secret are left out. ``may_read`` decides this. It is called twice
-        for each namespace: with True for the bindings that name a ServiceAccount, and with False for the bindings that
-        name none. No binding is parsed here, because tenants can create any number of bindings for one AWS secret.
+        A Secret is left out if its binding may not read the AWS secret. ``may_read`` decides this by the namespace and
+        by whether the binding names a ServiceAccount. So two calls per namespace are enough. No binding is parsed here,
+        because tenants can create any number of bindings for one AWS secret.
         """
         targets: set[Target] = set()
         for each in {*candidate_names(secret_id), *([name] if name else [])}:
             targets |= self._by_name.of(each)
         scope = account_scope(secret_id)
         found: list[Target] = []
-        # For each namespace: the values of ``has_account`` with which a binding may read the secret.
+        # For each namespace: the values of ``has_account`` for which ``may_read`` is true.
         readers: dict[str, set[bool]] = {}
         for target in targets:
             namespace = target.namespace
@@ -307,14 +311,16 @@ class SecretCache:
             if not readers[namespace]:
                 continue
             bound = self._by_target[target]
-            # An AWS secret in another account or region is another secret, even if the names are equal.
+            # If two AWS secrets are in different accounts or regions, they are different secrets, even if their names
+            # are equal.
             may_be_there = bound.scopes and (not scope or "" in bound.scopes or scope in bound.scopes)
             if may_be_there and bound.has_account in readers[namespace]:
                 found.append(target)
         return sorted(found)
 
     def live(self, bound: BoundSecret) -> LiveSecret | None:
-        """Return the whole Secret, or None if this replica has not read or written exactly the cached version."""
+        """Return the whole Secret, with fingerprints in place of its values. Return None if this replica has not read
+        or written exactly the cached version."""
         values = self._values.get(bound.target)
         if values is None or values.resource_version != bound.resource_version:
             return None
@@ -333,8 +339,8 @@ class SecretCache:
     def keep_values(self, live: LiveSecret, resource_version: str, fingerprints: Mapping[str, bytes]) -> None:
         """Keep the fingerprints of values that this replica has just read or written.
 
-        Tenants decide how many keys a Secret has. So no fingerprints are kept of a Secret with more than
-        MAX_FINGERPRINTS keys.
+        Tenants decide how many keys a Secret has. So if a Secret has more than MAX_FINGERPRINTS keys, no fingerprints
+        are kept for it.
         """
         if live.target not in self._by_target or len(fingerprints) > MAX_FINGERPRINTS:
             self.drop_values(live.target)
@@ -346,7 +352,7 @@ class SecretCache:
         """Forget the former Secrets of a namespace that was deleted."""
         self.former.forget(namespace)
         for target in self.in_namespace(namespace):
-            self.drop_values(target)  # so that the Secret is not remembered when the watch shows its deletion
+            self.drop_values(target)  # keeps the Secret from being remembered when its deletion is seen
 
     def drop_values(self, target: Target) -> None:
         """Forget the fingerprints of a Secret's values, so that the next reconcile reads the Secret again."""
@@ -426,7 +432,7 @@ class SecretCache:
 
 
 def _follow(cached: BoundSecret, kept: BoundSecret) -> BoundSecret:
-    """Return ``kept``, the new version of a Secret, with corrections from the earlier version ``cached``."""
+    """Return ``kept``, the new version of a Secret, with the facts that only the earlier version ``cached`` shows."""
     integrity_now = kept.integrity
     if cached.integrity is Integrity.INTACT and integrity_now is Integrity.UNKEYED:
         integrity_now = Integrity.BROKEN  # another writer has removed the keyed hash

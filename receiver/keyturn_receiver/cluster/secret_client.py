@@ -1,4 +1,4 @@
-"""Client for single bound Secrets. It reads, applies and deletes a Secret, and writes a Secret's status."""
+"""Client for single bound Secrets. It reads, applies and deletes a Secret, and writes the status of a Secret."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping
@@ -32,7 +32,7 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 
 @dataclass(frozen=True, slots=True)
 class FoundSecret:
-    """A Secret as the API server currently has it, with its binding. ``bound`` tells whether the Secret has the binding
+    """A Secret as the API server currently has it, with its binding. ``bound`` is true if the Secret has the binding
     label and is not a copy."""
 
     live: LiveSecret
@@ -41,10 +41,10 @@ class FoundSecret:
 
 
 class SecretClient:
-    """Reads and writes single bound Secrets.
+    """Client that reads and writes single bound Secrets.
 
     ``fingerprint`` makes a digest of each value that is read. ``keyed`` makes the hashes that are written. ``now``
-    returns the time in UTC. This time is written on the Secret for people, and no decision depends on it.
+    returns the time in UTC. This time is written on the Secret for people. No decision depends on it.
     """
 
     def __init__(self, api: Api, fingerprint: Fingerprint, keyed: KeyedHash, now: Callable[[], datetime]) -> None:
@@ -90,8 +90,8 @@ class SecretClient:
         return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
 
     async def read_values(self, live: LiveSecret, keys: Collection[str]) -> dict[str, bytes]:
-        """Read the present values of ``keys``. A write has to repeat these values, because it would otherwise remove
-        the keys.
+        """Read the present values of ``keys``. A write has to repeat these values, because otherwise the write would
+        remove the keys.
 
         Raises Conflict if the Secret has changed since it was read, and the same errors as ``read``.
         """
@@ -118,12 +118,12 @@ class SecretClient:
     async def apply(self, live: LiveSecret, record: Record, data: Mapping[str, bytes], history: str = "") -> str:
         """Write Keyturn's keys and annotations by server-side apply. Return the Secret's new resource version.
 
-        ``history`` is the annotation ``keyturn.dev/history``. The API server removes this annotation if the apply does
-        not name it.
+        ``history`` is the annotation ``keyturn.dev/history``. The API server removes this annotation if the apply
+        leaves it out.
 
-        Keys and annotations of other writers stay. Raises Conflict if the Secret was changed or deleted after it was
-        read. An apply that names no resource version would create a deleted Secret again, and could overwrite a newer
-        value with an older one (F5 in docs/faults.md).
+        Keys and annotations of other writers stay unchanged. Raises Conflict if the Secret was changed or deleted after
+        it was read. An apply without a resource version would create a deleted Secret again, and could overwrite a
+        newer value with an older value (F5 in docs/faults.md).
         """
         annotations = write_record(record, self.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
         annotations[RECORD_HASH] = record_hash(self.keyed, live.uid, annotations)
@@ -154,8 +154,8 @@ class SecretClient:
         """Write the status of a Secret and its label ``keyturn.dev/state``, and return the Secret's new resource
         version.
 
-        ``reconciled`` is the text of the annotation ``keyturn.dev/reconcile`` that was served, or an empty text. Raises
-        Conflict if the Secret has changed since it was read.
+        ``reconciled`` is the value of the annotation ``keyturn.dev/reconcile`` to which this reconcile is the answer,
+        or an empty text. Raises Conflict if the Secret has changed since it was read.
         """
         body: Json = {
             "metadata": {
@@ -170,8 +170,8 @@ class SecretClient:
     async def release(self, target: Target, uid: str, resource_version: str, status: str) -> None:
         """Write the status of a Secret that is no longer bound, and remove the label ``keyturn.dev/state``.
 
-        Raises Conflict if the Secret has changed since it was seen, NotFound if it is gone, or another error of the API
-        client.
+        Raises Conflict if the Secret has changed since it was last seen, NotFound if it is gone, or another error of
+        the API client.
         """
         metadata: Json = {
             "uid": uid,
@@ -201,7 +201,7 @@ def _check_unchanged(live: LiveSecret, metadata: Json) -> None:
 
 
 def own_annotations(metadata: Json) -> dict[str, str]:
-    """Return the annotations of a Secret, with the time of Keyturn's last write filled in."""
+    """Return the annotations of a Secret, with the current time as the time of Keyturn's last write."""
     annotations = metadata.get("annotations") or {}
     changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, managed_fields(metadata))
     others = {name: text for name, text in annotations.items() if name != CHANGED_AT}

@@ -1,4 +1,4 @@
-"""Secret lookup. Finds any Secret whose consumers Keyturn restarts, bound or watched."""
+"""Secret lookup. It finds bound and watched Secrets in their caches."""
 
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
@@ -6,7 +6,7 @@ from keyturn_receiver.core.binding import Target
 
 
 class SecretLookup:
-    """Secret lookup. A Secret is bound or watched, and never both."""
+    """Secret lookup among bound and watched Secrets. No Secret is both."""
 
     def __init__(self, bound: SecretCache, watched: WatchedCache) -> None:
         self._bound = bound

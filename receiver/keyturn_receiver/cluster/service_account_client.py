@@ -25,14 +25,14 @@ class ServiceAccount:
 
 @dataclass(frozen=True, slots=True)
 class AwsRole:
-    """The AWS role that a ServiceAccount names, and the UID of this ServiceAccount."""
+    """The AWS role that a ServiceAccount names, and the UID of the ServiceAccount."""
 
     uid: str
     arn: str
 
 
 class ServiceAccountClient:
-    """Client for ServiceAccounts. Reads them, and requests their tokens."""
+    """Client for ServiceAccounts. It reads them, and requests tokens for them."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -53,7 +53,8 @@ class ServiceAccountClient:
         return AwsRole(str(obj["metadata"]["uid"]), str(role_arn))
 
     async def token(self, account: ServiceAccount) -> str:
-        """Request a token for the ServiceAccount (TokenRequest). Only AWS accepts this token."""
+        """Request a token for the ServiceAccount (TokenRequest). The token is valid only for AWS, not for the
+        Kubernetes API."""
         body: Json = {"spec": {"audiences": [AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
         try:
             reply = await self._api.request(

@@ -1,8 +1,8 @@
-"""The Argo Rollouts that take their pod template from another workload (``spec.workloadRef``), and the cache that finds
-them.
+"""Argo Rollouts that take their pod template from another workload (``spec.workloadRef``), and the cache that finds
+them. Such a Rollout is a borrower, and the other workload is its lender.
 
-The other workload, usually a Deployment without replicas, is the consumer. Its pod template tells what the pods read.
-If that template changes, the Rollout gets a new revision.
+The lender, usually a Deployment without replicas, is the consumer. Its pod template tells what the pods read. If this
+pod template changes, the Rollout gets a new revision.
 """
 
 from collections import Counter, defaultdict
@@ -18,16 +18,16 @@ from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
-# The most Rollouts of one namespace that are kept. Each takes up to 1 KB. Further Rollouts are not known here, so
-# Events about workloads that lend them a template may be wrong.
+# The most Rollouts of one namespace that are kept. Each takes up to 1 KB. If a namespace has more Rollouts, the others
+# are not known here. Events about their lenders may then be wrong.
 MAX_BORROWERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Borrower:
     """A Rollout that takes its pod template from the workload ``lender``. ``by_time`` tells whether ``spec.restartAt``
-    restarts the Rollout's pods. ``hold`` is what holds back that restart, or None. ``replicas`` is the number of pods
-    that the Rollout should have."""
+    restarts the Rollout's pods. ``hold`` is the reason why the Rollout's pods cannot restart, or None. ``replicas`` is
+    the number of pods that the Rollout should have."""
 
     rollout: WorkloadRef
     lender: WorkloadRef
@@ -37,7 +37,7 @@ class Borrower:
 
 
 class Borrowers:
-    """Finds the Rollouts that take their pod template from a workload."""
+    """Index of borrowers by their lender."""
 
     def __init__(self) -> None:
         self._by_rollout: dict[WorkloadRef, Borrower] = {}
@@ -48,16 +48,16 @@ class Borrowers:
         return len(self._by_rollout)
 
     def of(self, workload: WorkloadRef) -> Sequence[Borrower]:
-        """Return the Rollouts that take the pod template of a workload, in a stable order."""
+        """Return the borrowers of a workload in a stable order."""
         return [each for _, each in sorted(self._by_lender.get(workload, {}).items())]
 
     def refs(self, namespace: str | None) -> set[WorkloadRef]:
-        """Return the Rollouts of one namespace, or of all namespaces if ``namespace`` is None."""
+        """Return the borrowers of one namespace, or of all namespaces if ``namespace`` is None."""
         return {ref for ref in self._by_rollout if namespace in (None, ref.namespace)}
 
     def put(self, rollout: WorkloadRef, borrower: Borrower | None) -> None:
-        """Store what is now known of a Rollout. ``borrower`` is None if the Rollout has its own pod template, or is
-        gone."""
+        """Store the present state of a Rollout. ``borrower`` is None if the Rollout has a pod template of its own, or
+        is gone."""
         if before := self._by_rollout.pop(rollout, None):
             of_lender = self._by_lender[before.lender]
             del of_lender[rollout]
@@ -79,8 +79,8 @@ class _Seen:
 
 
 class RolloutCache:
-    """Informer cache of Argo Rollouts. Passes each Rollout on to ``consumers``. A Rollout without a pod template of its
-    own also goes to ``borrowers``."""
+    """Informer cache of Argo Rollouts. It passes each Rollout on to ``consumers``. A Rollout without a pod template of
+    its own is also passed on to ``borrowers``."""
 
     def __init__(
         self, kind: WorkloadKind, consumers: ConsumerCache, borrowers: Borrowers, is_reloader_replaced: bool = False
@@ -91,7 +91,7 @@ class RolloutCache:
         self._is_reloader_replaced = is_reloader_replaced
 
     def transform(self, obj: Json) -> _Seen:
-        """Reduce a Rollout to what is kept."""
+        """Reduce a Rollout to the facts that the two caches keep."""
         ref = self._ref(obj)
         return _Seen(ref, self._consumers.transform(obj), self._borrower(ref, obj))
 

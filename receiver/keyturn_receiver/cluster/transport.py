@@ -17,7 +17,7 @@ from yarl import URL
 
 from keyturn_receiver import proxies
 
-CREDENTIALS_TTL = 1.0  # seconds between two checks for a renewed token
+CREDENTIALS_TTL = 1.0  # seconds between two looks for a renewed token
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Transport:
         rest = client.rest_client
         self._client = client
         self._host = client.configuration.host
-        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # as the client does at its first request
+        rest.pool_manager = rest.pool_manager or rest._create_pool_manager()  # the client does so at its first request
         self._session: aiohttp.ClientSession = rest.pool_manager
         self._options: dict[str, Any] = {}
         if client.configuration.tls_server_name:

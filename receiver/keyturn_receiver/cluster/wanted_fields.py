@@ -1,9 +1,9 @@
 """The fields of Kubernetes objects that the receiver reads. All other fields are skipped while the JSON is parsed.
 
-A tenant may write a workload with a megabyte of small parts that mean nothing here. To parse all of them would take
-thirty times their size in memory, and block the event loop for a tenth of a second. So code that reads another field of
-a workload or pod works only if the field is added here. Values have the type Any, because the API server has checked
-them.
+A tenant may write a workload with a megabyte of small parts that the receiver does not need. The parsed form of all
+these parts would take thirty times their size in memory, and the parser would block the event loop for a tenth of a
+second. So before code can read another field of a workload or pod, the field must be added here. Values have the type
+Any, because the API server has already checked them.
 """
 
 from collections.abc import Mapping
@@ -123,7 +123,7 @@ class WatchEvent(Struct):
 
 
 def _object(fields: Mapping[str, Any]) -> Any:
-    """Return a type for objects that keeps only these fields. Each field may be null."""
+    """Return a type for JSON objects. It keeps only these fields. The value of each field may be null."""
     make: Any = TypedDict
     return make("_Object", {name: each | None for name, each in fields.items()}, total=False)
 
@@ -133,8 +133,8 @@ def _nested(path: tuple[str, ...], innermost: Any) -> Any:
 
 
 def _metadata(template: tuple[str, ...] = ()) -> Any:
-    """Return a type for the metadata of an object. Its ``managedFields`` record the owner of each field. Of these, only
-    the owners of the metadata of the object and of its pod template are kept. ``template`` is the path of the pod
+    """Return a type for the metadata of an object. ``managedFields`` records the owner of each field. Only the owners
+    of the object's own metadata and of its pod template's metadata are kept. ``template`` is the path of the pod
     template."""
     owned = {"f:metadata": Any}
     if template:
@@ -150,7 +150,7 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
     first, *others = kind.template
     template = _object({"metadata": _metadata(), "spec": _PodSpec})
     of_spec: dict[str, Any] = dict.fromkeys(_SPEC, Any)
-    # In such an object, its author may write long lists that Kubernetes refuses in its own kinds.
+    # Argo Rollouts are custom resources. Their authors may write long lists, which Kubernetes refuses in its own kinds.
     if kind.has_restart_at:
         of_spec["strategy"], of_spec["workloadRef"] = _ArgoStrategy, _TemplateRef
     status = _object({**dict.fromkeys(_STATUS, Any), "conditions": list[_Condition]})

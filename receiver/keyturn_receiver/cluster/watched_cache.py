@@ -1,6 +1,6 @@
-"""Informer cache of the watched Secrets. It keeps the revisions of their keys, and no values.
+"""Informer cache of the watched Secrets. It keeps the revisions of their keys. It does not keep their values.
 
-Tenants decide how many Secrets and keys there are, so the memory for one namespace is bounded.
+Tenants decide how many Secrets and keys there are, so the memory per namespace is limited.
 """
 
 import sys
@@ -14,8 +14,8 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.watched import Observation, Watched, has_watch_label, judge, observe, watch_fault, watch_spec
 
-# The most keys of the watched Secrets of one namespace. Each Secret counts as SECRET_SIZE more keys. A key takes some
-# 0.25 KB.
+# The limit of the watched Secrets of one namespace, in keys. Each Secret counts as its keys and SECRET_SIZE more. A key
+# takes about 0.25 KB.
 MAX_SIZE = 20_000
 SECRET_SIZE = 4
 
@@ -29,10 +29,11 @@ TOO_MANY = (
 class WatchedSecret:
     """Cached metadata of a watched Secret, without its data.
 
-    ``spec`` has the settings for restarts from the Secret's annotations. ``first_seen_at`` and ``changed_at`` are in
-    monotonic seconds. ``first_seen_at`` is the time at which this replica first saw any version of the Secret.
-    ``changed_at`` is the time at which it first saw the present values. ``followed`` has the revisions of the last
-    version that this replica saw with an up-to-date annotation. It is None if this replica saw no such version.
+    ``spec`` has the settings for restarts that the Secret's annotations contain. ``first_seen_at`` and ``changed_at``
+    are in monotonic seconds. ``first_seen_at`` is the time at which this replica first saw any version of the Secret.
+    ``changed_at`` is the time at which this replica first saw the present values. ``followed`` has the revisions of the
+    last version that this replica saw with an up-to-date annotation. It is None if this replica has not seen such a
+    version.
     """
 
     target: Target
@@ -46,19 +47,20 @@ class WatchedSecret:
 
     @property
     def record(self) -> Record:
-        """The revisions of its keys, and when they changed."""
+        """The revisions of the Secret's keys, and the times at which they changed."""
         return self.watched.record
 
     @property
     def size(self) -> int:
-        """The share of the Secret in MAX_SIZE. Its memory is proportional to this number."""
+        """The number of keys that the Secret counts as in MAX_SIZE. The Secret's memory is proportional to this
+        number."""
         return SECRET_SIZE + len(self.record.revisions)
 
 
 @dataclass(frozen=True, slots=True)
 class SeenSecret:
-    """One version of a Secret with the label ``keyturn.dev/watch``. ``fault`` says why the Secret is not watched, or is
-    empty."""
+    """One version of a Secret with the label ``keyturn.dev/watch``. ``fault`` is the reason why the Secret is not
+    watched, or an empty text."""
 
     target: Target
     uid: str
@@ -69,7 +71,7 @@ class SeenSecret:
 
 
 class WatchedCache:
-    """Informer cache. Finds watched Secrets by target. ``keyed`` makes the revisions of their keys."""
+    """Informer cache. It finds watched Secrets by target. ``keyed`` makes the revisions of their keys."""
 
     def __init__(self, keyed: KeyedHash) -> None:
         self._keyed = keyed
@@ -89,17 +91,17 @@ class WatchedCache:
 
     def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:
         """Register ``on_kept``, which is called after any replica has brought the annotation of a Secret up to date.
-        The argument is the Secret before that write."""
+        The argument is the cached state of the Secret from before this update."""
         self._kept_handlers.append(on_kept)
 
     def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:
         """Register ``on_fault``, which is called with each Secret that has the label but is not watched. The Secret's
-        ``fault`` gives the reason. ``on_fault`` is also called when a Secret is watched or gone, with an empty
-        ``fault``."""
+        ``fault`` gives the reason. ``on_fault`` is also called with an empty ``fault`` when a Secret becomes watched,
+        or is gone."""
         self._fault_handlers.append(on_fault)
 
     def get(self, target: Target) -> WatchedSecret | None:
-        """Return the watched Secret at ``target``, or None if there is none."""
+        """Return the watched Secret at ``target``, or None if no watched Secret is there."""
         return self._by_target.get(target)
 
     def all(self) -> list[WatchedSecret]:
@@ -111,8 +113,8 @@ class WatchedCache:
         return [target for target in self._by_target if target.namespace == namespace]
 
     def judge(self, obj: Json) -> WatchedSecret | None:
-        """Return a Secret that the API server has just returned, with the facts that only the cache knows. Return None
-        if the Secret is not watched."""
+        """Add the facts that only the cache knows to a Secret that the API server has just returned. Return None if the
+        Secret is not watched."""
         item = self.transform(obj)
         return self._judge(item) if isinstance(item, SeenSecret) and not item.fault else None
 
@@ -197,7 +199,7 @@ class WatchedCache:
 
 def _matters(before: WatchedSecret | None, after: WatchedSecret | None) -> bool:
     """Return whether a change of a Secret may need work. A controller may write the same values again and again. Such a
-    write needs no work."""
+    write needs no work, so it returns false."""
     if before is None or after is None:
         return before is not after
     return (before.uid, before.watched, before.spec) != (after.uid, after.watched, after.spec)

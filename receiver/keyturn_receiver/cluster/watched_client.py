@@ -1,5 +1,5 @@
-"""Client for single watched Secrets: others fill them, and Keyturn only restarts their readers. The client reads a
-Secret, and writes one annotation on it."""
+"""Client for single watched Secrets. Others fill these Secrets, and Keyturn only restarts their consumers. The client
+reads a Secret, and writes one annotation on it."""
 
 from keyturn_receiver.cluster.api import APPLY, METADATA_ONLY, Api, Json, path
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
@@ -28,11 +28,12 @@ class WatchedClient:
         return secret
 
     async def read_record(self, target: Target) -> Record:
-        """Read the revisions of a Secret, and when they changed. Raises the same errors as ``read``."""
+        """Read the revisions of a Secret's keys, and the times at which they changed. Raises the same errors as
+        ``read``."""
         return (await self.read(target)).record
 
     async def keep(self, secret: WatchedSecret) -> None:
-        """Write the revisions into the Secret's annotation by server-side apply. Nothing else is written.
+        """Write the record into the Secret's annotation by server-side apply. The apply writes nothing else.
 
         Raises Conflict if the Secret was changed or deleted after it was read, or another error of the API client.
         """

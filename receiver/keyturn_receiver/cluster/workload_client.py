@@ -1,4 +1,5 @@
-"""Client for single workloads. It reads them and their pods, writes Keyturn's annotations on them, and evicts pods."""
+"""Client for single workloads. It reads workloads and their pods, writes Keyturn's annotations on workloads, and evicts
+pods."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -20,8 +21,8 @@ from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import ClusterRefused, UnknownField
 
-# With this parameter, the API server refuses a field that the definition of a custom resource lacks. Without it, the
-# API server drops the field silently.
+# With this parameter, the API server refuses a field that is not in the definition of a custom resource. Without it,
+# the API server drops such a field silently.
 STRICT = {"fieldValidation": "Strict"}
 
 
@@ -29,7 +30,7 @@ STRICT = {"fieldValidation": "Strict"}
 class Workload:
     """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the pods read no Secret. ``replicas``
     is the number of pods that the workload should have. ``owner`` is the foreign field manager that owns the mark
-    (Keyturn's annotation), or None if there is no such manager."""
+    (Keyturn's annotation), or None if no foreign field manager owns it."""
 
     ref: WorkloadRef
     uid: str
@@ -41,9 +42,9 @@ class Workload:
 
 
 class WorkloadClient:
-    """Client for workloads. When it writes a mark on a workload's pod template, Kubernetes restarts the pods.
-    ``reloader`` tells whether Reloader's annotations count. ``borrowers`` finds the Argo Rollouts that take the pod
-    template of a workload."""
+    """Client for workloads. It writes marks, which are Keyturn's annotations on workloads. A mark on the pod template
+    makes Kubernetes restart the pods. ``reloader`` tells whether Reloader's annotations count. ``borrowers`` finds the
+    Argo Rollouts that take their pod template from a workload."""
 
     def __init__(
         self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT, borrowers: Borrowers | None = None
@@ -53,8 +54,8 @@ class WorkloadClient:
         self._borrowers = Borrowers() if borrowers is None else borrowers
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
-        """Read a workload. Returns None if it is no consumer (``read_consumer``). Raises NotFound, or another error of
-        the API client."""
+        """Read a workload. Return None if the workload is not a consumer (``read_consumer``). Raises NotFound, or
+        another error of the API client."""
         return read_consumer(WORKLOAD_KINDS[ref.kind], await self._get(ref), self._reloader)
 
     async def other_writer(self, ref: WorkloadRef, annotation: str, removed: bool) -> str | None:
@@ -65,7 +66,7 @@ class WorkloadClient:
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
         """Read a workload, with the data that is needed to judge its pods. Raises the same errors as ``read``.
 
-        ``annotation`` is the name of the mark that ``Workload.owner`` is about.
+        ``annotation`` is the name of the mark whose owner is returned in ``Workload.owner``.
         """
         kind, workload = WORKLOAD_KINDS[ref.kind], await self._get(ref)
         return Workload(
@@ -79,8 +80,8 @@ class WorkloadClient:
         )
 
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
-        """Yield the pods of a workload, without those that are ending. If an Argo Rollout takes its pod template from
-        the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
+        """Yield the pods of a workload, without the pods that are ending. If an Argo Rollout takes its pod template
+        from the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
         ref = workload.ref
         owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
         query = {"labelSelector": workload.selector}
@@ -92,8 +93,8 @@ class WorkloadClient:
                     yield pod
 
     async def trouble(self, ref: WorkloadRef) -> str:
-        """Return why one of the first PAGE_SIZE pods of a workload is not ready (``core/pod_trouble.py``), or an empty
-        text. Raises the same errors as ``read``, and ReplyTooLarge."""
+        """Return the reason why one of the first PAGE_SIZE pods of a workload is not ready (``core/pod_trouble.py``),
+        or an empty text. Raises the same errors as ``read``, and ReplyTooLarge."""
         workload = await self._get(ref)
         uid = str(workload["metadata"]["uid"])
         query = {"labelSelector": _selector(workload["spec"].get("selector") or {}), "limit": str(PAGE_SIZE)}
@@ -105,7 +106,8 @@ class WorkloadClient:
 
     async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
         """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now. Raises
-        NotFound if the pod is gone, Conflict if another pod has its name, and the other errors of ``read``."""
+        NotFound if the pod is gone, and Conflict if a new pod has the same name. Raises the other errors of ``read``,
+        too."""
         body: Json = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -124,8 +126,9 @@ class WorkloadClient:
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
     def as_lender(self, consumer: Consumer) -> Consumer:
-        """Return the consumer with another ``hold``: what holds back the Argo Rollouts that take their pod template
-        from the consumer. If there are no such Rollouts, return the consumer unchanged."""
+        """Return the consumer with the ``hold`` of a lender: the reason why the Argo Rollouts that take their pod
+        template from the consumer cannot restart their pods. If there are no such Rollouts, return the consumer
+        unchanged."""
         borrowers = self._borrowers.of(consumer.ref)
         return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
 
@@ -136,16 +139,17 @@ class WorkloadClient:
         written_at: int | None = None,
         beside: Sequence[RolloutAnnotation] = (),
     ) -> Consumer | None:
-        """Write a mark, and return the workload as it was written. Raises Conflict if it has changed since it was read.
+        """Write a mark, and return the workload as it was written. Raises Conflict if the workload has changed since it
+        was read.
 
-        A mark on the pod template asks for a restart. A mark on the workload itself says that the pods were found to
-        run the new values. So a restart writes only the mark on the pod template, and the same write removes the mark
-        on the workload itself. ``beside`` are marks of other Secrets that the new pods will also read. The same write
-        puts these marks on the pod template.
+        A mark on the pod template asks for a restart. A mark on the workload itself says that the pods already run the
+        new values. So a restart writes only the mark on the pod template, and the same write removes the mark on the
+        workload itself. ``beside`` are marks of other Secrets that the new pods will also read. The same write puts
+        these marks on the pod template.
 
-        If a consumer ``restarts_by_time``, a restart needs ``written_at``: the time at which the Secret was written, in
-        seconds since 1970 by the API server's clock. The consumer's pod template must not change. So in this case the
-        mark on the workload itself asks for the restart.
+        The pod template must not change if the consumer ``restarts_by_time``. In this case the mark on the workload
+        itself asks for the restart, and ``written_at`` has to be given: the time at which the Secret was written, in
+        seconds since 1970 by the API server's clock.
         """
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations: Json = {mark.name: mark.value}
@@ -170,10 +174,10 @@ class WorkloadClient:
         return self.as_lender(marked) if marked and mark.restart else marked
 
     async def _restart_borrower(self, borrower: Borrower, mark: RolloutAnnotation, written_at: int) -> None:
-        """Restart the pods of an Argo Rollout that takes the pod template of the marked workload.
+        """Restart the pods of an Argo Rollout that takes its pod template from the marked workload.
 
-        The Rollout gets the mark, too, which shows that it was restarted. So if the write of the mark on the workload
-        then fails, the next attempt does not restart the Rollout's pods again.
+        The Rollout gets the mark, too. The mark shows that the Rollout was restarted. So if the later write of the mark
+        on the workload fails, the next attempt does not restart the Rollout's pods again.
         """
         metadata = (await self._get(borrower.rollout))["metadata"]
         if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
@@ -199,8 +203,8 @@ class WorkloadClient:
 
 
 def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> RolloutHold | None:
-    """Return what holds back the restart of a workload that gives its pod template to Rollouts. ``hold`` is what holds
-    back the workload itself."""
+    """Return the reason why a workload that lends its pod template to Rollouts cannot restart pods, or None. ``hold``
+    is the reason that the workload itself gives."""
     if hold is not NO_REPLICAS:
         return hold
     held = next((each for each in borrowers if each.hold), None)
