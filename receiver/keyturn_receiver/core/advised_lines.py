@@ -38,15 +38,15 @@ def text_literal(text: str) -> str:
 
 
 def constant_line(key: str, text: str) -> str:
-    """Return the line that gives a key a text as its value."""
+    """Return the line that sets ``key`` to the constant ``text``."""
     return f"{key}: {quoted(text_literal(text))}"
 
 
 def property_path(path: str, aliases: Sequence[str] = ()) -> str:
     """Return the expression that selects a property. Names in the path are quoted if JMESPath needs quotes.
 
-    If there are ``aliases``, the expression begins with one of them. The first alias is used if the path begins with no
-    alias.
+    If there are ``aliases``, the expression begins with an alias. If ``path`` does not begin with an alias, the first
+    alias is put in front of it.
     """
     names = [name for name in path.split(".") if name]
     if aliases and names[:1] != [name for name in names[:1] if name in aliases]:
@@ -55,7 +55,7 @@ def property_path(path: str, aliases: Sequence[str] = ()) -> str:
 
 
 def property_line(key: str, path: str, aliases: Sequence[str] = ()) -> str:
-    """Return the line that fills a key with a property."""
+    """Return the line that sets ``key`` to the property at ``path``."""
     path = property_path(path, aliases).replace("'", "''")
     return f"{key}: '{path}'"
 
@@ -86,7 +86,7 @@ def _line(key: str, expression: str) -> str:
 
 
 def _function(name: str) -> str | None:
-    """Return Keyturn's name for a template's function ``name``. Return None if Keyturn has no such function that takes
-    one argument."""
+    """Return Keyturn's name for the template function ``name``. Return None if Keyturn has no such function, or if
+    Keyturn's function does not take exactly one argument."""
     name = SYNONYMS.get(name.lower(), name.lower())
     return name if name in KeyturnFunctions.FUNCTION_TABLE and not arity_fault(name, 1) else None

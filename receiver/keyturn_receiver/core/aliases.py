@@ -1,8 +1,8 @@
 """Aliases: the names under which the expressions of one Secret reach several AWS secrets.
 
 The annotation ``keyturn.dev/secrets`` has one alias on each line. The lines use only a small part of YAML. They are
-read without a YAML parser, because a parser would be too slow: the annotation is read for each change that a watch
-shows.
+read without a YAML parser, because a watch shows many changes, and the annotation is read at each of them. A parser
+would be too slow.
 """
 
 import difflib
@@ -88,7 +88,7 @@ def _read(text: str) -> tuple[tuple[Alias, ...], tuple[str, ...]]:
 
 
 def scope_of(expression: str) -> Scope:
-    """Return the parts of a document that a valid expression can reach. They are the same for every document."""
+    """Return the parts of a document that a valid expression can reach. These parts do not depend on the document."""
     if is_property(expression):
         return Scope(frozenset({expression}))
     names: set[str] = set()
@@ -101,8 +101,8 @@ def scope_of(expression: str) -> Scope:
 
 
 def alias_advice(expression: str, key: str, unknown: str, aliases: Sequence[str]) -> str:
-    """Return advice on what to write instead of ``unknown``, which the expression uses as an alias. The advice is the
-    end of a sentence, or an empty text."""
+    """Return advice on what to write instead of ``unknown``, which the expression uses as an alias. The advice
+    completes a sentence. It is empty if there is no advice."""
     lower = {alias.lower(): alias for alias in reversed(aliases)}
     if _QUOTED_NAME.fullmatch(expression):
         return f", as in {property_line(key, unknown, aliases)}"

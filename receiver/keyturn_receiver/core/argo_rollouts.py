@@ -1,4 +1,4 @@
-"""Argo Rollouts: how a Rollout restarts its pods, and what holds a restart back.
+"""Argo Rollouts: how a Rollout restarts its pods, and which settings keep its pods from restarting.
 
 A Rollout can restart its pods in two ways. A changed pod template makes a new revision, which passes through the steps
 of the strategy: pauses, analysis, promotion. A time in ``spec.restartAt`` makes Argo evict the pods that were created
@@ -51,8 +51,8 @@ def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_
     whether the Rollout's annotations name Secrets. ``spares_template`` tells whether its pods are restarted without a
     change of the template.
 
-    The template of such a Rollout is empty. A label or annotation in it, such as Keyturn's mark, would make the Rollout
-    invalid.
+    The template of such a Rollout is empty. A label or annotation in it, such as Keyturn's mark (the annotation that
+    restarts pods), would make the Rollout invalid.
     """
     if not names_secrets or spares_template or not _template_ref(workload):
         return ()
@@ -63,15 +63,15 @@ def borrower_faults(workload: Mapping[str, object], names_secrets: bool, spares_
 
 
 def lender(workload: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return the kind and the name of the workload whose pod template a Rollout takes. Return None if the Rollout has a
-    template of its own."""
+    """Return the kind and the name of a Rollout's lender. The lender is the workload whose pod template the Rollout
+    takes. Return None if the Rollout has a template of its own."""
     ref = _template_ref(workload)
     return (str(ref.get("kind")), str(ref.get("name"))) if ref else None
 
 
 def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold | None:
-    """Return what holds back the restart of a Rollout's pods, or None if all pods restart without the help of a
-    person."""
+    """Return the reason why some or all pods of a Rollout cannot restart without a person. Return None if all pods
+    can."""
     spec = as_object(workload.get("spec"))
     if spec.get("replicas") == 0:
         return NO_REPLICAS

@@ -1,8 +1,8 @@
 """Names and ARNs of AWS secrets. A partial ARN lacks the six random characters at the end of a complete ARN.
 
-A partial ARN may happen to end in six characters that look like the random ones. Such an ARN can be read in two ways,
-and both readings count: an extra match costs one needless reconcile, but a missed match loses a rotation. A bare name
-is never shortened, because `prod/db-abcdef` is a valid name.
+A partial ARN may happen to end in six characters that look like the random ones. Such an ARN can be read in two ways.
+Both readings count, because an extra match costs one needless reconcile, but a missed match loses a rotation. A bare
+name is never shortened, because `prod/db-abcdef` is a valid name.
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html
 """
 

@@ -1,7 +1,7 @@
 """Bindings determine which AWS secret fills which Secret, and how. This module reads them from a Secret's annotations.
 
-No other module parses a binding as a whole. The other modules use ``BindingSpec``, which has the annotations as they
-were written, and ``Binding``, which has the same content after a check.
+The other modules use ``BindingSpec`` and ``Binding``. A ``BindingSpec`` has the annotations as they were written. A
+``Binding`` has the same content after a check.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ VERSION_STAGE = "keyturn.dev/version-stage"
 SERVICE_ACCOUNT = "keyturn.dev/service-account"
 ON_DELETE = "keyturn.dev/on-delete"
 RECONCILE = "keyturn.dev/reconcile"
-RESUME = "keyturn.dev/rollout-resume"  # names a change; its rollouts go on in spite of failures
+RESUME = "keyturn.dev/rollout-resume"  # names a change; the rollouts for this change continue in spite of failures
 CURRENT = "AWSCURRENT"
 
 # The annotations that determine the Secret's data. The other annotations in DECLARING do not change the data.
@@ -50,7 +50,7 @@ SECRET_ARN = re.compile(
     rf"arn:aws[a-z-]*:secretsmanager:{REGION.pattern}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@!-]{{1,519}}"
 )
 
-MAX_REQUEST = 64  # characters; if the text of ``reconcile`` is longer, its digest is recorded
+MAX_REQUEST = 64  # characters; a longer text of ``reconcile`` is recorded as a digest
 
 MAX_DATA_ANNOTATION = 64 * 1024  # in characters
 # The maximum length of all expressions of a `data` annotation together, in characters. An expression that only names a
@@ -133,7 +133,7 @@ class BindingSpec:
     Secret says about restarts. ``rollout_faults`` say what is wrong with the Secret's annotations about restarts. The
     Secret is filled in spite of these faults. ``secrets`` is the text of the annotation ``keyturn.dev/secrets``, or
     None. ``pace`` is the number of rollouts for the Secret that may be unfinished at a time, or None. ``resume`` names
-    a change of the Secret, or is empty. The rollouts for this change go on in spite of failures. ``reloader_ignore``
+    a change of the Secret, or is empty. The rollouts for this change continue in spite of failures. ``reloader_ignore``
     and ``reloader_match`` are the texts of Reloader's annotations on the Secret, or None.
     """
 
@@ -161,8 +161,8 @@ class BindingSpec:
         return tuple(dict.fromkeys(self.source_of(alias) for alias in read_aliases(self.secrets)[0]))
 
     def source_of(self, alias: Alias) -> Source:
-        """Return the source of an alias. If the alias names no staging label, the staging label of the binding
-        counts."""
+        """Return the source of an alias. If the alias names no staging label, the source has the staging label of the
+        binding."""
         return Source(alias.secret_id, alias.stage or self.stage)
 
     @property
@@ -188,7 +188,8 @@ class BindingSpec:
         """Return whether the receiver may ask AWS and Kubernetes about an AWS secret and the ServiceAccount of the
         binding.
 
-        It may not if one of the two names is malformed, or if another fault keeps the Secret from being filled.
+        The result is false if one of the two names is malformed, or if the binding has a fault that keeps the Secret
+        from being filled.
         """
         if self.faults:
             return False
@@ -221,7 +222,7 @@ class Binding:
 
     @property
     def groups(self) -> "tuple[Binding, ...]":
-        """The parts of the binding: one for each group of keys that depend on exactly the same AWS secrets.
+        """The parts of the binding. The keys of one part depend on exactly the same AWS secrets.
 
         A binding of only one AWS secret is not divided.
         """
@@ -436,7 +437,7 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
         faults.append(f"annotation {DATA} is longer than {MAX_DATA_ANNOTATION} characters: bind several Secrets")
         return []
     # The annotation is parsed into YAML nodes, not into values. So `NO: port` keeps its key "NO", a duplicate key is
-    # noticed, and a YAML alias can only stand for a scalar.
+    # noticed, and a YAML alias of a list or a map is refused.
     try:
         node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -483,7 +484,8 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
 def _lines_with_marks(text: str) -> list[int]:
     """Return the numbers, from 0, of the first MAX_FAULTS lines of valid YAML that have a tag, an anchor or an alias.
 
-    The nodes that the YAML parser returns do not show such marks. So a part of the expression would be lost unnoticed.
+    The YAML parser reads such marks and leaves them out of its nodes. Without this check, a part of an expression would
+    be lost without a message.
     """
     if not any(mark in text for mark in "!&*"):
         return []  # most annotations have no mark

@@ -25,7 +25,7 @@ MARK_PREFIX = "revision.keyturn.dev/"
 # event loop for seconds, and keeping them would take 100 MiB. So only the first MAX_REFERENCES references count.
 MAX_REFERENCES = 5000
 MAX_NAME_FAULTS = 3  # the most wrong names that are reported for one annotation
-MAX_NAME = 253  # characters; Kubernetes allows no longer name of a Secret or of a key
+MAX_NAME = 253  # characters; the longest name that Kubernetes allows for a Secret or a key
 # The most characters of a mark's value that are kept. The marks that Keyturn makes are shorter, so a value that was cut
 # cannot equal such a mark.
 MAX_MARK = 64
@@ -44,7 +44,7 @@ class Reads:
 
     @property
     def needs_keys(self) -> bool:
-        """Whether every container waits for its start until the Secret has the keys that the container reads."""
+        """Whether each container can start only if the Secret has the keys that this container reads."""
         return not self.whole and not self.optional
 
 
@@ -64,20 +64,21 @@ class WorkloadRef:
 class Consumer:
     """A workload, reduced to the fields that matter for its rollout.
 
-    ``reads`` maps the name of each Secret to the keys that the pods read. ``baseline`` has Keyturn's marks for these
-    Secrets on the workload itself, and ``marks`` has the marks on its pod template. Both map the name of an annotation
-    to its value. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells why a changed
-    template does not restart all pods. It is None if a changed template restarts all pods. ``faults`` say what is wrong
-    with the annotations and labels of the workload and of its pod template. Faults forbid restarts, because an unwanted
-    restart cannot be undone. ``created`` is the time at which the workload was created, in seconds since 1970 by the
-    API server's clock, or None if the time is not known. ``seen_late`` means that this replica first saw the workload
-    long after its creation. ``reloader`` are the rules of Reloader's annotations, if these annotations count.
-    ``may_restart_twice`` means that the workload has annotations of Reloader, but they do not count. ``progress`` tells
-    how far the rollout of the present pod template has come, or is None if the progress is not known. ``evicts`` means
-    that Keyturn evicts the pods and does not change the template. Then no setting of the workload holds the pods back.
-    ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a changed pod template
-    (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the order and the time of
-    the workload's restarts, or None.
+    ``reads`` maps the name of each Secret to the keys that the pods read. A mark is an annotation in which Keyturn
+    notes the revisions of one Secret. ``marks`` has the marks on the pod template, where a new mark restarts the pods.
+    ``baseline`` has the marks on the workload itself, where a new mark restarts nothing. Both map the name of an
+    annotation to its value. ``switch`` is what the workload and its pod template say about restarts. ``hold`` tells why
+    a changed template does not restart all pods. It is None if a changed template restarts all pods. ``faults`` say
+    what is wrong with the annotations and labels of the workload and of its pod template. Faults forbid restarts,
+    because an unwanted restart cannot be undone. ``created`` is the time at which the workload was created, in seconds
+    since 1970 by the API server's clock. It is None if the time is not known. ``seen_late`` means that this replica
+    first saw the workload long after its creation. ``reloader`` are the rules of Reloader's annotations, if these
+    annotations count. ``may_restart_twice`` means that the workload has annotations of Reloader, but they do not count.
+    ``progress`` tells how far the rollout of the present pod template has come, or is None if the progress is not
+    known. ``evicts`` means that Keyturn evicts the pods and does not change the template. Then no setting of the
+    workload can keep the pods from restarting. ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a
+    changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the
+    order and the time of the workload's restarts, or None.
     """
 
     ref: WorkloadRef
@@ -129,8 +130,8 @@ def name_list_faults(annotations: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def mark_name(secret_name: str) -> str:
-    """Return the name of the annotation that marks a workload for a Secret. The part after the slash has at most 63
-    characters.
+    """Return the name of the mark for a Secret. The mark is an annotation on a workload or its pod template. The part
+    of the name after the slash has at most 63 characters.
 
     Two Secrets never share a mark. A shortened name has an underscore, which no name of a Secret has. It also has 160
     bits of a digest, so nobody can find two Secrets whose names are shortened to the same text.
@@ -141,9 +142,9 @@ def mark_name(secret_name: str) -> str:
 
 
 def former_mark_name(secret_name: str) -> str | None:
-    """Return the name that release 0.2 gave to the mark of a Secret, or None if the mark still has this name.
+    """Return the name that release 0.2 gave to the mark of a Secret, or None if the name has not changed since.
 
-    Two Secrets could share such a name. Marks with the former name are still read, so that an upgrade restarts nobody.
+    Two Secrets could share such a name. Marks with the former name are still read, so that an upgrade restarts no pods.
     This function can be removed after the next release.
     """
     if len(secret_name) <= 63:
@@ -152,7 +153,7 @@ def former_mark_name(secret_name: str) -> str | None:
 
 
 def mark_names(secret_names: Iterable[str]) -> list[str]:
-    """Return the names of all annotations that mark a workload for one of these Secrets."""
+    """Return the names of all marks for these Secrets, including the former names."""
     both = ((mark_name(name), former_mark_name(name)) for name in secret_names)
     return [name for names in both for name in names if name]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keyturn_receiver.core.json_access import as_object, as_objects
 
-# Annotations that a controller writes on a copy, or with which people ask for a copy. The value of an annotation in
+# Annotations that a controller writes on a copy, or that people write to ask for a copy. The value of an annotation in
 # _ORIGINS names the original.
 _ANNOTATIONS: Mapping[str, str] = {
     # https://github.com/mittwald/kubernetes-replicator

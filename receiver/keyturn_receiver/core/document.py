@@ -96,7 +96,7 @@ def read_document(value: str | bytes) -> Document:
 
 
 def extent(value: str | bytes) -> Extent:
-    """Return the extent of the ``content`` that a value has as a document. The value is not parsed."""
+    """Return the extent of the ``content`` of a value, without parsing the value."""
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:

@@ -3,7 +3,8 @@ before it is evaluated.
 
 A short expression can have a huge result: the result of ``[@,@]|[@,@]|...`` doubles with each bar. So an upper bound of
 the cost is computed first, from the parsed expression and the length of the document. A costly expression is refused.
-Parsing and bounding are limited, too, by the length of the expression and by the number of its nodes.
+The length of an expression and the number of its nodes are limited, too. So the parser and the computation of the bound
+also end soon.
 https://jmespath.org/specification.html
 """
 
@@ -30,7 +31,7 @@ MAX_DEPTH = 100  # levels of the syntax tree; the library visits the tree by rec
 MAX_NESTING = 6  # nested projections; each level multiplies the cost by the length of the document
 MAX_COST = 5_000_000  # units of 0.1 microseconds, as measured on a slow core; this is half a second
 
-# Each visit of a node costs VISIT units, and each call of a function costs another CALL units. Each byte of an
+# Each visit of a node costs VISIT units, and each call of a function costs CALL more units. Each byte of an
 # intermediate result costs one unit. A test counts the visits of real evaluations.
 VISIT = 10
 CALL = 30
@@ -105,7 +106,7 @@ class Extent:
         return Extent(self.size + other.size, self.values + other.values)
 
     def times(self, factor: int) -> "Extent":
-        """Return the extent of ``factor`` such values."""
+        """Return the extent of ``factor`` values of this extent together."""
         return Extent(self.size * factor, self.values * factor)
 
     def at_most(self, limit: int) -> "Extent":
@@ -278,9 +279,9 @@ class _Bounds:
         return value, 0  # field, index, slice, current, identity: the output is a part of the input
 
     def _of_each(self, expressions: Sequence[Mapping[str, Any]], value: Extent, spent: int) -> tuple[Extent, int]:
-        # The sizes of the elements are not known. There are two extremes, because the output grows at least in
-        # proportion to the input: one element that takes up the whole value, and as many minimal elements as the value
-        # can have. The bounds of both are added up.
+        # The sizes of the elements are not known. In one extreme, a single element takes up the whole value. In the
+        # other extreme, the value has as many minimal elements as possible. The output grows at least in proportion to
+        # the input, so the sum of the bounds for both extremes covers all other cases.
         output, elements = Extent(2, 1), value.values
         for expression in expressions:
             (whole, whole_cost), (least, least_cost) = self.of(expression, value), self.of(expression, _LEAST)

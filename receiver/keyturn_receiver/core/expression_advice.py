@@ -16,7 +16,7 @@ _NAME_LIKE = re.compile(r"[\w$.:/@%+~\- ]+")
 # A text that is not meant as an expression: it has no bracket, no double quote and no operator.
 _BARE_TEXT = re.compile(r"""(?!')(?=.*\w)[^][(){}|"`<>]+(?<!')""")
 _OPERATOR = re.compile(r"\s[=!&]|[=&]\s|[=!]=(?!=*\Z)|&&")
-# Operators of expressions whose operands evaluate only a part of the document.
+# Operators with an operand that is evaluated on only a part of the document.
 _INNER = re.compile(r"[*|&]|\[[]?]|\.\s*[\[{]|[\]})]\s*\.")
 _PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # a path that its author may have meant as a text
 # A bracket, or a quoted text, even without its closing quote. The pattern matches at every quote, so a search takes
@@ -36,7 +36,7 @@ _TYPES = {
 def constant_advice(expression: str, key: str) -> str:
     """Return how to write the expression as a constant, or an empty text if its author cannot have meant a constant.
 
-    YAML removes one pair of quotes, and JMESPath needs another.
+    A constant needs two pairs of quotes: YAML removes the outer pair, and JMESPath needs the inner pair.
     """
     text = expression.strip()
     if len(text) > _MAX_ADVICE or not _PATH.fullmatch(text):

@@ -30,8 +30,8 @@ def owned(fields: Mapping[str, object], *path: str) -> frozenset[str]:
 
 
 def owns(fields: Mapping[str, object], names: Iterable[str], *path: str) -> bool:
-    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``. The other fields there are not
-    looked at, because there may be tens of thousands."""
+    """Return whether an entry's ``fieldsV1`` contains all ``names`` below ``path``. The function does not go through
+    the other fields, because there may be tens of thousands."""
     below = _below(fields, path)
     return all(f"f:{name}" in below for name in names)
 

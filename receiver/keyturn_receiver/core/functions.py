@@ -1,7 +1,7 @@
-"""The functions of expressions: those of JMESPath, and some more that credentials need.
+"""The functions that an expression can call. They are JMESPath's own functions and some others that credentials need.
 
 The names and the meanings of `lower`, `replace`, `split`, `trim` and `upper` are those of JMESPath Community
-(https://jmespath.site/main/). ADR 22 has the reasons for the others.
+(https://jmespath.site/main/). ADR 22 has the reasons for the names of the other functions.
 """
 
 import base64
@@ -43,8 +43,8 @@ _TEXT: Any = {"types": ["string", "number", "boolean"]}  # a number counts as it
 _BYTES: Any = {"types": ["string", "number", "boolean", "binary"]}
 _STRING: Any = {"types": ["string"]}
 
-# Names that other tools give to these functions, in lower case. The advice about a function that does not exist uses
-# them.
+# Names that other tools give to these functions, in lower case. A message about a function that does not exist advises
+# Keyturn's name.
 SYNONYMS = {
     "b64enc": "base64_encode", "base64": "base64_encode", "b64encode": "base64_encode", "base64encode": "base64_encode",
     "b64dec": "base64_decode", "b64decode": "base64_decode", "base64decode": "base64_decode",
@@ -187,7 +187,7 @@ def _check(value: object) -> None:
 def to_bytes(value: object) -> bytes:
     """Return bytes unchanged, a text as UTF-8, and any other value as compact JSON.
 
-    Raises EvaluationError if the text cannot be encoded as UTF-8, and UnusableValue as ``write`` does.
+    Raises EvaluationError if the text cannot be encoded as UTF-8. Raises the errors of ``write``, too.
     """
     try:
         return value if isinstance(value, bytes) else text_of(value).encode()

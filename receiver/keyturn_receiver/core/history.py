@@ -81,9 +81,9 @@ def kept_history(text: str | None) -> str:
 def add(text: str | None, change: Change) -> str:
     """Return the annotation with one more change as its first entry.
 
-    The annotation keeps at most MAX_CHANGES changes and at most MAX_BYTES. The oldest changes are dropped. Of
-    consecutive changes without a new version, only the last is kept. Otherwise Keyturn's answers to another writer's
-    repeated edits would push out the rotations. An id that the annotation cannot hold is left out.
+    The annotation has at most MAX_CHANGES changes and at most MAX_BYTES bytes. The oldest changes are dropped. Of
+    consecutive changes without a new version, only the last is kept. Otherwise the repairs after another writer's
+    repeated edits would push the rotations out of the annotation. An id that the annotation cannot hold is left out.
     """
     change = replace(
         change,

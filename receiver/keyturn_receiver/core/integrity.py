@@ -24,7 +24,7 @@ class Integrity(StrEnum):
     """Whether a Secret still is as Keyturn wrote it."""
 
     INTACT = "intact"  # the keyed hashes of the data and of the record prove it
-    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it: its hash fits, but has no key, so it proves nothing
+    UNKEYED = "unkeyed"  # a release up to 0.2 wrote it; its hash fits, but was made without a key and proves nothing
     BROKEN = "broken"  # Keyturn never wrote it, or somebody has changed a key or the record
 
 
@@ -40,8 +40,8 @@ def integrity(
 
     The owners of the fields do not show every edit: server-side apply of ``stringData`` leaves the owner of ``data`` as
     it is, and any writer can name its field manager ``keyturn``. So the values themselves are compared, by a hash. The
-    owners count, too, because a key that Keyturn does not own would stay in the Secret when it is gone from the AWS
-    secret.
+    owners count, too, because Keyturn cannot remove a key that it does not own. Such a key would stay in the Secret
+    after its removal from the AWS secret.
     """
     uid = str(metadata.get("uid"))
     found = as_object(metadata.get("annotations"))  # a tenant may have written very many annotations
@@ -77,10 +77,10 @@ def owns_all(manager: str, entries: Iterable[Mapping[str, object]], record: Reco
 
 
 def holders(manager: str, entries: Iterable[Mapping[str, object]], data: Iterable[str]) -> dict[str, str]:
-    """Return the keys of a Secret that ``manager`` has not applied. Each key has the name of the field manager that
-    holds it.
+    """Return the keys of a Secret that ``manager`` has not applied. The result maps each of these keys to the field
+    manager that holds the key.
 
-    The name is empty if nobody holds the key.
+    The field manager is an empty text if nobody holds the key.
     """
     ours: set[str] = set()
     theirs: dict[str, str] = {}

@@ -50,7 +50,8 @@ class Interpreter(TreeInterpreter):
         return result
 
     def visit_part(self, node: Mapping[str, Any], value: object) -> object:
-        """Return the value of a node that becomes a part of a new value."""
+        """Evaluate a node whose result becomes a part of a new value, and return the result. Raises the error for a
+        null."""
         result = self.visit(node, value)
         if result is None and not self._null_is_written:
             raise self._null_error

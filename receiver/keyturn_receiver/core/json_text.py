@@ -1,7 +1,7 @@
 """JSON text. Parses untrusted JSON and writes it again. Each number keeps its digits.
 
-Python's own parser turns 1.10 into 1.1, and refuses numbers of many digits. If two properties have the same name, it
-keeps only the last. Its error messages may quote the text.
+Python's own parser turns 1.10 into 1.1, and refuses numbers of many digits. If two properties have the same name,
+Python's parser returns only the last. Its error messages may quote the text.
 """
 
 import json
@@ -63,8 +63,8 @@ class Unusable:
     """Placeholder for a part of a value that cannot be used. Any use of the placeholder, except passing it on, raises
     UnusableValue.
 
-    Each such part has a placeholder of its own. If two lists held the same object, Python would take the lists for
-    equal without a call of ``__eq__``.
+    Each such part has its own placeholder. If two lists held the same placeholder, Python would consider the lists
+    equal without calling ``__eq__``.
     """
 
     __slots__ = ("why",)
@@ -185,8 +185,8 @@ def _absent_number(text: str) -> str:
 
 def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]:
     """Return the text with ``mark`` in place of each object or list that is nested too deeply. Also return the
-    positions in the new text at which the length changed. Each position has the number of characters by which the new
-    text is shorter there (negative if it is longer)."""
+    positions in the new text at which the length changed. Each position comes with the number of characters that the
+    new text lost there (negative if it gained characters)."""
     shallow = ""
     cuts: list[tuple[int, int]] = []
     depth = begin = kept = 0
@@ -199,8 +199,8 @@ def _without_the_deep(text: str, mark: str) -> tuple[str, list[tuple[int, int]]]
             if depth == MAX_DEPTH + 1:
                 shallow += text[kept:begin]
                 kept = token.end()
-                # Blanks keep the number apart from digits beside it. Such digits are a fault in the text, and must
-                # remain one.
+                # Blanks separate the number from digits beside it. Such digits are a fault in the text, and the parser
+                # must still find this fault.
                 cuts += [(len(shallow), -1), (len(shallow) + 1, kept - begin - len(mark) - 1)]
                 shallow += f" {mark} "
             depth -= 1

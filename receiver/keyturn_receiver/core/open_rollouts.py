@@ -1,8 +1,8 @@
 """Open rollouts: unfinished rollouts that Keyturn has started. The workloads alone show them.
 
 Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
-that the pods already run the values that the mark stands for (``core/rollout.py``). So somebody else has started a
-later rollout of such a workload.
+that the pods already run the values that the mark stands for (``core/rollout.py``). If such a workload has an
+unfinished rollout, somebody else has started it.
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name
@@ -12,10 +12,11 @@ from keyturn_receiver.core.rollout_progress import RolloutState
 
 
 def is_open(consumer: Consumer) -> bool:
-    """Return whether Keyturn has restarted a workload, and some of its pods are not ready with its present template.
+    """Return whether a workload has an unfinished rollout that Keyturn has started. In such a rollout, some pods are
+    not ready with the present template.
 
-    A failed rollout is not open, because it may never end. If a workload holds its pods back
-    (``core/rollout_hold.py``), its rollout cannot end either, and is not open.
+    A failed rollout is not open, because it may never end. If a setting of the workload keeps pods from restarting
+    (``core/rollout_hold.py``), the rollout cannot end either, and is not open.
     """
     if consumer.hold or consumer.progress is None or consumer.progress.state is not RolloutState.UNFINISHED:
         return False

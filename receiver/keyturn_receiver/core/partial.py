@@ -38,7 +38,7 @@ def render_groups(
     secret_type: str = "",
 ) -> Rendering:
     """Render each group whose AWS secrets were all read. ``errors`` say why other AWS secrets were not read.
-    ``secret_type`` is the type of the Secret. A value that this type does not allow is an error of the value's group.
+    ``secret_type`` is the type of the Secret. A group fails if it has a value that this type does not allow.
 
     Raises InvalidValue if all groups together exceed a limit.
     """
@@ -95,11 +95,12 @@ def _check_costs(groups: Sequence[Binding], versions: Mapping[Source, SecretVers
 
 
 def sources_to_read(binding: Binding, record: Record, binding_hash: str, about: Set[Source]) -> frozenset[Source]:
-    """Return the AWS secrets that have to be read: all AWS secrets of each group with an AWS secret that may have
-    changed.
+    """Return the AWS secrets that have to be read. If one AWS secret of a group may have changed, all AWS secrets of
+    the group have to be read.
 
     ``about`` has the AWS secrets that may have changed. It is empty if any of them may have changed. All AWS secrets of
-    the binding are read if the record shows an error or another binding.
+    the binding have to be read if the record shows an error, or if the binding has changed since the record was
+    written.
     """
     if record.status != OK or record.binding_hash != binding_hash:
         return binding.sources
@@ -152,8 +153,8 @@ def _with_aliases(groups: Sequence[Binding], errors: Mapping[Source, KeyturnErro
 
 
 def _all_of(failures: Sequence[KeyturnError]) -> KeyturnError | None:
-    """Return the failure that decides what happens next, with the messages of all failures. Return None if there is no
-    failure."""
+    """Return the failure that decides whether and when the reconcile is retried, with the messages of all failures.
+    Return None if there is no failure."""
     decisive = first_retryable(*failures)
     return with_message(decisive, "; ".join(dict.fromkeys(map(str, failures)))) if decisive else None
 

@@ -90,7 +90,8 @@ def plan(
     from being filled.
 
     ``former`` is about an earlier Secret that had the name of this Secret. It has the keys whose value in ``data``
-    equals their value in the earlier Secret. It maps each of these keys to its revision in the earlier Secret.
+    equals their value in the earlier Secret. The mapping gives the revision of each of these keys in the earlier
+    Secret.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
     would remove every key that pods read, if it would take over a key of another writer, or if the record would be too

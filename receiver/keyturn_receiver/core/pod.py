@@ -15,13 +15,14 @@ _NO_SPEC: Mapping[str, object] = {"containers": [], "initContainers": []}
 class Pod:
     """A pod, reduced to its reads of Secrets and to the times that show the age of its values.
 
-    ``created`` is in seconds since 1970; a pod without a known time counts as very old. ``marks`` are Keyturn's
-    annotations, which the pod has got from its template. ``started`` is about the Secrets that the containers read only
-    by ``env`` and ``envFrom``, because a container reads these Secrets again whenever it starts. It maps the name of
-    each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
-    kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of its
-    containers does not run. ``has_started`` tells whether a container of the pod has ever started. ``ready_at`` is the
-    time at which the pod became ready, in seconds since 1970, or None if it is not ready or the time is not known.
+    ``created`` is in seconds since 1970; a pod without a known time counts as very old. ``marks`` are Keyturn's marks,
+    which are annotations that the pod has from its template. ``started`` is about the Secrets that the containers read
+    only by ``env`` and ``envFrom``, because a container reads these Secrets again whenever it starts. It maps the name
+    of each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
+    kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of the
+    containers that read it does not run. ``has_started`` tells whether a container of the pod has ever started.
+    ``ready_at`` is the time at which the pod became ready, in seconds since 1970, or None if it is not ready or the
+    time is not known.
     """
 
     reads: Mapping[str, Reads]

@@ -1,5 +1,5 @@
-"""Reloader's annotations: the Secrets that they select for a workload. They count in clusters that use or have used
-Reloader.
+"""Reloader's annotations, which select the Secrets whose changes restart a workload. Keyturn reads them in clusters
+that use or have used Reloader.
 
 Reloader (https://github.com/stakater/Reloader) restarts workloads that ask for it. This module follows the code of
 release 1.4.14; docs/rollouts.md has a table of the annotations. Reloader compiles the names in its list as regular
@@ -126,7 +126,7 @@ def secret_rule_faults(ignore: str | None, match: str | None) -> Iterator[str]:
 
 
 def switch_of(rules: ReloaderRules | None, secret_name: str, ignore: str | None, match: str | None) -> Switch:
-    """Return what the annotations say about a restart of a workload for a Secret that its pods read.
+    """Return what the annotations of a workload and of a Secret that its pods read say about a restart of the workload.
 
     ``ignore`` and ``match`` are annotations of the Secret.
     """

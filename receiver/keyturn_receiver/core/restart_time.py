@@ -2,8 +2,8 @@
 (``core/argo_rollouts.py``).
 
 It is the time of the Secret's write. The API server's clock gives this time, and it also gives the time at which a pod
-was created. The receiver's own clock may differ by minutes. The same write always gives the same time. So if a restart
-is asked for twice, no pod is restarted twice.
+was created. The receiver's own clock may differ by minutes. The same write always gives the same time. So a repeated
+request restarts no pod twice.
 """
 
 from keyturn_receiver.core.consumer import Reads

@@ -66,16 +66,16 @@ class Record:
 
     ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
-    hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request to reconcile that was
-    served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status. ``write_times`` has the
-    time at which each key was last written, as far as it is known. ``moved_at`` is the time at which the staging label
-    moved to the version that was written last, in seconds since 1970 by AWS's clock, or None if the time is not known.
-    The marks that are made from this record begin with ``mark_prefix``. Marks with another beginning tell nothing about
-    this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were last written at this time (in
-    seconds since 1970) or earlier. It is None if nothing is known about this time. ``halt`` is what the status says if
-    a failed rollout halts the others (``core/rollout_halt.py``), and otherwise empty. A halt is no error of the Secret
-    itself, so ``status`` is OK then. Two records that differ only in ``moved_at`` or ``halt`` are equal. A change of
-    only ``moved_at`` is not written.
+    hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request for a reconcile that
+    Keyturn has served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status.
+    ``write_times`` has the time at which each key was last written, as far as it is known. ``moved_at`` is the time at
+    which the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None if
+    the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
+    beginning tell nothing about this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were
+    last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
+    ``halt`` is what the status says if a failed rollout halts the others (``core/rollout_halt.py``), and otherwise
+    empty. A halt is no error of the Secret itself, so ``status`` is OK during a halt. Two records that differ only in
+    ``moved_at`` or ``halt`` are equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)

@@ -64,11 +64,11 @@ def rollout(
 
     ``before`` is given only if the caller has just replaced the record ``before`` by ``record``, and ``consumer`` shows
     the state before this write. In this case, a consumer with a mark is restarted, because all its pods are older than
-    the keys that were written. In all other cases, the pods decide. If the consumer itself is younger than the keys
-    that its pods read, the pods need not be read.
+    the keys that were written. In all other cases, the ages of the pods decide. If the consumer itself is younger than
+    the keys that its pods read, the pods need not be read.
 
-    A consumer whose keys are all gone is restarted if the keys are optional. Otherwise its pods keep the old value,
-    because no container would start without the keys.
+    If all keys that the pods read are gone from the Secret, the consumer is restarted only if the keys are optional.
+    Otherwise its pods keep the old value, because no container would start without the keys.
     """
     reads = consumer.reads.get(secret_name, Reads())
     value = _mark_value(reads, record)
@@ -86,7 +86,7 @@ def rollout(
 
 def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping[str, str]) -> bool:
     """Return whether a write of ``record`` makes a consumer due for a restart. ``before`` has the revisions that the
-    write replaces. The consumer has its baseline for these revisions already."""
+    write replaces. The consumer already has a mark for these revisions."""
     mark = rollout(consumer, secret_name, record, Record(revisions=before))
     return mark is not None and (mark.restart or mark.undecided)
 
@@ -164,7 +164,8 @@ def _may_be_behind(
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
     because a pod takes a while to start. The function relies on this only if a watch has shown the workload without
-    delay, and if the workload has no mark. Otherwise the write may have come at the end of that second.
+    delay, and if the workload has no mark. Otherwise it counts such a pod as behind, because the write may have come at
+    the end of that second.
     """
     if reads is None:
         return False
@@ -234,8 +235,9 @@ def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str |
 def _is_mark_of(mark: str, record: Record) -> bool:
     """Return whether a mark can be compared with the marks of this record.
 
-    Only marks for watched Secrets have a prefix. The prefix identifies the record key with which the revisions were
-    made, and ends with a dot (``watched.py``). A mark for another record key tells nothing about this record.
+    Only marks for watched Secrets have a prefix. The prefix identifies the record key, which is the key of the hashes
+    from which the revisions are made. It ends with a dot (``watched.py``). A mark for another record key tells nothing
+    about this record.
     """
     return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 

@@ -23,7 +23,7 @@ def due_candidate(
     backed_off_until: float = 0.0,
     quiet_at: float = 0.0,
 ) -> Candidate:
-    """Return the candidate for a consumer that is due.
+    """Return the candidate for a consumer that is due for a restart.
 
     ``window`` is the rollout window of the namespace, which applies if the workload has no window of its own.
     ``is_open`` tells whether the consumer already has an unfinished rollout. ``backed_off_until`` and ``quiet_at`` are
@@ -38,8 +38,8 @@ def due_candidate(
 
 
 def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: float) -> Candidate:
-    """Return the candidate for a consumer that is not due. ``record`` is the record of the Secret. ``now`` is the time
-    in seconds since 1970."""
+    """Return the candidate for a consumer that is not due for a restart. ``record`` is the record of the Secret.
+    ``now`` is the time in seconds since 1970."""
     ref, order = consumer.ref, consumer.order
     if consumer.hold or consumer.progress is None or not is_restarted(consumer, secret_name, record):
         return Candidate(ref, ConsumerState.SETTLED, order)

@@ -15,8 +15,9 @@ def fails_at(kind: str, progress: RolloutProgress) -> float:
     API server's clock. Returns infinity for a Deployment, because Kubernetes itself decides, and for a workload that
     Keyturn has not restarted.
 
-    A rollout fails when its status has not changed for as long as the deadline. But a pod that crashes and starts again
-    changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of pods.
+    A rollout fails when the status has not changed for ``progress.deadline`` seconds. But a pod that crashes and starts
+    again changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of
+    pods.
     """
     if progress.marked_at is None or WORKLOAD_KINDS[kind].status is StatusForm.REPLICAS:
         return math.inf

@@ -15,13 +15,15 @@ from keyturn_receiver.core.rollout import RolloutAnnotation, rollout, written_at
 # A workload is restarted when none of its Secrets has changed for this number of seconds. Kubernetes tells times in
 # whole seconds, so between one and two seconds pass.
 QUIET_SECONDS = 2
-MAX_SECRETS = 64  # the most Secrets of a workload that are looked at
+MAX_SECRETS = 64  # the most Secrets of a workload that can delay its restart
 
 
 def due_marks(consumer: Consumer, records: Mapping[str, Record]) -> dict[str, RolloutAnnotation]:
-    """Return a mark for each Secret for which a consumer is due, or may be due. The keys are the names of the Secrets.
+    """Return a mark for each Secret whose change makes a restart of the consumer due, or may make it due. The keys are
+    the names of the Secrets.
 
-    ``records`` has the record of each Secret that the consumer reads and for which the consumer may be restarted.
+    ``records`` has the records of the Secrets that the consumer reads, without those for which it must not be
+    restarted.
     """
     marks = ((name, rollout(consumer, name, record)) for name, record in records.items())
     return {name: mark for name, mark in marks if mark and (mark.restart or mark.undecided)}
@@ -31,8 +33,9 @@ def quiet_at(consumer: Consumer, records: Mapping[str, Record], due: Iterable[st
     """Return the time from which on a consumer may be restarted, in seconds since 1970. It is in the past if the last
     change was long ago.
 
-    ``due`` has the names of the Secrets for which the consumer is due. Two kinds of writes count as made at ``now``: a
-    write of this process whose time is not known yet, and a write that is in the future by the receiver's clock.
+    ``due`` has the names of the Secrets whose changes make the restart due. Two kinds of writes count as made at
+    ``now``: a write of this process whose time is not known yet, and a write that is in the future by the receiver's
+    clock.
     """
     times = (_written_at(consumer, name, records[name]) for name in due)
     return max((min(now, now if at is None else at) for at in times), default=0.0) + QUIET_SECONDS

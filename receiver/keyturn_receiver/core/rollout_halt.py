@@ -2,7 +2,7 @@
 
 A halt ends by itself when the failed rollout becomes complete. It also ends when the failed workload is deleted, is
 scaled to 0, or no longer reads the Secret. People end a halt with the annotation ``keyturn.dev/rollout-resume``. The
-value of the annotation names a change of the Secret, and the rollouts for this change go on in spite of failures. So
+value of the annotation names a change of the Secret, and the rollouts for this change continue in spite of failures. So
 the annotation has no effect on the next change.
 """
 

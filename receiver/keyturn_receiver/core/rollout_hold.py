@@ -1,6 +1,7 @@
 """Rollout holds: settings of a workload that keep a changed pod template from restarting some or all of its pods.
 
-Kubernetes accepts the changed template. So only these settings show that the pods keep the values that they have read.
+Kubernetes accepts the changed template without a message. So only these settings show that the pods keep the values
+that they have read.
 """
 
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ ON_DELETE = RolloutHold("updates only OnDelete: delete its pods to restart them"
 
 
 def read_hold(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutHold | None:
-    """Return what holds back the rollouts of a workload, or None if a changed template restarts all pods of the
-    workload.
+    """Return the reason why a changed template cannot restart all pods of a workload. Return None if it restarts all of
+    them.
 
     https://kubernetes.io/docs/concepts/workloads/controllers/
     """

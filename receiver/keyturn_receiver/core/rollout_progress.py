@@ -25,8 +25,8 @@ _AVAILABLE = "NewReplicaSetAvailable"
 
 class RolloutState(Enum):
     """``UNFINISHED``: a pod still runs an older template, or is not ready. ``COMPLETE``: all pods that the rollout has
-    to change run the present template and are ready. ``FAILED``: Kubernetes reports that the deadline is over; it still
-    tries to finish the rollout."""
+    to change run the present template and are ready. ``FAILED``: Kubernetes reports that the rollout has missed its
+    deadline; Kubernetes still tries to finish it."""
 
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
@@ -75,8 +75,8 @@ class _Counts:
 def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
     """Return the progress of a workload's rollout, or None if Keyturn does not know the status of this kind.
 
-    The pods that a partition or OnDelete holds back do not count: the rollout is complete without them.
-    ``core/rollout_hold.py`` finds such settings.
+    A partition or the strategy OnDelete keeps some pods from restarting. These pods do not count, so the rollout is
+    complete without them. ``core/rollout_hold.py`` finds such settings.
     """
     counted = _COUNTS.get(kind.status)
     if counted is None:

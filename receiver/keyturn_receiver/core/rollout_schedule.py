@@ -1,7 +1,8 @@
-"""Rollout schedule: which consumers of a Secret may be restarted now, and what the others wait for.
+"""Rollout schedule: which consumers of a Secret may be restarted now, and why the others wait.
 
-It is derived only from the present state, so it is the same after a crash, and on every replica that sees the same
-state. A consumer that has to wait is looked at again when the state changes, or at the time that the schedule names.
+The schedule is derived only from the present state, so it is the same after a crash, and on every replica that sees the
+same state. While consumers wait, a new schedule is made when the state changes, and at the time that the last schedule
+names.
 
 The order is stable, so several replicas together keep to the pace. If a replica lags, it sees an earlier state of the
 workloads than another replica. Its schedule then begins with the consumers that the other replica has already
@@ -24,11 +25,11 @@ class ConsumerState(StrEnum):
     DUE = "due"  # it has to be restarted
     UNFINISHED = "unfinished"  # it was restarted, and its pods are not all ready yet
     FAILED = "failed"  # it was restarted, and the restart has failed
-    SETTLED = "settled"  # it has been restarted, needs no restart, or holds its pods back
+    SETTLED = "settled"  # it has been restarted, needs no restart, or has a hold (``core/rollout_hold.py``)
 
 
 class WaitReason(StrEnum):
-    """The reason why a consumer that is due has to wait. The value is a label value of the metric
+    """The reason why a consumer that is due for a restart has to wait. The value is a label value of the metric
     ``keyturn_rollouts_waiting``."""
 
     WINDOW = "window"
@@ -70,7 +71,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """The reason why a consumer waits. ``until`` is the time at which the wait ends, in seconds since 1970, or infinity
-    if only a change of state ends it. ``behind`` is another consumer that this consumer waits for, or None."""
+    if only a change of state ends it. ``behind`` is the consumer that has to come first, or None."""
 
     reason: WaitReason
     until: float = INFINITY
@@ -80,9 +81,9 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """The decision about the consumers of one Secret. ``start`` has the consumers that may be restarted now, in order.
-    ``waits`` has all other consumers that are due, and what each of them waits for. ``halted_by`` is the failed
-    consumer that keeps all others from being restarted, or None. ``look_again_at`` is the time, in seconds since 1970,
-    at which the schedule changes without a change of state, or infinity."""
+    ``waits`` has the consumers that are due for a restart but have to wait, and the reason for each of them.
+    ``halted_by`` is the failed consumer that keeps all others from being restarted, or None. ``look_again_at`` is the
+    time, in seconds since 1970, at which the schedule changes without a change of state, or infinity."""
 
     start: Sequence[WorkloadRef] = ()
     waits: Mapping[WorkloadRef, Wait] = field(default_factory=dict)
@@ -97,7 +98,7 @@ def schedule(
 
     ``slots`` is the number of further rollouts that the Secret's own pace allows. ``shared_slots`` is the number of
     further rollouts that the limits of the namespace and of the cluster allow. ``resumed`` is true if somebody has
-    asked to go on in spite of failures.
+    asked to continue the rollouts in spite of failures.
     """
     everyone = sorted(candidates, key=lambda each: (each.stage, each.ref.kind, each.ref.name))
     due = [each for each in everyone if each.state is ConsumerState.DUE]

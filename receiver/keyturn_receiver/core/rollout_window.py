@@ -5,8 +5,8 @@ word "for" precedes the time for which the window stays open. The word "in" prec
 which is UTC by default. Semicolons separate several windows. The annotation can be on the namespace, on the workload
 and on its pod template. The innermost annotation counts.
 
-Tenants write windows, so each text is parsed only once, and the cost is bounded. The cron library goes through the days
-to find the next time, so the search ends after YEARS years. Such a search takes a few milliseconds.
+Tenants write windows, so each text is parsed only once, and the cost is bounded. The cron library searches day by day
+for the next opening. The search is cut off after YEARS years, so that it takes only a few milliseconds.
 """
 
 import re
@@ -26,8 +26,8 @@ WINDOW = "keyturn.dev/rollout-window"
 EXAMPLE = "0 2 * * 1-5 for 2h in Europe/Berlin"
 MAX_TEXT = 300  # characters of the annotation
 MAX_WINDOWS = 5  # windows in one annotation
-SAMPLE = 60  # the number of openings that are compared with the duration
-YEARS = 8  # a window that does not open within this number of years counts as one that never opens
+SAMPLE = 60  # the number of openings between which the shortest time is compared with the duration
+YEARS = 8  # if a window does not open within this number of years, it counts as a window that never opens
 MAX_DURATION = timedelta(days=366)
 
 _WINDOW = re.compile(r"(?P<cron>.+?)\s+for\s+(?P<duration>\S+)(?:\s+in\s+(?P<zone>\S+))?")
@@ -36,7 +36,7 @@ _SAMPLED_FROM = datetime(2024, 1, 1, tzinfo=UTC)  # the sample is the same on ev
 
 
 class InvalidWindow(ValueError):
-    """A text that is no window. The message says what is wrong with it."""
+    """A text is not a valid window. The message says what is wrong with it."""
 
 
 class _Cron(CronSim):
@@ -62,8 +62,8 @@ class RolloutWindow:
     zone: ZoneInfo
 
     def opens_at(self, now: datetime) -> datetime:
-        """Return the next time at which the window is open: ``now`` if it is open now, and otherwise the time at which
-        it opens. Raises InvalidWindow if it never opens."""
+        """Return ``now`` if the window is open now. Otherwise return the time at which it opens next. Raises
+        InvalidWindow if it never opens."""
         opened = next(_Cron(self.cron, (now - self.duration).astimezone(self.zone)), None)
         if opened is None:
             raise InvalidWindow("it never opens")
@@ -108,9 +108,9 @@ def own_window_faults(on_workload: Mapping[str, object], on_template: Mapping[st
 
 
 def opens_at(text: str | None, now: float) -> float:
-    """Return the next time at which one of the windows in an annotation is open: ``now`` if one is open now. Both times
-    are in seconds since 1970. Returns infinity if the annotation is not understood. Returns ``now`` if there is no
-    annotation."""
+    """Return ``now`` if one of the windows in an annotation is open now. Otherwise return the time at which one of them
+    opens next. Both times are in seconds since 1970. Returns infinity if the annotation is not understood. Returns
+    ``now`` if there is no annotation."""
     if text is None:
         return now
     at = _opens_at(text[: MAX_TEXT + 1], int(now) // 60)
@@ -195,7 +195,7 @@ def _read_zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1)
 def _zones() -> Mapping[str, str]:
-    """Return the names of all time zones. The keys are each whole name, and the city in each name, both in lower
-    case."""
+    """Return the names of all time zones. The result maps two keys to each name: the whole name and its city, both in
+    lower case."""
     names = files("tzdata").joinpath("zones").read_text().split()
     return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}

@@ -56,9 +56,9 @@ def complete(
 ) -> dict[str, bytes]:
     """Return the data of a Secret of this type. The whole value in AWS can become the value of the type's key.
 
-    That happens only without the annotation `data`, and only if the type needs a single key. Then the value has to be
-    Docker's own JSON, or no JSON object. A byte order mark before Docker's JSON is removed. Raises InvalidValue if the
-    binding does not fill the keys that the type needs.
+    That happens only without the annotation `data`, and only if the type needs a single key. Then the value must be
+    Docker's own JSON, or a text that is not a JSON object. A byte order mark before Docker's JSON is removed. Raises
+    InvalidValue if the binding does not fill the keys that the type needs.
     """
     rule = TYPES.get(secret_type)
     if rule is None:

@@ -23,7 +23,8 @@ from keyturn_receiver.core.write_times import parse_time
 MAX_NAMED = 10  # the most readers of one sort that a report holds
 MAX_NAME = 63  # the most characters of a kind or name that a message repeats
 # The key is a label of the pods of a ReplicaSet, and the value is the kind of the ReplicaSet's owner. The kind is empty
-# if messages do not name the owner. The owner's name is the name of the ReplicaSet without the label's value.
+# if messages do not name the owner. The owner's name is the name of the ReplicaSet without the hyphen and the label's
+# value at its end.
 _TEMPLATE_HASHES: Mapping[str, str] = {
     "pod-template-hash": "",  # a Deployment; if the Deployment is gone, messages name the ReplicaSet
     "rollouts-pod-template-hash": ROLLOUT.kind,

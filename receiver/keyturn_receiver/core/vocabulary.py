@@ -17,14 +17,14 @@ DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
 WATCH_LABEL = f"{DOMAIN}/watch"
 MAX_FAULTS = 10  # the most faults that are reported for one object
-MAX_CANDIDATES = 100  # the most names of one object that are compared with the known names; each takes some 0.1 ms
+MAX_CANDIDATES = 100  # the most names of one object that are compared with known names; a comparison takes some 0.1 ms
 
 # Values of the labels ``bind`` and ``watch`` that mean "no".
 NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})
 
 
 class Place(StrEnum):
-    """The object on which an annotation or a label is."""
+    """The kind of object that has an annotation or a label."""
 
     SECRET = "Secret"  # noqa: S105 - a kind of object
     WORKLOAD = "workload"
@@ -106,7 +106,8 @@ _MAX_DOMAIN = 16  # characters; a longer domain cannot be a misspelling of Keytu
 # only a very similar domain counts: saturn.dev and return.dev are fairly similar, and may belong to others.
 _FAIRLY_NEAR, _VERY_NEAR = 0.72, 0.88
 
-# Names that have no meaning on an object of this kind. The value is the annotation that an author may mean instead.
+# Each key has a kind of object and a name that has no meaning on this kind. The value is the annotation that the author
+# may mean.
 HOMONYMS: Mapping[tuple[Place, str], str] = {
     (Place.NAMESPACE, "secrets"): "allow-secrets",
     (Place.NAMESPACE, "restart"): "rollout",
@@ -153,8 +154,8 @@ def is_bind_value(value: object) -> bool:
 
 
 def _may_be_ours(name: str) -> bool:
-    """Return whether a name may be meant for Keyturn. Then its domain is Keyturn's, or is short enough for a
-    misspelling of Keyturn's. In the second case, the rest of the name has to be one of Keyturn's words or a synonym."""
+    """Return whether a name may be meant for Keyturn. The domain of such a name is Keyturn's own, or is short enough to
+    be a misspelling of it. In the second case, the rest of the name has to be one of Keyturn's words or a synonym."""
     domain, slash, word = name.partition("/")
     return bool(slash) and (domain == DOMAIN or (len(domain) <= _MAX_DOMAIN and plain_spelling(word) in _WORDS))
 
@@ -199,8 +200,8 @@ def _nearest(word: str, place: Place) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _is_near_domain(domain: str, ratio: float) -> bool:
-    """Return whether a domain may be a misspelling of Keyturn's. Its similarity is then above ``ratio`` (0 to 1), or it
-    differs only in the top-level domain."""
+    """Return whether a domain may be a misspelling of Keyturn's. That is so if its similarity to Keyturn's domain is
+    above ``ratio`` (0 to 1), or if it differs only in the top-level domain."""
     if len(domain) > _MAX_DOMAIN:
         return False
     name, _, rest = domain.lower().partition(".")

@@ -2,9 +2,9 @@
 
 The revision of a key is a hash of its value, made with the record key that all replicas of Keyturn share. So the
 revision is derived only from the Secret. The same value always has the same revision, on every replica and after a
-crash. The marks of the consumers then show which consumers are behind, so nothing has to be remembered. The annotation
-WATCHED, which Keyturn writes on the Secret, only tells when each key changed. These times decide about a consumer
-without a mark.
+crash. The marks (annotations on the consumers) hold revisions, so they show which consumers use older values. The
+receiver does not have to remember anything. The annotation WATCHED, which Keyturn writes on the Secret, only tells when
+each key changed. These times decide whether a consumer without a mark is restarted.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def has_watch_label(metadata: Mapping[str, object]) -> bool:
 
 
 def watch_fault(metadata: Mapping[str, object], keys: int) -> str:
-    """Return why a Secret with the label is not watched, or an empty text if it is watched.
+    """Return why a Secret with the watch label is not watched, or an empty text if it is watched.
 
     ``keys`` is the number of its keys.
     """
@@ -140,8 +140,8 @@ def observe(keyed: KeyedHash, metadata: Mapping[str, object], data: Mapping[str,
 
 
 def judge(seen: Observation, known: Watched | None) -> Watched:
-    """Return a watched Secret. ``seen`` is the state that one version shows. ``known`` is the result for the version
-    before, or None if this replica has not seen that version.
+    """Return the watched Secret that one version of the object shows. ``seen`` is the state in this version. ``known``
+    is the result for the previous version, or None if this replica has not seen the previous version.
 
     ``known`` replaces the annotation if the Secret's owner has removed it. If there is neither ``known`` nor the
     annotation, the Secret is new. Then nothing tells what its pods have read, and no pod is restarted. An annotation
@@ -196,7 +196,8 @@ def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, s
 
 
 def _times(kept: Kept, seen: Observation) -> WriteTimes:
-    # The data was written after the annotation, even if the managed fields show an earlier time.
+    # The data has changed since the annotation was written. So the time is not before the write of the annotation, even
+    # if the managed fields show an earlier time.
     at = None if seen.written_at is None else max(seen.written_at, (seen.kept_at or 0) if seen.kept else 0)
     before = kept.revisions
     if before is None:

@@ -20,8 +20,8 @@ class WorkloadKind:
 
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
     restarts no pod. ``status`` is the form of its status. ``is_custom`` is true if the kind comes from a custom
-    resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if pods that are older than
-    ``spec.restartAt`` are restarted.
+    resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if the kind's controller restarts
+    pods that are older than ``spec.restartAt``.
     """
 
     kind: str

@@ -67,8 +67,8 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
     A key without a known time is missing in the result. A malformed annotation is treated as missing.
     """
     try:
-        # Two writes within a second have the same time, so a name can occur twice in the JSON object. A tuple of pairs
-        # keeps both.
+        # The names in the JSON object are times. Two writes within a second have the same time, so a name can occur
+        # twice. A tuple of pairs has both.
         groups = json.loads(text or "{}", object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         return {}
