@@ -1,8 +1,9 @@
-"""Adaptive concurrency limiter: additive increase, multiplicative decrease (AIMD), as in TCP's congestion control.
+"""Adaptive concurrency limiter. Its limit rises additively and falls multiplicatively (AIMD), as in TCP's congestion
+control.
 
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 
-Callers wait in lanes, and the lanes take turns. So a caller never waits behind the calls of another lane.
+Callers wait in lanes, and the lanes take turns. So a caller never waits behind the whole queue of another lane.
 """
 
 import asyncio
@@ -14,17 +15,17 @@ from dataclasses import dataclass, field
 
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
-DECREASE_INTERVAL = 1.0  # in seconds; several failures within this time count as one sign of overload
-MAX_WAITING = 2000  # the most callers that wait in one lane; further callers are refused at once
+DECREASE_INTERVAL = 1.0  # seconds; several failures within this time count as one sign of overload
+MAX_WAITING = 2000  # number of callers that wait in one lane; further callers are refused at once
 MAX_OWN_WAIT = 3.0  # seconds; then a caller gives up if its lane has admitted ``lane_limit`` calls in the meantime
 
 
 class Overloaded(Exception):
-    """No slot became free in time. The caller's own lane is not the reason."""
+    """No slot became free in time. The calls of the caller's own lane are not the reason."""
 
 
 class LaneFull(Exception):
-    """No slot became free in time, because the caller's own lane has more calls than it may make."""
+    """No slot became free in time, because the caller's own lane makes more calls than it may make."""
 
 
 @dataclass(slots=True)
@@ -38,11 +39,11 @@ class _Lane:
 
 
 class AdaptiveLimiter:
-    """Adaptive limiter. A semaphore whose limit moves between 1 and ``maximum``, depending on the load of the server.
+    """Adaptive limiter. It is a semaphore whose limit moves between 1 and ``maximum`` with the load of the server.
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
-    server is overloaded. If only one lane fails and other lanes succeed, that is no sign of overload. A lane takes at
-    most three quarters of the limit, so that a free slot is left for the first call of another lane. ``now`` returns
+    server is overloaded. If only one lane fails while other lanes succeed, this is no sign of overload. One lane uses
+    at most three quarters of the limit, so that a slot stays free for the first call of another lane. ``now`` returns
     monotonic seconds.
     """
 
@@ -53,7 +54,7 @@ class AdaptiveLimiter:
         self._in_flight = 0
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # in the order of their turns
         self._decreased_at = -DECREASE_INTERVAL
-        # The two lanes that succeeded last, and the two that failed last, each with the time.
+        # The two lanes that last succeeded, and the two lanes that last failed, each with the time.
         self._succeeded: BoundedMap[Hashable, float] = BoundedMap(2)
         self._failed: BoundedMap[Hashable, float] = BoundedMap(2)
 
@@ -86,7 +87,7 @@ class AdaptiveLimiter:
             await self._wait(waiter, mine, before, seconds)
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
-                self._end(lane)  # the caller was admitted just before it gave up, so its slot is free again
+                self._end(lane)  # the caller was admitted just before it gave up, so it gives its slot back
             else:
                 waiter.cancel()
                 with suppress(ValueError):  # ``_admit`` has removed the waiter already
@@ -98,8 +99,8 @@ class AdaptiveLimiter:
             raise
 
     async def _wait(self, waiter: "asyncio.Future[None]", lane: _Lane, before: int, seconds: float | None) -> None:
-        """Wait up to ``seconds`` for a slot. If calls of the same lane are the reason for the wait, the wait ends after
-        MAX_OWN_WAIT. Raises TimeoutError."""
+        """Wait up to ``seconds`` for a slot. The wait ends already after MAX_OWN_WAIT seconds if the lane itself is the
+        reason for the wait (``_is_behind_own``). Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             if seconds is not None and seconds > MAX_OWN_WAIT:
                 await asyncio.wait([waiter], timeout=MAX_OWN_WAIT)
@@ -108,8 +109,7 @@ class AdaptiveLimiter:
             await waiter
 
     def _is_behind_own(self, lane: _Lane, before: int) -> bool:
-        """Return whether at least ``lane_limit`` calls of the lane were admitted since ``lane.admitted`` was
-        ``before``."""
+        """Return whether the lane has admitted at least ``lane_limit`` calls since ``lane.admitted`` was ``before``."""
         return lane.admitted - before >= self.lane_limit
 
     def release(self, overloaded: bool, lane: Hashable = None) -> None:
@@ -126,7 +126,7 @@ class AdaptiveLimiter:
         self._admit()
 
     def _concerns_one_lane(self, lane: Hashable) -> bool:
-        """Return whether all recent failures are of ``lane``, and calls of another lane have recently succeeded."""
+        """Return whether all recent failures are of this lane, and another lane has recently succeeded."""
 
         def others(ended: BoundedMap[Hashable, float]) -> bool:
             return any(each != lane and self._now() - (ended.get(each) or 0.0) < DECREASE_INTERVAL for each in ended)
@@ -138,7 +138,7 @@ class AdaptiveLimiter:
             key, lane = turn
             waiter = lane.waiters.popleft()
             if waiter.done():
-                continue  # it was cancelled
+                continue  # the waiting caller was cancelled
             waiter.set_result(None)
             lane.in_flight += 1
             lane.admitted += 1
@@ -146,8 +146,8 @@ class AdaptiveLimiter:
             self._lanes.move_to_end(key)
 
     def _next_lane(self) -> tuple[Hashable, _Lane] | None:
-        # This loop is short. A lane that cannot take a turn has calls in flight, so there are at most ``limit`` such
-        # lanes.
+        # This loop is short. If a waiting lane cannot take its turn, it has calls in flight. So there are at most
+        # ``limit`` such lanes.
         for key, lane in self._lanes.items():
             if lane.waiters and lane.in_flight < self.lane_limit:
                 return key, lane

@@ -13,8 +13,8 @@ _MAX_DOUBLINGS = 60  # a float can still hold the result, and every ``cap`` in u
 class Backoff:
     """Exponential back-off. The delay starts at ``base`` seconds and doubles with each attempt, up to ``cap`` seconds.
 
-    ``jitter`` is the share of each delay that is random. With 0, the delay is exact. With 0.5, it is at least half of
-    the exact delay. With 1, it can be anything from 0 up to the exact delay ("full jitter").
+    ``jitter`` is the share of each delay that is random. If it is 0, the delay is exact. If it is 0.5, the delay is at
+    least half of the exact delay. If it is 1, the delay is between 0 and the exact delay ("full jitter").
     """
 
     base: float

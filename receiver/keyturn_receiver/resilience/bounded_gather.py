@@ -1,5 +1,5 @@
-"""Bounded gather: makes many calls and gathers their results. The number of concurrent calls is limited, and so is the
-time in which calls start."""
+"""Bounded gather. It makes many calls and gathers their results. It limits the number of concurrent calls, and the time
+in which calls start."""
 
 import asyncio
 import time

@@ -13,10 +13,10 @@ V = TypeVar("V")
 
 
 class BoundedMap(Generic[K, V]):
-    """Bounded map. Holds at most ``limit`` entries. Adding another entry evicts the oldest one.
+    """Bounded map. It holds at most ``limit`` entries. If the map is full, a new entry evicts the oldest one.
 
-    The oldest entry is the one that was added or set longest ago. With ``lru`` (least recently used), reading an entry
-    also makes it the newest.
+    The oldest entry is the one that was added or set longest ago. If ``lru`` (least recently used) is true, a read also
+    makes an entry the newest one.
     """
 
     def __init__(self, limit: int, lru: bool = False) -> None:

@@ -10,11 +10,11 @@ V = TypeVar("V")
 
 
 class FairMap(Generic[G, K, V]):
-    """Bounded map with groups. Holds at most ``limit`` entries. Adding another entry evicts the oldest entry of the
-    largest group.
+    """Bounded map with groups. It holds at most ``limit`` entries. If the map is full, a new entry evicts the oldest
+    entry of the largest group.
 
-    The oldest entry is the one that was added or set longest ago. The groups have an order. A new group is the last,
-    and ``move_to_end`` makes a group the last again.
+    The oldest entry is the one that was added or set longest ago. The groups have an order. A new group is last in this
+    order, and ``move_to_end`` makes a group the last one again.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,8 +39,8 @@ class FairMap(Generic[G, K, V]):
         return entries.get(key) if entries else None
 
     def put(self, group: G, key: K, value: V) -> K | None:
-        """Set the value of ``key``, which becomes the newest entry of its group. Return the key that is evicted for it,
-        or None."""
+        """Set the value of ``key``, which becomes the newest entry of its group. Return the key of the evicted entry,
+        or None if no entry was evicted."""
         entries = self._groups.setdefault(group, OrderedDict())
         self._length += key not in entries
         entries[key] = value
@@ -54,7 +54,7 @@ class FairMap(Generic[G, K, V]):
         return list(self._groups.get(group, ()))
 
     def oldest(self, group: G) -> tuple[K, V]:
-        """Return the key and the value of the oldest entry of a group. Raises KeyError if the group is empty."""
+        """Return the key and the value of the oldest entry of a group. Raises KeyError if the group has no entries."""
         return next(iter(self._groups[group].items()))
 
     def pop(self, group: G, key: K) -> V | None:
@@ -69,7 +69,7 @@ class FairMap(Generic[G, K, V]):
         return value
 
     def pop_oldest(self, group: G) -> tuple[K, V]:
-        """Remove the oldest entry of a group, and return its key and value. Raises KeyError if the group is empty."""
+        """Remove the oldest entry of a group. Return its key and value. Raises KeyError if the group has no entries."""
         entries = self._groups[group]
         oldest = entries.popitem(last=False)
         self._length -= 1

@@ -1,4 +1,4 @@
-"""Shares: a semaphore for each owner, so that no owner takes all places of a shared resource."""
+"""Shares: one semaphore per owner. No owner can take all places of a shared resource."""
 
 import asyncio
 from collections.abc import Hashable, Mapping
@@ -14,9 +14,10 @@ class _Owner:
 
 
 class Shares:
-    """Bulkhead. Each owner holds at most ``limit`` places at once; callers that want more wait in order.
+    """Bulkhead. Each owner holds at most ``limit`` places at once. Callers that want more places wait in order.
 
-    ``limits`` maps an owner to a limit that replaces ``limit`` for this owner. An owner without users takes no memory.
+    ``limits`` maps an owner to a limit that replaces ``limit`` for this owner. An owner that nobody uses takes no
+    memory.
     """
 
     def __init__(self, limit: int, limits: Mapping[Hashable, int] | None = None) -> None:
@@ -33,7 +34,7 @@ class Shares:
     async def acquire(self, *owners: Hashable) -> None:
         """Take one place of each owner, one owner after the other. Wait while an owner has no free place.
 
-        All callers must use the same order of owners, for example small limits first. Otherwise two callers could
+        All callers must name the owners in the same order, for example small limits first. Otherwise two callers could
         deadlock.
         """
         held: list[Hashable] = []

@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 from keyturn_receiver.errors import KeyturnError, detached
 
-RESULT_TTL = 10.0  # seconds; for this time, a result is kept for callers whose event happened before the fetch
-MAX_RESULTS = 4096  # the most results that are kept; beyond that, the oldest one is dropped earlier
+RESULT_TTL = 10.0  # seconds; a result is kept this long for callers whose ``since`` is before its fetch
+MAX_RESULTS = 4096  # number of results that are kept; if there are more, the oldest result is dropped early
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -23,7 +23,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Flight(Generic[V]):
-    """One fetch. ``weight`` is the weight of its result. ``expiry`` is the timer that drops the result."""
+    """One fetch. ``weight`` is the weight of the result. ``expiry`` is the timer that drops the result."""
 
     started: float
     result: "asyncio.Future[V]"
@@ -32,14 +32,16 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Single flight. At most one fetch runs for each key, and its result is shared by all callers for which it is new
-    enough.
+    """Single flight. At most one fetch runs for each key. All callers for which the result is new enough share the
+    result.
 
     A result is new enough for a caller if the fetch started at the caller's ``since`` or later. An older result could
-    miss a change. So if a rotation concerns five hundred bindings, they all share one fetch. The next rotation needs
-    another fetch. ``now`` returns monotonic seconds. A result is kept for ``ttl`` seconds, and not at all if ``ttl`` is
-    0. ``weigh`` returns the weight of a result. The oldest results are dropped earlier if there are more than
-    MAX_RESULTS, or if all kept results together weigh more than ``max_weight``.
+    miss a change. So if a rotation concerns five hundred bindings, they all share one fetch, and the next rotation
+    needs another fetch. ``now`` returns monotonic seconds.
+
+    A result is kept for ``ttl`` seconds. If ``ttl`` is 0, it is not kept. ``weigh`` returns the weight of a result. The
+    oldest results are dropped early if there are more than MAX_RESULTS, or if all kept results together weigh more than
+    ``max_weight``.
     """
 
     def __init__(
@@ -53,12 +55,12 @@ class SingleFlight(Generic[K, V]):
         self._ttl = ttl
         self._weigh = weigh
         self._max_weight = max_weight
-        self._flights: dict[K, _Flight[V]] = {}  # the fetches that run, or whose result is kept
+        self._flights: dict[K, _Flight[V]] = {}  # the fetches that run, and the fetches whose result is kept
         self._kept: OrderedDict[K, _Flight[V]] = OrderedDict()  # the fetches whose result is kept, oldest first
         self._weight = 0
 
     def __len__(self) -> int:
-        """Return the number of fetches that run or whose result is kept."""
+        """Return the number of fetches that run, plus the number of kept results."""
         return len(self._flights)
 
     async def get(self, key: K, since: float, fetch: Callable[[], Awaitable[V]]) -> V:
@@ -77,8 +79,8 @@ class SingleFlight(Generic[K, V]):
 
     def _keep(self, key: K, flight: _Flight[V], result: "asyncio.Future[V]") -> None:
         """Keep the result of an ended fetch for ``ttl`` seconds."""
-        # A call of ``exception`` marks the error as retrieved. Otherwise asyncio would log the error if every caller
-        # has given up.
+        # The call of ``exception`` marks the error as retrieved. Without it, asyncio would log the error if every
+        # caller has given up.
         flight.weight = 0 if result.cancelled() or result.exception() else self._weigh(result.result())
         if self._flights.get(key) is not flight:
             return  # a later fetch has already replaced this fetch

@@ -1,4 +1,5 @@
-"""Time slice. A long loop that never waits uses it to let the event loop run other tasks every few milliseconds."""
+"""Time slice. A long loop that never waits uses a time slice to let the event loop run other tasks every few
+milliseconds."""
 
 import asyncio
 import time
@@ -8,7 +9,8 @@ SLICE_MS = 5  # milliseconds
 
 
 class TimeSlice:
-    """Time slice. Tasks that share a time slice pause together, so that each task does not get a slice of its own.
+    """Time slice. Tasks that share a time slice pause together. So all of them together run for one slice before they
+    pause.
 
     ``now`` returns monotonic seconds.
     """
@@ -19,7 +21,7 @@ class TimeSlice:
         self._paused = False
 
     async def pause_if_over(self) -> None:
-        """Let other tasks run if the slice is over. The next slice begins when the first task that has paused
+        """If the slice is over, let other tasks run. The next slice begins when the first of the paused tasks
         continues."""
         if self._now() < self._ends_at:
             return

@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable
 
 from keyturn_receiver.resilience.bounded_map import BoundedMap
 
-MAX_BUCKETS = 1000  # the most buckets of one ``TokenBuckets``; a forgotten bucket starts full again
+MAX_BUCKETS = 1000  # number of buckets of one ``TokenBuckets``; a bucket that was dropped starts full again
 
 
 class TokenBucket:
-    """Token bucket. Allows ``rate`` actions per second on average, and up to ``burst`` at once after a pause.
+    """Token bucket. It allows ``rate`` actions per second on average, and up to ``burst`` actions at once after a
+    pause.
 
     The bucket starts full. ``now`` returns monotonic seconds.
     """
@@ -23,7 +24,7 @@ class TokenBucket:
         self._filled_at = now()
 
     def delay(self) -> float:
-        """Return the seconds until there is a token; 0.0 if there is one now."""
+        """Return the seconds until the bucket has a token. Return 0.0 if it has one now."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
@@ -37,14 +38,15 @@ class TokenBucket:
         return delay
 
     def reserve(self) -> float:
-        """Take a token in advance. Return the seconds until the bucket has it; 0.0 if it has the token now."""
+        """Take a token in advance. Return the seconds until the bucket has this token. Return 0.0 if it has the token
+        now."""
         delay = self.delay()
         self._tokens -= 1
         return delay
 
 
 class TokenBuckets:
-    """Token buckets, one for each key, such as a namespace. All have the same ``rate`` and ``burst``."""
+    """Token buckets, one bucket per key, such as a namespace. All buckets have the same ``rate`` and ``burst``."""
 
     def __init__(self, rate: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -61,7 +63,7 @@ class TokenBuckets:
         return bucket
 
     async def wait(self, key: Hashable) -> None:
-        """Wait for a token of a key, and take the token. Waiting callers get their tokens in the order of their
-        calls."""
+        """Wait until the bucket of a key has a token, and take it. Waiting callers get their tokens in the order of
+        their calls."""
         if delay := self.of(key).reserve():
             await asyncio.sleep(delay)

@@ -1,4 +1,4 @@
-"""Turns: an order in which an owner of many items does not delay the items of other owners."""
+"""Turns: an order of items. An owner of many items does not delay the items of other owners."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 def take_turns(items: Iterable[T], owner: Callable[[T], Hashable]) -> list[T]:
     """Return the items in an order in which the owners take turns: the first item of each owner, then the second item
-    of each owner, and so on. The items of one owner stay in order."""
+    of each owner, and so on. The items of one owner keep their order."""
     counts: Counter[Hashable] = Counter()
     turns: list[tuple[int, T]] = []
     for item in items:

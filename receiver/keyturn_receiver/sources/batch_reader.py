@@ -1,5 +1,5 @@
-"""Batch loader for current values. A few values are read with one call each. For more values, one call reads up to
-twenty of them."""
+"""Batch loader for current values. If there are only a few values to read, each value has a call of its own. Otherwise
+one call reads up to twenty values."""
 
 import asyncio
 import logging
@@ -13,30 +13,30 @@ from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused, d
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # if this number of calls is in flight, a read waits for other reads to join it
-BATCH_WINDOW = 0.01  # seconds for which a read waits, unless its batch is full earlier
+MAX_UNBATCHED = 2  # number of calls in flight; from this number on, a read waits for other reads to join it
+BATCH_WINDOW = 0.01  # seconds for which such a read waits, unless its batch is full earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds for which a background read waits, even if few calls are in flight
-BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because a secret that hangs blocks its whole batch
+BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one hanging secret blocks its batch
 BATCH_DISABLED_SECONDS = 600.0  # no batches: for all secrets after AccessDenied, or for a secret of a refused batch
-MAX_REFUSED = 1000  # the most secrets that are remembered because their batch was refused
+MAX_REFUSED = 1000  # number of secrets that are remembered because AWS refused their batch
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Read:
-    """A read that waits for other reads to join it. It counts for the share of ``namespace``."""
+    """A read that waits for other reads to join it. The call counts towards the share of ``namespace``."""
 
     version: "asyncio.Future[SecretVersion]"
     namespace: str
 
 
 class BatchReader:
-    """Batch loader. Reads single values with GetSecretValue, and many at once with BatchGetSecretValue.
+    """Batch loader. It reads single values with GetSecretValue, and many values at once with BatchGetSecretValue.
 
-    Only current versions can be read in a batch. A version with another staging label, a secret whose last call hung
-    and a secret of another account are each read with a call of their own. If a batch reports an error for a secret,
-    the secret is read again with a call of its own, and only the error of that call counts.
+    Only current versions can be read in a batch. These are read with a call of their own: a version with another
+    staging label, a secret whose last call hung, and a secret of another account. If a batch reports an error for a
+    secret, the secret is read again with a call of its own, and only the error of that call counts.
     """
 
     def __init__(self, secrets_manager: SecretsManager) -> None:
@@ -50,7 +50,7 @@ class BatchReader:
         self._refused: ExpiringMap[str, bool] = ExpiringMap(MAX_REFUSED, BATCH_DISABLED_SECONDS, time.monotonic)
 
     async def read(self, source: Source, background: bool = False, namespace: str = "") -> SecretVersion:
-        """Read the version that holds the staging label now, for a binding in ``namespace``.
+        """Read the version that now holds the staging label of ``source``, for a binding in ``namespace``.
 
         A ``background`` read waits longer for other reads to join it. Raises the same errors as
         ``SecretsManager.value``.
@@ -59,11 +59,12 @@ class BatchReader:
             return await self._secrets_manager.value(source, namespace)
         loop = asyncio.get_running_loop()
         read = self._pending.setdefault(source.secret_id, _Read(loop.create_future(), namespace))
-        read.namespace = namespace  # it is SEVERAL if another namespace asked first
+        read.namespace = namespace  # ``namespace`` is SEVERAL if another namespace also reads this secret
         if len(self._pending) >= MAX_BATCH:
             self._flush()
         else:
-            # Even a window of 0 seconds uses a timer, so that all reads in one turn of the event loop can join.
+            # Even a window of 0 seconds uses a timer. So all reads that start in the same iteration of the event loop
+            # can join.
             window = BATCH_WINDOW if len(self._calls) >= MAX_UNBATCHED else 0.0
             at = loop.time() + (BACKGROUND_BATCH_WINDOW if background else window)
             if self._flush_timer is None or self._flush_at > at:
@@ -97,9 +98,9 @@ class BatchReader:
         )
 
     async def _read_batch(self, secret_ids: Sequence[str], namespace: str) -> Mapping[str, SecretVersion]:
-        """Read a batch. Secrets that are missing in the result have to be read alone.
+        """Read a batch. The caller has to read each secret alone that is missing in the result.
 
-        If AWS refuses the batch, it is split into two, because a single secret may be the reason.
+        If AWS refuses the batch, the batch is split into two halves, because a single secret may be the reason.
         """
         if len(secret_ids) < 2:
             return {}
@@ -112,7 +113,8 @@ class BatchReader:
         except SourceRefused as error:
             _log.info("splitting a batch of %d values: %s", len(secret_ids), error)
             middle = len(secret_ids) // 2
-            # Each of these two or three secrets may be the reason, so none of them is read in a batch for a while.
+            # Each of these two or three secrets may be the reason. So for BATCH_DISABLED_SECONDS, none of them is read
+            # in a batch.
             if middle == 1:
                 for secret_id in secret_ids:
                     self._refused.put(secret_id, True)

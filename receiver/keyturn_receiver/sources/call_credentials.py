@@ -1,7 +1,7 @@
-"""Credentials of a call. One AWS client serves many identities: each call brings its own credentials.
+"""Credentials of a call. One AWS client serves many identities, because each call has its own credentials.
 
-The SDK asks a client's credentials object for the credentials each time it signs a request. Here that object returns
-the credentials of the call that runs in this thread (docs/adr/024-one-client-for-all-identities-of-a-region.md).
+The SDK asks a client's credentials object for credentials each time it signs a request. Here the object returns the
+credentials of the call that runs in this thread (docs/adr/024-one-client-for-all-identities-of-a-region.md).
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ def call_with(credentials: ReadOnlyCredentials) -> Iterator[None]:
 
 
 class CallCredentials(botocore.credentials.Credentials):
-    """Credentials object of a shared client. It returns the credentials that ``call_with`` has set. A call outside of
-    ``call_with`` fails, so it never uses another identity."""
+    """Credentials object of a shared client. It returns the credentials that ``call_with`` has set in this thread. A
+    call outside of ``call_with`` fails, so it never uses another identity."""
 
     def __init__(self) -> None:
         super().__init__("", "", method="call")
@@ -61,5 +61,6 @@ class CallCredentialsProvider(botocore.credentials.CredentialProvider):
     METHOD = "call"
 
     def load(self) -> CallCredentials:
-        """Return an object that looks up the credentials of each call when the call is signed. Fetch nothing now."""
+        """Return an object that looks up the credentials of each call when the call is signed. This method itself
+        fetches nothing."""
         return CallCredentials()

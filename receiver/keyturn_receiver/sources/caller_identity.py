@@ -1,9 +1,9 @@
 """Caller identities: the AWS identities that make the calls. The receiver's own identity also finds and renews its
-credentials. If that fails, it explains why.
+credentials. If this fails, it explains the reason.
 
-The SDK fetches credentials while a client is built and while a request is signed. Its errors then look like errors of
-the call. Here the credentials are fetched in a separate step before the call, so that each failure is known to concern
-the identity.
+The SDK fetches credentials while it builds a client or signs a request. An error in this step then looks like an error
+of the call. Here the credentials are fetched in a separate step before the call. So each failure of this step is known
+to concern the identity.
 """
 
 import base64
@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from keyturn_receiver.sources.call_credentials import Credentials, call_with
 
 RENEW_BEFORE_EXPIRY = (
-    600  # seconds before the expiry; from this point on, the SDK itself would renew the credentials before it signs
+    600  # seconds before the expiry; from then on, the SDK itself would renew the credentials before it signs
 )
 FAILURE_TTL = 2.0  # seconds for which callers share a failure; a call to a hanging agent takes up to nine seconds
 MAX_WAIT = 15.0  # seconds to wait for another thread's attempt; the longest attempt takes 14 s, when STS hangs
@@ -38,7 +38,7 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9.]{2,63}")
 
 
 class IdentityFault(Exception):
-    """There are no credentials now. The text says why, and what to do. It names no AWS secret."""
+    """The identity has no credentials now. The text gives the reason, and says what to do. It names no AWS secret."""
 
 
 class CallerIdentity(Protocol):
@@ -62,8 +62,8 @@ class CallerIdentity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TenantIdentity:
-    """The AWS role of a tenant. Its credentials have already been fetched. If they are None, calls on a shared client
-    fail."""
+    """The AWS role of a tenant. Its credentials have already been fetched. If ``credentials`` is None, calls on a
+    shared client fail."""
 
     account: str
     role: str = ""
@@ -101,23 +101,23 @@ class OwnIdentity:
 
     @property
     def account(self) -> str:
-        """The id of the identity's AWS account. It is empty if the credentials do not contain it."""
+        """The id of the identity's AWS account. It is empty if the credentials do not contain the id."""
         return self._account
 
     @property
     def role(self) -> str:
-        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, which does not give the ARN
-        to the pod."""
+        """The ARN of the role that IRSA gives the receiver. It is empty with Pod Identity, because the pod then does
+        not get the ARN."""
         is_web_identity = self._environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") and not self._environment.get(
             "AWS_ACCESS_KEY_ID"
         )
         return self._environment.get("AWS_ROLE_ARN", "") if is_web_identity else ""
 
     def check(self) -> None:
-        """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY.
+        """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY seconds.
 
-        Finds or renews the credentials if necessary. While one thread does so, the other threads wait. If this thread
-        fails, the waiting threads fail with the same text. Raises IdentityFault.
+        If necessary, find or renew the credentials. While one thread does this, other threads wait for it. If it fails,
+        the waiting threads fail with the same text. Raises IdentityFault.
         """
         if self._are_valid():
             self._freeze()
@@ -248,7 +248,7 @@ def _no_token(error: OSError, file: str) -> str:
 
 
 def _service_account(file: str) -> tuple[str, str]:
-    """Return the ServiceAccount that a token names in two forms: a phrase for messages, and the subject of the
+    """Return the ServiceAccount that a token names, in two forms: as a phrase for messages, and as the subject of the
     token."""
     try:
         with open(file) as opened:

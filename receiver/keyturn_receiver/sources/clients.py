@@ -1,4 +1,4 @@
-"""AWS clients, with their timeouts, retries and credentials."""
+"""AWS clients. This module sets their timeouts, retries and credentials."""
 
 import os
 import threading
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
 
-# Every client serves several tenants. With "adaptive", one secret that AWS throttles would slow down every call of its
-# client. With "standard", all calls of a client share one quota of retries, and the secrets of one tenant could use up
-# the quota of all tenants.
+# Every client serves several tenants. In the retry mode "adaptive", a client slows down all its calls when AWS
+# throttles the calls for one secret. In the mode "standard", all calls of a client share one quota of retries, so the
+# secrets of one tenant could use up the quota of all tenants.
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 _RETRY_ONCE: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
-MAX_SHARED_CLIENTS = 64  # one for each region; no partition of AWS has more regions
+MAX_SHARED_CLIENTS = 64  # one client per region; every partition of AWS has fewer regions than this
 
 _building = threading.Lock()  # a session is not thread-safe, so clients are built one at a time
 
 
 @cache
 def _core() -> botocore.session.Session:
-    """Return the SDK's session for the receiver's own credentials. It is made only once, because the service models
-    that a session loads are large.
+    """Return the SDK's session for the receiver's own credentials. The session is made only once, because the service
+    models that it loads are large.
 
-    Every call ends within 15 seconds. That includes the session's own calls, such as the call to STS for the receiver's
+    Every call ends within 15 seconds. This includes the session's own calls, such as the call to STS for the receiver's
     own credentials.
     """
     core = _new_session()
@@ -52,19 +52,19 @@ def _core() -> botocore.session.Session:
 def _new_session() -> botocore.session.Session:
     session = botocore.session.get_session()
     session.set_default_client_config(Config(connect_timeout=2, read_timeout=5, retries=_RETRY_ONCE))
-    # The SDK's own date parser converts dates to the local time zone, which takes half of the time that parsing a list
-    # takes.
+    # The SDK's own date parser converts dates to the local time zone. This conversion would take half of the time in
+    # which a list is parsed.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
     return session
 
 
 @cache
 def _shared() -> botocore.session.Session:
-    """Return the SDK's session for the clients that many identities share. This session has no credentials of its
+    """Return the SDK's session for the clients that all identities share. This session has no credentials of its
     own."""
     session = _new_session()
     session.register_component("credential_provider", CredentialResolver([CallCredentialsProvider()]))
-    session.register_component("data_loader", _core().get_component("data_loader"))  # the models are large
+    session.register_component("data_loader", _core().get_component("data_loader"))  # its models are large
     return session
 
 
@@ -106,11 +106,11 @@ def regions(named: Iterable[str] = ()) -> Regions:
 
 
 def secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
-    """Return a client for Secrets Manager that uses the receiver's own credentials, and renews them by itself.
+    """Return a client for Secrets Manager that uses and renews the receiver's own credentials.
 
-    The client is thread-safe, and a call that hangs ends within 15 seconds. Building a client takes some tenths of a
-    second of CPU time, so it must not happen on the event loop. Call ``own_identity().check()`` first. Otherwise
-    building the client would fetch the credentials.
+    The client is thread-safe. A call that hangs ends within 15 seconds. It takes some tenths of a second of CPU time to
+    build a client, so this must not happen on the event loop. Call ``own_identity().check()`` first. Otherwise this
+    function would also fetch the credentials.
     """
     with _building:
         client: SecretsManagerClient = _session().client("secretsmanager", config=_config(region, connections))
@@ -118,10 +118,10 @@ def secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
 
 
 def shared_secrets_manager(region: str, connections: int) -> "SecretsManagerClient":
-    """Return the client for Secrets Manager that all identities share in a region. It is built once.
+    """Return the client for Secrets Manager that all identities share in a region. The client is built only once.
 
-    Each call needs credentials of its own (``call_credentials.call_with``). In everything else, the client is like the
-    client of ``secrets_manager``.
+    Each call needs credentials of its own (``call_credentials.call_with``). In all other respects, the client is like
+    the client of ``secrets_manager``.
     """
     with _building:
         return _shared_secrets_manager(region, connections)

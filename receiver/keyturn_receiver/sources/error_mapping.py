@@ -139,7 +139,7 @@ def another_secret(subject: str) -> SourceUnavailable:
 
 
 def silent_region(subject: str, region: str, retry_after: float) -> SourceUnavailable:
-    """Return the error for a call that is not made, because the region has not answered earlier calls."""
+    """Return the error for a call that was not made, because the region has not answered earlier calls."""
     return SourceUnavailable(
         f"{subject}: AWS region {region} does not answer this receiver: trying again; check that the account has"
         " enabled the region, and that no firewall is in between",
@@ -156,7 +156,7 @@ def unreachable(error: Exception, subject: str) -> SourceUnavailable:
 
 def unexpected_code(code: str, subject: str) -> SourceUnavailable:
     """Return the error for an AWS error code that has no mapping of its own, such as a throttling code."""
-    # A proxy can answer in place of AWS, and use any text as the code.
+    # A proxy that answers in place of AWS can use any text as the code.
     code = code if _CODE.fullmatch(code) else "with an error"
     return SourceUnavailable(f"{subject}: AWS answered {code}: trying again", RETRY_AFTER)
 

@@ -1,5 +1,5 @@
-"""Signing keys from a file that has one key per line. If the file is in a mounted Secret, the kubelet replaces it at
-run time."""
+"""Signing keys from a file that has one key per line. If the file is in a mounted Secret, the kubelet may replace the
+file while the receiver runs."""
 
 import asyncio
 import logging
@@ -15,7 +15,8 @@ _log = logging.getLogger(__name__)
 class KeyFile:
     """Key source that reads a file.
 
-    Every load reads the whole file again. The file is small, and a symbolic link in its path may have changed.
+    Every load reads the whole file again, because the file is small, and the target of a symbolic link in its path may
+    have changed.
     """
 
     def __init__(self, path: Path) -> None:

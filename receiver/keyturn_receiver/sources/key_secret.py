@@ -20,21 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 class KeySecret:
-    """Key source that reads an AWS secret. It reads the values again only if a staging label has moved."""
+    """Key source that reads an AWS secret. It reads the values again only after a staging label has moved."""
 
     def __init__(self, stores: Stores, secret_id: str) -> None:
         self.name = f"signing key {secret_id}"
         self._stores = stores
         self._secret_id = secret_id
         self._keys: Sequence[bytes] = ()
-        self._version_ids: Mapping[str, str] = {}  # the version id of each staging label that the last load could read
+        self._version_ids: Mapping[str, str] = {}  # staging label -> id of its version, if readable at the last load
 
     async def load(self) -> Sequence[bytes]:
         """Read the usable keys of all staging labels.
 
-        If the current key is unusable, the other keys are still returned. They are needed to replace the current key,
-        because during a rotation the test deliveries are signed only with the pending key. Raises SourceRefused,
-        SourceUnavailable or NoSigningKey if no staging label has a usable key.
+        If the current key is unusable, the other keys are still returned. They are needed to replace the current key:
+        during a rotation, the test deliveries are signed only with the pending key. Raises SourceUnavailable if AWS
+        does not answer. Raises SourceRefused or NoSigningKey if no staging label has a usable key.
         """
         store = await self._stores.get(self._stores.key(self._secret_id))
         version_ids = await self._describe(store.secrets_manager)
@@ -43,7 +43,7 @@ class KeySecret:
         keys: list[bytes] = []
         errors: dict[str, KeyturnError] = {}  # maps each staging label to its error
         # AWS may put a staging label on a version before the version has a value. Such a version is not remembered, so
-        # that the next load tries it again.
+        # the next load tries to read it again.
         readable: dict[str, str] = {}
         for stage in version_ids or STAGES:
             try:
@@ -55,11 +55,11 @@ class KeySecret:
         if not keys:
             raise next(iter(errors.values()))
         for stage, reason in errors.items():
-            # The other staging labels may have no version. That needs no warning.
+            # The other staging labels may have no version. This is normal, so there is no warning.
             if stage == CURRENT or isinstance(reason, NoSigningKey):
                 _log.warning("%s", reason)
         if CURRENT in errors:
-            readable.pop(CURRENT, None)  # the current version is not remembered, so that each load reports its error
+            readable.pop(CURRENT, None)  # not remembered, so each load reads the current version and reports its error
         self._keys, self._version_ids = keys, readable
         return keys
 

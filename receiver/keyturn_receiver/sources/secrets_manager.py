@@ -1,4 +1,4 @@
-"""Secrets Manager client for asyncio. It reads values, describes a secret, and lists all secrets."""
+"""Secrets Manager client for asyncio. It reads values, describes a single secret, and lists all secrets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
-MAX_QUARANTINED = 10_000  # the most secrets in quarantine; beyond that, the secret that hung first is forgotten
-MAX_SEEN_ACCOUNTS = 1000  # the most pairs of account and region; in a forgotten pair, "not found" deletes no Secret
+MAX_QUARANTINED = 10_000  # number of secrets in quarantine; if there are more, the secret that hung first is forgotten
+MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; in a forgotten pair, "not found" deletes no Secret
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
@@ -44,24 +44,25 @@ class SecretMetadata:
     pending_deletion: bool = False
 
     def current(self, stage: str) -> str | None:
-        """Return the id of the version that holds a staging label, or None if no version does."""
+        """Return the id of the version that holds the staging label, or None if no version holds it."""
         return next((version_id for version_id, stages in self.stages.items() if stage in stages), None)
 
 
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` makes the calls of sweeps: the SDK slows a client down when AWS throttles the client, and a
-    sweep must not slow down other reads.
+    ``background_client`` makes the calls of sweeps. The SDK slows down a client that AWS throttles, and a sweep must
+    not slow down other reads.
 
-    ``credentials_error`` says why the credentials did not work when AWS last checked them; it is None if they worked.
-    Readiness depends on it. So it names no secret, and a failed call about a secret never sets it. If such a call fails
-    because of the credentials, it only starts a check, which is a call about no secret.
+    ``credentials_error`` is the reason why the credentials did not work when AWS last checked them. It is None if they
+    worked. Readiness shows this text, so it names no secret, and a failed call about a secret never sets it. If such a
+    call fails because of the credentials, it only starts a check. A check is a call about no secret.
 
-    ``identity`` makes the calls. If its account is not known, AWS's responses reveal the account. ``health`` is the
-    health of the store (this identity in this region). While the store is not proven, because AWS has not answered yet
-    or no longer answers, calls run in a separate pool. In this pool, each of the ``owners`` of the store may make only
-    a few calls at once, and so may the namespace that a call is made for.
+    ``identity`` makes the calls. If the identity does not know its account, the account is read from AWS's responses.
+    ``health`` is the health of the store (this identity in this region). The store is not proven if AWS has not
+    answered yet, or no longer answers. Calls to an unproven store run in a separate pool. In this pool, each of the
+    store's ``owners`` may make only a few calls at once. The same limit applies to the namespace for which a call is
+    made.
     """
 
     def __init__(
@@ -103,28 +104,29 @@ class SecretsManager:
         return f"in {f'{account}, ' if account else ''}{self.region}, as {role}"
 
     def may_batch(self, secret_id: str) -> bool:
-        """Return whether a batch may contain this secret. The store must be proven, the last call about the secret must
-        not have hung, and the secret must belong to the identity's own account.
+        """Return whether a batch may contain this secret. There are three conditions: the store is proven, the last
+        call about the secret did not hang, and the secret belongs to the identity's own account.
 
-        For secrets of other accounts, BatchGetSecretValue answers "not found" although GetSecretValue returns them:
+        BatchGetSecretValue answers "not found" for secrets of other accounts, although GetSecretValue returns them:
+
         https://docs.aws.amazon.com/secretsmanager/latest/userguide/auth-and-access_examples_cross.html
         """
         named, own = account_id(secret_id), self._identity.account or self._learned_account
         return (not named or named == own) and self._health.proven and not self.is_quarantined(secret_id)
 
     def is_quarantined(self, secret_id: str) -> bool:
-        """Return whether a call about this secret has hung, and AWS has not answered a later call about this secret."""
+        """Return whether a call about this secret has hung, and AWS has answered no later call about the secret."""
         return secret_id in self._quarantined
 
     def has_seen(self, arn: str) -> bool:
-        """Return whether AWS has returned any secret of the account and region in ``arn``.
+        """Return whether AWS has ever returned a secret of the account and region in ``arn``.
 
-        If AWS has not returned any, "not found" does not prove that a secret was deleted.
+        If AWS has never returned one, "not found" does not prove that a secret was deleted.
         """
         return account_scope(arn) in self._seen_accounts
 
     async def value(self, source: Source, namespace: str = "") -> SecretVersion:
-        """Read the version that holds the staging label now, for a binding in ``namespace``.
+        """Read the version that now holds the staging label of ``source``, for a binding in ``namespace``.
 
         Raises SourceNotFound, SourcePendingDeletion, another SourceRefused, or SourceUnavailable.
         """
@@ -137,7 +139,7 @@ class SecretsManager:
                 VersionStage=source.stage,
             )
         except SourceNotFound:
-            # This raises SourceNotFound if the secret itself does not exist.
+            # If the secret itself does not exist, ``describe`` raises SourceNotFound.
             await self.describe(source.secret_id, namespace=namespace)
             raise SourceRefused(
                 f"AWS secret {source.secret_id} has no version with the staging label {source.stage}:"
@@ -152,9 +154,9 @@ class SecretsManager:
         """Read the current values of up to MAX_BATCH secrets with one call. ``namespace`` is empty if the values are
         for several namespaces.
 
-        A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. That secret
-        then has to be read with a call of its own. Raises ActionDenied, another SourceRefused, or SourceUnavailable if
-        the call itself fails.
+        A secret is missing in the result if AWS returns an error, nothing, or more than one value for it. The caller
+        then has to read this secret with a call of its own. Raises ActionDenied, another SourceRefused, or
+        SourceUnavailable if the call itself fails.
         """
         response = await self._call(
             "BatchGetSecretValue",
@@ -199,13 +201,13 @@ class SecretsManager:
             pass  # this call has set ``credentials_error``
         except SourceUnavailable as error:
             if self.credentials_error:
-                self.credentials_error = f"{NOT_CHECKED}: {error}"  # so that readiness shows the reason
+                self.credentials_error = f"{NOT_CHECKED}: {error}"  # readiness shows this text
         except KeyturnError:
             pass
 
     async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
-        """Yield all secrets in pages of 100. The secret that changed last comes first. Secrets that are scheduled for
-        deletion are included."""
+        """Yield all secrets in pages of 100. The first page has the secrets that changed last. Secrets that are
+        scheduled for deletion are included."""
         next_page: dict[str, Any] = {}
         while True:
             response = await self._call(
@@ -239,7 +241,7 @@ class SecretsManager:
     ) -> Any:
         if secret_id:
             arguments["SecretId"] = secret_id
-        about_secret = action != "ListSecrets"  # tenants choose these secrets, so they can make such a call fail
+        about_secret = action != "ListSecrets"  # tenants choose the secrets, so they can make such a call fail
 
         def refuse_while_resting() -> None:
             if (rest := self._health.rests_for()) and not is_check:
@@ -287,8 +289,8 @@ class SecretsManager:
         return response
 
     def _answers(self, secret_id: str, arn: str, name: str) -> bool:
-        """Return whether a response is about ``secret_id``, according to the account, the region and the name in the
-        response."""
+        """Return whether a response is about ``secret_id``. The account, the region and the name in the response decide
+        this."""
         if not refers_to(secret_id, arn, name) or region(arn) != self.region:
             return False
         # A bare name always refers to a secret of the caller's own account.
@@ -301,16 +303,16 @@ class SecretsManager:
             self._learned_account = account_id(arn)
 
     def _owners_of(self, pool: ThreadPool, namespace: str) -> Sequence[str]:
-        """Return the owners whose shares of this pool a call for ``namespace`` uses. Owners with a small limit are
-        first, because Shares.acquire needs the same order from all callers."""
+        """Return the owners that a call for ``namespace`` counts for in this pool. Owners with a small limit come
+        first, because ``Shares.acquire`` needs the same order from all callers."""
         owners = [namespace_owner(namespace)] if namespace else []
         if pool is self._pools.unproven:
             owners += [owner for owner in self._owners if owner not in owners]
         return owners
 
     def _pool(self, secret_id: str, background: bool, is_check: bool) -> ThreadPool:
-        # A check is made after calls that got no answer, so it may hang, too. Bindings choose the region of this store,
-        # so its check must not take a thread of the foreground pool.
+        # A check is made after calls without an answer, so the check may hang, too. Bindings choose the region of this
+        # store. So its check must not use a thread of the foreground pool.
         if not self._health.proven or (is_check and not self._health.trusted):
             return self._pools.unproven
         if background:
@@ -336,8 +338,8 @@ class SecretsManager:
 
 @contextmanager
 def _translate_parse_errors(subject: str) -> Iterator[None]:
-    """Context manager. It translates the errors of a response that cannot be parsed, such as an error page of a
-    proxy."""
+    """Context manager. If a response cannot be parsed, such as an error page of a proxy, it translates the error of the
+    parser."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:

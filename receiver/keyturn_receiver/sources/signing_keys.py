@@ -1,4 +1,4 @@
-"""The keys that verify signatures: signing keys from an AWS secret, from a file or from both, and public keys."""
+"""The keys that verify signatures: signing keys from an AWS secret, a file or both, and public keys."""
 
 import asyncio
 import logging
@@ -22,38 +22,38 @@ class KeySource(Protocol):
 
 
 class SigningKeys:
-    """Key ring. Holds the signing keys of all sources, as they were last read.
+    """Key ring. It holds the signing keys of all sources, as they were last read.
 
-    If one source fails, its last keys stay valid, and the keys of the other sources are not affected.
+    If one source fails, its last keys stay valid. The keys of the other sources are not affected.
     """
 
     def __init__(self, sources: Sequence[KeySource]) -> None:
         self._sources = sources
         self._keys_by_source: dict[str, Sequence[bytes]] = {}  # a source that has always failed has no keys
         self._keys: tuple[bytes, ...] = ()
-        self._errors: dict[str, KeyturnError] = {}  # the last error of each source that failed
+        self._errors: dict[str, KeyturnError] = {}  # the error of each source whose last load failed
         self._warnings = RepeatedWarnings(_log)
 
     def current(self) -> Sequence[bytes]:
-        """Return the keys that are valid now. There are no keys before the first load."""
+        """Return the keys that are valid now. Before the first load, there are no keys."""
         return self._keys
 
     def not_loaded(self) -> Sequence[str]:
         """Return the names of the sources that readiness still waits for.
 
-        While no source has a key, these are all sources. After that, these are the sources that have not been tried
-        yet. So a failed source does not prevent readiness if another source has a key.
+        If no source has a key yet, these are all sources. Otherwise these are the sources that have not been tried yet.
+        So a failed source does not prevent readiness if another source has a key.
         """
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
     def waiting_for(self) -> Sequence[str]:
-        """Return the same names as ``not_loaded``, each with the reason why the source failed.
+        """Return the same names as ``not_loaded``. The reason why the source failed follows each name.
 
         The reason is left out if it concerns the receiver's credentials.
         """
         reasons = {
             name: str(error) for name, error in self._errors.items() if not isinstance(error, NoCredentials)
-        }  # a problem with the credentials is left out, because readiness reports it separately
+        }  # readiness reports a problem with the credentials separately
         return [f"{name} ({reasons[name]})" if name in reasons else name for name in self.not_loaded()]
 
     async def load(self) -> None:

@@ -1,20 +1,23 @@
-"""Circuit breaker of a store (an AWS identity in a region). A store that has never answered, or no longer answers, is
-suspect as a whole."""
+"""Circuit breaker of a store (an AWS identity in a region).
+
+A store is proven while it is known to answer. It is suspect if it has never answered, or if several calls in a row got
+no answer.
+"""
 
 import time
 from collections.abc import Callable
 
 from keyturn_receiver.resilience.backoff import Backoff
 
-MAX_SILENT_CALLS = 3  # after this number of unanswered calls in a row, a store that has answered before is suspect
+MAX_SILENT_CALLS = 3  # number of unanswered calls in a row; a store that has answered before is suspect from then on
 PROBE_BACKOFF = Backoff(base=5.0, cap=60.0)  # seconds between two attempts at a store that does not answer
 
 
 class StoreHealth:
-    """Circuit breaker. Says whether a store is proven, and for how long it is not called.
+    """Circuit breaker. It says whether the store is proven, and for how long no call should be made.
 
-    A store that is ``trusted`` is always proven. Only the receiver's own store is trusted, because no binding chooses
-    it. ``now`` returns monotonic seconds.
+    A ``trusted`` store is always proven. Only the receiver's own store is trusted, because bindings do not choose it.
+    ``now`` returns monotonic seconds.
     """
 
     def __init__(self, trusted: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -27,24 +30,25 @@ class StoreHealth:
 
     @property
     def proven(self) -> bool:
-        """Whether the store is known to answer."""
+        """Whether the store is known to answer, or is trusted."""
         return self.trusted or self._has_answered
 
     def rests_for(self) -> float:
-        """Return the number of seconds in which no call should be made; 0.0 if a call may be made now."""
+        """Return the number of seconds for which no call should be made. It is 0.0 if a call may be made now."""
         return max(0.0, self._rests_until - self._now())
 
     def answered(self) -> None:
-        """Note an answer. An error that AWS returns is an answer, too."""
+        """Record an answer. An error that AWS returns is an answer, too."""
         self._has_answered = True
         self._silent_calls = self._attempts = 0
         self._rests_until = 0.0
 
     def silent(self, about_secret: bool = False) -> bool:
-        """Note a call without an answer. Return whether the store now has to be checked with a call about no secret.
+        """Record a call without an answer. Return whether the caller now has to check the store with a call about no
+        secret.
 
-        A call about one secret may hang although the store answers for all other secrets, and a tenant chooses the
-        secrets. So only a call about no secret can make a proven store rest.
+        A call about one secret may hang although the store answers calls about all other secrets. A tenant chooses the
+        secrets. So only a call about no secret can stop the calls to a proven store.
         """
         if self.trusted:
             return False

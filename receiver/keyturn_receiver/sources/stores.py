@@ -1,4 +1,4 @@
-"""Stores. A store reads as one identity in one region. Two identities never share credentials."""
+"""Stores. A store reads AWS secrets as one identity in one region. Two identities never share credentials."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -16,10 +16,10 @@ from keyturn_receiver.sources.batch_reader import BatchReader
 from keyturn_receiver.sources.secrets_manager import NOT_CHECKED, SecretMetadata, SecretsManager
 from keyturn_receiver.sources.thread_pools import SEVERAL
 
-MAX_STORES = 4096  # the most stores besides the receiver's own store in its region; each takes some 10 KiB
-MAX_STORES_PER_NAMESPACE = 2048  # the most of these stores that one namespace uses
-MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; values are kept after a read, so that all bindings of one event share them
-MAX_NAMED = 10_000  # the most secrets that ``_named_by`` remembers
+MAX_STORES = 4096  # number of stores besides the receiver's own store in its region; each takes about 10 KiB
+MAX_STORES_PER_NAMESPACE = 2048  # number of these stores that one namespace may use
+MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; read values are kept for a while: all bindings of one event share them
+MAX_NAMED = 10_000  # number of secrets that ``_named_by`` remembers
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 RENEW_AFTER = 0.75  # credentials that are valid for less than 20 minutes are renewed after this share of their lifetime
 
@@ -36,15 +36,16 @@ class StoreKey:
 
     @property
     def namespace(self) -> str:
-        """The tenant's namespace; empty for the receiver's own identity."""
+        """The tenant's namespace. It is empty for the receiver's own identity."""
         return self.account.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of the ServiceAccount that a ``StoreKey`` names now: its UID, and the AWS role in its annotation.
+    """The identity that the ServiceAccount of a ``StoreKey`` has now: the UID of the ServiceAccount, and the AWS role
+    in its annotation.
 
-    If a namespace is deleted and created again, the new ServiceAccount with this name has another UID.
+    If a namespace is deleted and created again, a new ServiceAccount may have the same name, but it has another UID.
     """
 
     uid: str
@@ -76,27 +77,28 @@ class Store:
         expires_at: datetime | None = None,
         identity: Identity = OWN,
     ) -> "Store":
-        """Build a store with a reader of its own. The credentials were issued now, and are valid until
+        """Build a store with a reader of its own. The credentials were issued just now, and are valid until
         ``expires_at``."""
         renew_at = None
         if expires_at:
             lifetime = expires_at - datetime.now(UTC)
-            # Without the second limit, credentials that are valid for a few minutes would be renewed at each use.
+            # If credentials are valid for only a few minutes, the second limit keeps them from being renewed at each
+            # use.
             renew_at = expires_at - min(RENEW_BEFORE_EXPIRY, (1 - RENEW_AFTER) * lifetime)
         return cls(key, secrets_manager, BatchReader(secrets_manager), renew_at, identity)
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the time for a renewal of the credentials has not come yet."""
+        """Whether the credentials do not need a renewal yet."""
         return self.renew_at is None or datetime.now(UTC) < self.renew_at
 
 
 class Stores:
-    """Client pool. Holds the stores by identity and region.
+    """Client pool. It holds the stores by identity and region.
 
-    ``create`` builds a store when it is first used, again before its credentials expire, and again when its identity
-    has changed. ``identify`` looks up the current identity of a tenant's store. Concurrent requests for the same store,
-    value or metadata share one call.
+    ``create`` builds a store in three cases: when the store is first used, before its credentials expire, and after its
+    identity has changed. ``identify`` looks up the current identity of a tenant's store. Concurrent requests for the
+    same store, value or metadata share one call.
     """
 
     def __init__(
@@ -109,8 +111,8 @@ class Stores:
         self._identify = identify
         self._default_region = default_region
         self._own: Store | None = None  # the receiver's own store in its own region, which is never evicted
-        self._own_error: str | None = NOT_CHECKED  # why the receiver's own store could not be created
-        # The groups are namespaces. The stores of a group are in the order of their last use.
+        self._own_error: str | None = NOT_CHECKED  # the reason why the receiver's own store could not be created
+        # The groups are namespaces. The stores of a group are in the order in which they were last used.
         self._others: FairMap[str, StoreKey, Store] = FairMap(MAX_STORES)
         self._identities: SingleFlight[str, Identity] = SingleFlight()  # by ``StoreKey.account``
         self._creations: SingleFlight[tuple[StoreKey, Identity], Store] = SingleFlight()
@@ -123,14 +125,14 @@ class Stores:
     def key(self, secret_id: str = "", namespace: str = "", service_account: str = "") -> StoreKey:
         """Return the key of the store that reads an AWS secret.
 
-        The region is the region in the secret's ARN, or the receiver's own region if ``secret_id`` is a bare name. The
-        identity is the role of the ServiceAccount, or the receiver's own role if no ServiceAccount is given.
+        The region is the region in the secret's ARN. If ``secret_id`` is a bare name, it is the receiver's own region.
+        The identity is the role of the ServiceAccount. If no ServiceAccount is given, it is the receiver's own role.
         """
         account = f"{namespace}/{service_account}" if service_account else ""
         return StoreKey(account, region(secret_id) or self._default_region)
 
     def credentials_error(self) -> str | None:
-        """Return why the receiver's own credentials do not work, or None if they do.
+        """Return the reason why the receiver's own credentials do not work, or None if they work.
 
         Only the receiver's own store in its own region decides this, because bindings choose the other stores.
         """
@@ -140,7 +142,7 @@ class Stores:
         """Return the store of ``key``. Its credentials are valid, and belong to the identity that ``key`` has at
         ``since`` or later.
 
-        ``since`` is in monotonic seconds, and means now if it is None. Raises the errors of ``create`` and of
+        ``since`` is in monotonic seconds. If it is None, it means now. Raises the errors of ``create`` and of
         ``identify``. If a tenant's role cannot be assumed, no other identity is used instead.
         """
         identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
@@ -148,10 +150,10 @@ class Stores:
         store = self._own if is_own else self._others.get(key.namespace, key)
         if store and store.identity == identity and store.is_fresh:
             if not is_own:
-                self._keep(store)  # it is now the most recently used store
+                self._keep(store)  # the store is now the most recently used one
             return store
-        # A store that was created within the last RESULT_TTL seconds is shared. If its creation failed, the error is
-        # shared.
+        # If the store was created within the last RESULT_TTL seconds, the callers share this store. If its creation
+        # failed, they share the error.
         try:
             store = await self._creations.get(
                 (key, identity), time.monotonic() - RESULT_TTL, lambda: self._create(key, identity)
@@ -179,7 +181,7 @@ class Stores:
         try:
             return await self._identities.get(key.account, since, lambda: self._identify(key))
         except Permanent:
-            # The ServiceAccount does not exist any more, or no longer names a role.
+            # The ServiceAccount no longer exists, or no longer names a role.
             for each in self._others.of(key.namespace):
                 if each.account == key.account:
                     self._others.pop(key.namespace, each)
@@ -188,7 +190,7 @@ class Stores:
     async def read(
         self, key: StoreKey, source: Source, since: float, background: bool = False, namespace: str = ""
     ) -> SecretVersion:
-        """Return a value for a binding in ``namespace``. The value was read at the time ``since`` (monotonic seconds)
+        """Return a value for a binding in ``namespace``. The read of the value started at ``since`` (monotonic seconds)
         or later.
 
         A ``background`` read may take a little longer. Raises SourceRefused, SourceUnavailable or the errors of
@@ -201,7 +203,7 @@ class Stores:
         )
 
     async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
-        """Return a secret's metadata for a binding in ``namespace``. The metadata was read at the time ``since``
+        """Return a secret's metadata for a binding in ``namespace``. The read of the metadata started at ``since``
         (monotonic seconds) or later.
 
         Raises SourceRefused, SourceUnavailable or the errors of ``get``.
@@ -215,10 +217,10 @@ class Stores:
         )
 
     def _owner(self, key: StoreKey, secret_id: str, namespace: str) -> str:
-        """Return the namespace that a call counts for, or SEVERAL if another namespace has named the secret, too.
+        """Return the namespace that a call counts for, or SEVERAL if another namespace also names the secret.
 
-        A call that several namespaces share counts for none of them. So a binding never waits for a call that has to
-        wait because the share of another namespace is used up.
+        A call for SEVERAL counts for no single namespace. Otherwise a binding could have to wait because another
+        namespace has used up its share.
         """
         if not namespace or key.account:
             return namespace

@@ -1,9 +1,9 @@
-"""Bulkheads: separate thread pools for AWS calls, so that a secret that hangs cannot starve the others.
+"""Bulkheads: separate thread pools for AWS calls. A secret that hangs cannot take the threads of other calls.
 
-Every call has a timeout. The SDK's own timeouts do not suffice, because they apply to each read from the connection,
-and a response that arrives byte by byte never exceeds them. The SDK's requests for credentials have the same problem.
-Python cannot stop a thread, so a call that exceeds its timeout is abandoned: its thread keeps running, and another
-thread takes its place.
+Every call has a timeout. The SDK's own timeouts are not enough, because they apply to each single read from the
+connection. A response that arrives byte by byte never exceeds them. The SDK's requests for credentials have the same
+problem. Python cannot stop a thread. So a call that exceeds its timeout is abandoned: its thread keeps running, and
+another thread takes its place.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from typing import TypeVar
 
 from keyturn_receiver.resilience.shares import Shares
 
-CALL_TIMEOUT = 20.0  # seconds for one call including its retries; the SDK itself normally gives up within 15 seconds
+CALL_TIMEOUT = 20.0  # seconds for one call including its retries; the SDK itself normally ends a call within 15 seconds
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
 QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
-# Seconds to wait for a slot for such a call. The time is short, because a waiting binding uses up its namespace's share
-# of the work queue.
+# Seconds for which a call about such a secret waits for a slot. The time is short, because a waiting binding uses up
+# its namespace's share of the work queue.
 QUARANTINE_QUEUE_TIMEOUT = 1.0
 UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
 STS_THREADS = 8  # the most concurrent requests for credentials of tenants
-CALLS_PER_OWNER = 2  # the most concurrent calls of one namespace or region in each of the three pools above
+CALLS_PER_OWNER = 2  # the most concurrent calls of one owner (a namespace or a region) in each of the three pools above
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
-# Used in place of a namespace for secrets that several namespaces name. So a call about such a secret does not wait for
-# the share of a single namespace.
+# The owner of calls about a secret that several namespaces name. With this owner, such a call does not wait for the
+# share of a single namespace.
 SEVERAL = "*"
 MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of OTHER_REGIONS to stores that have not answered
-OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or for STS; then the binding backs off
-OTHERS_SHARE = 8  # of this number of foreground slots, one is always left to other namespaces
+OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or STS; after that, the binding backs off
+OTHERS_SHARE = 8  # one in this number of foreground slots is always left to other namespaces
 BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is needed if the first thread hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
@@ -49,11 +49,11 @@ class PoolExhausted(Exception):
 
 
 class ThreadPool:
-    """Bulkhead. Runs at most ``slots`` calls at once, each in a thread of its own.
+    """Bulkhead. It runs at most ``slots`` calls at once, each in a thread of its own.
 
-    ``shares`` limits the number of these calls for each owner, such as a namespace. Further calls of an owner wait for
-    its earlier calls. An abandoned call counts for its owner until its thread ends. If ``forgets_abandoned`` is true,
-    it stops counting when it is abandoned.
+    ``shares`` limits the number of these calls for each owner, such as a namespace. Further calls of an owner wait
+    until its earlier calls end. An abandoned call counts for its owner until its thread ends. If ``forgets_abandoned``
+    is true, the call no longer counts as soon as it is abandoned.
 
     An abandoned call frees its slot but not its thread. So the pool has OVERSUBSCRIPTION threads for each slot.
     ``call_timeout`` and ``queue_timeout`` are in seconds. ``now`` returns monotonic seconds.
@@ -81,10 +81,10 @@ class ThreadPool:
         self._saturated_since: float | None = None
 
     async def run(self, call: Callable[[], T], *owners: Hashable) -> T:
-        """Return the result of ``call``, or raise its error, CallTimeout or PoolExhausted.
+        """Run ``call`` in a thread, and return its result. Raises its error, CallTimeout or PoolExhausted.
 
-        The call counts for each of its ``owners``. Owners with a small limit come first. Without an owner, the call
-        counts for nobody.
+        The call counts for each of its ``owners``. They have to be in the order of their limits, the smallest limit
+        first. A call without an owner counts for nobody.
         """
         try:
             async with asyncio.timeout(self._queue_timeout):
@@ -102,11 +102,11 @@ class ThreadPool:
             self._slots.release()
 
     async def _acquire(self, owners: tuple[Hashable, ...]) -> None:
-        if self._shares is not None:  # Shares has a length, so it is false while it has no owners
+        if self._shares is not None:  # not a truth test: Shares has a length, which is 0 without owners
             await self._shares.acquire(*owners)
 
     def _release(self, owners: tuple[Hashable, ...]) -> None:
-        if self._shares is not None:  # Shares has a length, so it is false while it has no owners
+        if self._shares is not None:  # not a truth test: Shares has a length, which is 0 without owners
             self._shares.release(*owners)
 
     async def _run(self, call: Callable[[], T], owners: tuple[Hashable, ...]) -> T:
@@ -125,12 +125,12 @@ class ThreadPool:
         raise CallTimeout if started else PoolExhausted
 
     def saturated_for(self) -> float:
-        """Return the number of seconds for which abandoned calls have occupied every thread. It is 0 while a thread is
+        """Return the number of seconds for which abandoned calls have occupied every thread. It is 0 if a thread is
         free."""
         return 0.0 if self._saturated_since is None else self._now() - self._saturated_since
 
     def close(self) -> None:
-        """Start no more calls. This does not wait for calls that are running."""
+        """Start no more calls. This method does not wait for running calls."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _abandon(self, result: "asyncio.Future[T]", owners: tuple[Hashable, ...]) -> None:
@@ -152,11 +152,9 @@ class ThreadPool:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """Bulkheads: ``foreground`` for reads, ``quarantine`` for secrets whose last call hung, ``background`` for sweeps.
-
-    ``unproven`` is for stores that do not answer, or have not answered yet. ``sts`` is for requests for credentials of
-    tenants. ``building`` is for building clients.
-    """
+    """Bulkheads. ``foreground`` is for reads, ``quarantine`` for secrets whose last call hung, and ``background`` for
+    sweeps. ``unproven`` is for stores that do not answer, or have not answered yet. ``sts`` is for requests for
+    credentials of tenants. In ``building``, clients are built."""
 
     foreground: ThreadPool
     quarantine: ThreadPool
@@ -183,15 +181,16 @@ class ThreadPools:
         )
 
     def saturated_for(self) -> float:
-        """Return the number of seconds for which abandoned calls have occupied every thread of a pool.
+        """Return the number of seconds for which abandoned calls have occupied every thread of a pool. It is 0 if each
+        pool has a free thread.
 
-        The pools for calls that bindings choose do not count. A tenant could fill them, and then a restart of the
-        receiver would not help.
+        Only the foreground and the background pool count. Bindings choose the calls of the other pools, so a tenant
+        could fill them, and then a restart of the receiver would not help.
         """
         return max(self.foreground.saturated_for(), self.background.saturated_for())
 
     def close(self) -> None:
-        """Start no more calls."""
+        """Start no more calls in any pool."""
         for each in fields(self):
             getattr(self, each.name).close()
 
@@ -205,8 +204,8 @@ def _most_of(slots: int) -> int:
     """Return the number of foreground slots that one namespace may hold: all but an eighth.
 
     If many secrets of a namespace hang, the namespace needs these slots to read its other secrets. The calls of other
-    namespaces are short, so they need few slots. Abandoned calls do not count: a hanging batch is abandoned soon, and
-    its secrets are then read one by one.
+    namespaces are short, so they need few slots. Abandoned calls do not count. A hanging batch is abandoned soon, and
+    then its secrets are read one by one.
     """
     return max(1, slots - max(1, slots // OTHERS_SHARE))
 

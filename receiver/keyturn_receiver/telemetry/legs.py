@@ -1,4 +1,4 @@
-"""The legs of a reconcile. The duration of each leg is recorded in a histogram, and each leg has a span of its own."""
+"""The legs (steps) of a reconcile. Each leg has a span of its own, and a histogram has its duration."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class Leg(StrEnum):
 
 
 class LegTimer:
-    """Times the legs. ``span`` opens a span for each leg."""
+    """Timer of the legs. ``span`` opens a span for each leg."""
 
     def __init__(self, metrics: Metrics, span: Span = no_traces) -> None:
         self._span = span
@@ -27,6 +27,6 @@ class LegTimer:
 
     @contextmanager
     def time(self, leg: Leg) -> Iterator[None]:
-        """Time the body of the ``with`` statement."""
+        """Time the leg ``name``, which is the body of the ``with`` statement."""
         with self._seconds[leg].time(), self._span(leg.value):
             yield

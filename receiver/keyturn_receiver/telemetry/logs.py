@@ -47,12 +47,12 @@ class RepeatedWarnings:
             self._logger.warning("%s", message, exc_info=with_error)
 
     def over(self, subject: str) -> None:
-        """Note that the problem with ``subject`` is over, so that the next warning about it is logged at once."""
+        """Record that the problem with ``subject`` is over. The next warning about it is then logged at once."""
         self._last.pop(subject, None)
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON: time, level, logger, message and further fields.
+    """Formatter that writes a log record as JSON: time, level, logger, message and further fields.
 
     The further fields are those of ``log_context``, those passed as ``extra={"fields": {...}}``, and the type and the
     frames of an error.
@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _first(error: BaseException) -> BaseException:
-    # An exception group says little by itself, so its first error is logged instead.
+    # The text of an exception group says little, so its first error is logged instead.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -115,7 +115,8 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("keyturn_receiver").setLevel(level)
-    # The SDK logs each failed renewal of credentials with a traceback. The receiver itself logs what has failed.
+    # The SDK logs a traceback for each failed renewal of credentials. The receiver itself logs the reason of the
+    # failure.
     logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     # uvicorn logs a warning for each malformed request. A client that sends many of them must not flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
 """Traces with OpenTelemetry, which is an optional extra. The trace id is the id of the EventBridge event.
 
-So a single id connects the event in AWS, the logs and the trace. The packages are listed in requirements/tracing.txt,
-and are needed only if traces are switched on. OpenTelemetry's own variables determine where the traces are sent:
+So a single id connects the event in AWS, the logs and the trace. The packages are listed in requirements/tracing.txt.
+They are needed only if traces are switched on. OpenTelemetry's own variables say where the traces are sent:
+
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
 
@@ -23,7 +24,7 @@ class TracingUnavailable(RuntimeError):
 
 
 def no_traces(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[None]:
-    """Open no span."""
+    """Tracer that opens no spans."""
     return nullcontext()
 
 
