@@ -45,17 +45,17 @@ def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersi
     return SecretVersion(got["ARN"], got["Name"], got["VersionId"], value)
 
 
-def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT) -> str:
+def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT, instead: str = "--version ID") -> str:
     """Return the id of the version that has a staging label. No value is read. ``in_region`` is the secret's region if
-    ``secret_id`` is not an ARN. Raises CliError."""
+    ``secret_id`` is not an ARN. ``instead`` is the option that makes the call needless. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         described = _client(secret_id, in_region).describe_secret(SecretId=secret_id)
     except ClientError as error:
-        raise _refusal(f"the version of {secret_id}", error.response["Error"]["Code"], "--version ID") from None
+        raise _refusal(f"the version of {secret_id}", error.response["Error"]["Code"], instead) from None
     except BotoCoreError as error:
-        raise _refusal(f"the version of {secret_id}", type(error).__name__, "--version ID") from None
+        raise _refusal(f"the version of {secret_id}", type(error).__name__, instead) from None
     for version, stages in described.get("VersionIdsToStages", {}).items():
         if stage in stages:
             return version

@@ -31,8 +31,8 @@ def complete_secrets(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_subjects(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the bound Secrets and the names of AWS secrets that begin with ``incomplete``. After ``--aws``, a command
-    takes no Secret."""
+    """Return the bound Secrets and the names of AWS secrets that begin with ``incomplete``. After ``--aws``, return
+    only names of AWS secrets."""
     if ctx.params.get("aws"):
         return complete_secret_ids(ctx, incomplete)
     return _complete(ctx.params, incomplete, lambda row: [_name(ctx.params, row), *_names(row)])

@@ -26,6 +26,7 @@ ReleaseName = Annotated[
     str, typer.Option("--release", metavar="NS/NAME", help="Namespace and name of Keyturn's Helm release.")
 ]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR. A pipe gets none anyway.")]
+LogGroup = Annotated[str, typer.Option("--log-group", metavar="NAME", help="Log group of the receipts.")]
 DEFAULT_RELEASE = "keyturn/keyturn"
 
 

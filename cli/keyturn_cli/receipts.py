@@ -20,6 +20,8 @@ from keyturn_contract.message import REASON_HEARTBEAT, REASON_NO_LONGER_BOUND, R
 
 LOG_GROUP = "/aws/events/keyturn-receipts"
 APPLIED, LIVE = "applied", "live"
+KIND_APPLIED, KIND_WAITING = "Keyturn Secret Applied", "Keyturn Secret Waiting"
+KIND_LIVE, KIND_STUCK = "Keyturn Secret Live", "Keyturn Rollout Stuck"
 SOURCE = "dev.keyturn"
 LOOK_BACK = 7 * 24 * 3600  # seconds before the start of the wait; older receipts do not count
 POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
@@ -48,12 +50,12 @@ class Arrival:
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one receipt into account. Receipts may arrive twice and in any order."""
         detail, kind = event["detail"], event["detail-type"]
-        if kind == "Keyturn Secret Live":
+        if kind == KIND_LIVE:
             self.live.add(str(detail["host"]))
             self.stuck.pop(str(detail["host"]), None)
-        elif kind == "Keyturn Rollout Stuck" and detail["host"] not in self.live:
+        elif kind == KIND_STUCK and detail["host"] not in self.live:
             self.stuck[str(detail["host"])] = ", ".join(map(str, detail.get("consumers", ())))
-        elif kind == "Keyturn Secret Applied":
+        elif kind == KIND_APPLIED:
             self._take_applied(detail)
 
     def is_reached(self, goal: str, hosts: Sequence[str] = ()) -> bool:
@@ -110,7 +112,7 @@ def wait_for_receipts(
     start = clock()
     arrival = Arrival()
     while True:
-        for event in _receipts(logs, group, (secret_id, version_id), start - LOOK_BACK):
+        for event in read_receipts(logs, group, (secret_id, version_id), start - LOOK_BACK):
             arrival.take(event)
         wanted = set(hosts) or arrival.hosts
         if not hosts and arrival.is_for_nobody:
@@ -169,8 +171,9 @@ def await_version(
     return ExitCode.FINDING if arrival.problems else ExitCode.FINE
 
 
-def _receipts(logs: Any, group: str, about: tuple[str, str], since: float) -> Iterator[Mapping[str, Any]]:
-    """Yield the receipts about a version of an AWS secret. ``about`` has the secret's name or ARN, and the version."""
+def read_receipts(logs: Any, group: str, about: tuple[str, str], since: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the receipts about a version of an AWS secret. ``about`` has the secret's name or ARN, and the version.
+    ``since`` is in seconds since 1970. Raises AwsError if the group cannot be read."""
     version_id = about[1]
     pattern = f'{{ $.detail.versionId = "{version_id}" }}'
     with errors(f"logs:FilterLogEvents on {group}", _ADVICE_GROUP):

@@ -2,25 +2,31 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
+from keyturn_cli import receipts
+from keyturn_cli.aws import Aws
+from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, list_bound
 from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.completion import complete_subjects
-from keyturn_cli.errors import ExitCode, Forbidden, NotFound, reported
+from keyturn_cli.errors import CliError, ExitCode, Forbidden, NotFound, UsageError, reported
+from keyturn_cli.legs import APPLIED, BAD, GOOD, MARKED, MOVED, OPEN, READY, TOLD, Leg, Trace
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
     Context,
+    LogGroup,
     Namespace,
     NoColor,
     OutputFormat,
+    Release,
     ReleaseName,
     read_release,
 )
 from keyturn_cli.output import Format, Output
+from keyturn_cli.receipt_legs import add_receipts
 from keyturn_cli.release import settings_of
 from keyturn_cli.rotation import Place, Stage, consumers_of, workload_place
 from keyturn_cli.sight import Sight
@@ -28,6 +34,8 @@ from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, seconds_of
 from keyturn_cli.words import counted
 from keyturn_cli.workloads import pods_of
+from keyturn_receiver.core.arn import region
+from keyturn_receiver.core.binding import is_secret_id
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.history import HISTORY, Change, read_history
 from keyturn_receiver.core.json_access import as_object
@@ -43,42 +51,10 @@ SUBJECT = Annotated[
         autocompletion=complete_subjects,
     ),
 ]
-GOOD, BAD, OPEN = "✔", "✗", "…"
+AWS = Annotated[bool, typer.Option("--aws", help="Add what the receipts in AWS tell.")]
 _SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
-MOVED, APPLIED, MARKED, READY, TOLD = range(5)  # ranks of legs
 MAX_EVENTS = 20  # the most warnings that are shown for one Secret
-
-
-@dataclass(frozen=True, slots=True)
-class Leg:
-    """One leg of a rotation. ``at`` is its time in seconds since 1970, or None if the time is not known. ``exact`` is
-    false if the time has only whole seconds. ``rank`` orders the legs within one second."""
-
-    at: float | None
-    sign: str
-    text: str
-    rank: int
-    exact: bool = False
-
-    @property
-    def place(self) -> tuple[bool, int, int, float]:
-        """The sort key. Times in whole seconds are rounded down, so ``rank`` decides the order within a second."""
-        return (self.at is None, int(self.at or 0), self.rank, self.at or 0.0)
-
-
-@dataclass(slots=True)
-class Trace:
-    """The legs of one rotation. ``open_secrets`` and ``open_workloads`` are those that the rotation has not reached
-    yet."""
-
-    version: str
-    moved_at: float | None = None
-    event: str = ""
-    cause: str = ""
-    legs: list[Leg] = field(default_factory=list)
-    open_secrets: int = 0
-    open_workloads: int = 0
 
 
 @reported
@@ -87,6 +63,8 @@ def trace(
     context: Context = None,
     namespace: Namespace = None,
     release: ReleaseName = DEFAULT_RELEASE,
+    aws: AWS = False,
+    log_group: LogGroup = receipts.LOG_GROUP,
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:
@@ -94,24 +72,73 @@ def trace(
 
     The legs: label moved, Secrets filled, workloads marked, pods ready. An event's id finds the Secrets that it
     changed; the legs are those of their last change. Times have milliseconds where Keyturn wrote
-    them, and whole seconds where AWS or Kubernetes tells no more. The exit code is 1 if a Secret or a workload has
-    not been reached.
+    them, and whole seconds where AWS or Kubernetes tells no more. With --aws it adds the answers of all receivers; it
+    then works without a cluster, too. The exit code is 1 if a Secret, a workload or a cluster has not been reached.
     """
     out = Output(output, no_color)
-    cluster = Cluster.connect(context)
     named = read_release(release)
+    if log_group != receipts.LOG_GROUP and not aws:
+        raise UsageError("--log-group is about receipts", "give --aws, too, or leave it out")
+    notes: dict[str, None] = {}
+    try:
+        found, made = _in_cluster(Cluster.connect(context), subject, namespace, named, notes)
+    except UsageError:
+        raise
+    except CliError as error:
+        if not aws or not is_secret_id(subject):
+            raise
+        found, made = Subject(subject, [], subject), None
+        notes[f"the legs in the cluster are left out: {error}"] = None
+    if aws:
+        made = _with_receipts(found, made, log_group, notes)
+    elif made is None:  # never, and the type checker cannot know it
+        return ExitCode.FINDING
+    if out.is_data:
+        out.data(_data(found, made, list(notes)))
+    else:
+        _show(out, found, made)
+        out.notes(notes)
+    return ExitCode.FINDING if made.is_open else ExitCode.FINE
+
+
+def _in_cluster(
+    cluster: Cluster, subject: str, namespace: str | None, release: Release, notes: dict[str, None]
+) -> tuple[Subject, Trace]:
+    """Return the subject and the legs that one cluster tells. Adds to ``notes``."""
     by_event = _by_event(cluster, subject, namespace)
     found = by_event or find_subject(cluster, subject, namespace)
     later = changed_since(by_event, subject) if by_event else ""
-    settings, note = settings_of(cluster, named)
-    sight = Sight(cluster, settings, dict.fromkeys(filter(None, (later, found.note, note))))
-    made = _trace(sight, found)
-    if out.is_data:
-        out.data(_data(found, made, list(sight.notes)))
+    settings, note = settings_of(cluster, release)
+    notes |= dict.fromkeys(filter(None, (later, found.note, note)))
+    sight = Sight(cluster, settings, notes)
+    return found, _trace(sight, found)
+
+
+def _with_receipts(found: Subject, made: Trace | None, group: str, notes: dict[str, None]) -> Trace:
+    """Return the legs with those that the receipts tell about the version that is AWSCURRENT.
+
+    If no Secret has this version, the legs in the cluster are of another one, and are left out. Raises CliError if
+    neither the cluster nor a receipt tells anything.
+    """
+    secret_id = found.only_secret_id("name the AWS secret")
+    version = version_at(secret_id, found.region, instead="")
+    logs = Aws().client("logs", region(secret_id) or found.region)
+    told = list(receipts.read_receipts(logs, group, (secret_id, version), time.time() - receipts.LOOK_BACK))
+    none = f"no receipt of the last 7 days is about version {version[:8]}, which is AWSCURRENT"
+    advice = f"the stack needs Receipts=true, and infra/aws/receipts.yaml the log group {group} (docs/receipts.md)"
+    if not told and made is None:
+        raise CliError(none, advice)
+    if made is None or not any(version in bound.versions_of(secret_id) for bound in found.bound):
+        made = Trace(version[:8])
+        for bound in found.bound:
+            has = ", ".join(each[:8] for each in sorted(bound.versions_of(secret_id))) or "no version"
+            made.legs.append(Leg(None, OPEN, f"Secret {bound.target} has {has}", APPLIED))
+            made.open_secrets += 1
+    if told:
+        add_receipts(made, told)
     else:
-        _show(out, found, made)
-        out.notes(sight.notes)
-    return ExitCode.FINDING if made.open_secrets or made.open_workloads else ExitCode.FINE
+        notes[f"{none}: {advice}"] = None
+    return made
 
 
 def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | None:
@@ -263,6 +290,8 @@ def _summary(made: Trace, started: float | None) -> str:
         left.append(counted(made.open_secrets, "Secret"))
     if made.open_workloads:
         left.append(counted(made.open_workloads, "workload"))
+    if made.open_clusters:
+        left.append(counted(made.open_clusters, "cluster"))
     return f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
 
 
@@ -276,5 +305,6 @@ def _data(found: Subject, made: Trace, notes: Sequence[str]) -> dict[str, Any]:
         "legs": [{"at": leg.at, "sign": leg.sign or None, "text": leg.text} for leg in made.legs],
         "openSecrets": made.open_secrets,
         "openWorkloads": made.open_workloads,
+        "openClusters": made.open_clusters,
         "notes": list(notes),
     }

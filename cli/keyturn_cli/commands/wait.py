@@ -19,6 +19,7 @@ from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, Tim
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
     Contexts,
+    LogGroup,
     Namespace,
     NoColor,
     OutputFormat,
@@ -61,7 +62,6 @@ HOSTS = Annotated[
     list[str] | None,
     typer.Option("--host", metavar="HOST", help="With --aws --for live: wait for this receiver; repeat it."),
 ]
-LOG_GROUP = Annotated[str, typer.Option("--log-group", metavar="NAME", help="Log group of the receipts.")]
 TIMEOUT = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as 90s, 5m or 1h.")]
 
 
@@ -126,7 +126,7 @@ def wait(
     release: ReleaseName = DEFAULT_RELEASE,
     aws: AWS = False,
     host: HOSTS = None,
-    log_group: LOG_GROUP = receipts.LOG_GROUP,
+    log_group: LogGroup = receipts.LOG_GROUP,
     output: OutputFormat = Format.TABLE,
     no_color: NoColor = False,
 ) -> ExitCode:

@@ -1,0 +1,43 @@
+"""Legs of a rotation: what `keyturn trace` shows, one line each. This module does no I/O."""
+
+from dataclasses import dataclass, field
+
+GOOD, BAD, OPEN = "✔", "✗", "…"
+MOVED, TAKEN, APPLIED, MARKED, READY, TOLD = range(6)  # ranks of legs
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One leg of a rotation. ``at`` is its time in seconds since 1970, or None if the time is not known. ``exact`` is
+    false if the time has only whole seconds. ``rank`` orders the legs within one second."""
+
+    at: float | None
+    sign: str
+    text: str
+    rank: int
+    exact: bool = False
+
+    @property
+    def place(self) -> tuple[bool, int, int, float]:
+        """The sort key. Times in whole seconds are rounded down, so ``rank`` decides the order within a second."""
+        return (self.at is None, int(self.at or 0), self.rank, self.at or 0.0)
+
+
+@dataclass(slots=True)
+class Trace:
+    """The legs of one rotation. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the numbers of those
+    that the rotation has not reached yet. Only receipts tell about clusters."""
+
+    version: str
+    moved_at: float | None = None
+    event: str = ""
+    cause: str = ""
+    legs: list[Leg] = field(default_factory=list)
+    open_secrets: int = 0
+    open_workloads: int = 0
+    open_clusters: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the rotation has not reached everything yet."""
+        return bool(self.open_secrets or self.open_workloads or self.open_clusters)
