@@ -63,6 +63,7 @@ from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.release_reporter import ReleaseReporter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import PRIORITIES
+from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_debouncer import RolloutDebouncer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -447,11 +448,15 @@ def build_controller(process: Process, kube: Kubernetes, aws: Aws, rendering: Ex
             kube.events,
             borrowers=caches.borrowers,
         )
-    reporter = StatusReporter(secrets, kube.events, metrics, readers.on_written if readers else None)
+    reverted = RevertedRestarts(caches.secrets, pacer, fights, caches.consumers.notify, kube.elector.is_leader)
+    caches.consumers.add_progress_handler(reverted.on_progress)
+    caches.consumers.add_unread_handler(reverted.on_unread)
+    kube.elector.add_handler(reverted.on_started_leading)
+    reporter = StatusReporter(secrets, kube.events, metrics, reverted, readers.on_written if readers else None)
     namespaces = NamespaceReader(kube.api, caches.namespaces)
     reconciler = Reconciler(caches.secrets, secrets, filler, restarter, reporter, namespaces, process.span)
     queue = WorkQueue(hooks.reconcile(reconciler.reconcile), settings.concurrency, metrics)
-    drift = DriftDetector(caches.secrets, restarter, queue, access, kube.elector.is_leader)
+    drift = DriftDetector(caches.secrets, restarter, queue, access, reverted, kube.elector.is_leader)
     poller = Poller(
         Sweeper(aws.stores, caches.secrets, access, settings.poll_mode, settings.poll_interval),
         queue,

@@ -184,6 +184,60 @@ def test_pods_of_a_reverted_template_end_on_the_new_value_or_it_is_told(env: Fau
     env.assert_no_value_leaked()
 
 
+def secret_writes(env: FaultEnv) -> int:
+    return len(env.kubernetes_proxy.succeeded("PATCH", "/secrets/db$"))
+
+
+@pytest.mark.fault("S24")
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_status_tells_a_reverted_restart_until_the_pods_run_the_value(env: FaultEnv) -> None:
+    """An operator reverts the template of a Deployment. The status of the Secret says so, while the mark comes and
+    goes, a second receiver starts that has not seen the fight, and the first one is killed. Once the operator stops and
+    the pods run the value, it is ok. Each change of the status is one write, and at rest there is none."""
+    first = env.receiver()
+    env.create_bound_secret(consumers=())
+    create(env, "Deployment", "web")
+    old = uids(env, "web")
+    env.let_settle(1.1)
+    with Owner(env, "Deployment", "web", builds_the_template, FAST):
+        before = secret_writes(env)
+        assert env.send(env.rotate()).status == 200
+        eventually(lambda: env.status("db") != "ok", 30)
+        told = env.status("db")
+        assert told.startswith("RestartReverted: another writer keeps reverting the pod template of Deployment web ")
+        assert labels_of(env)["keyturn.dev/state"] == "RestartReverted"
+        eventually(lambda: messages(env, "Secret", "db", "RestartReverted"), 60)
+        (on_workload,) = messages(env, "Deployment", "web", "RestartReverted")
+        assert '"the-owner"' in on_workload
+        second = env.receiver()
+        written = secret_writes(env)
+        assert written == before + 2  # the rotation and the status
+        seen = len(restarts(env, "Deployment", "web"))
+        eventually(lambda: len(restarts(env, "Deployment", "web")) > seen, 60)  # the mark comes and goes
+        first.kill()
+        env.expire_lease()
+        eventually(lambda: second.metric("keyturn_rollout_fights_total", kind="Deployment"), 60)
+        env.let_settle(5)
+        assert env.status("db") == told
+        assert secret_writes(env) == written
+        assert uids(env, "web") & old
+    eventually(lambda: env.status("db") == "ok", 120)
+    assert labels_of(env)["keyturn.dev/state"] == "ok"
+    assert not uids(env, "web") & old
+    assert secret_writes(env) == written + 1
+    eventually(lambda: messages(env, "Deployment", "web", "Live"), 30)
+    marked = len(writes(env, "Deployment", "web"))
+    env.let_settle(10)
+    assert (secret_writes(env), len(writes(env, "Deployment", "web"))) == (written + 1, marked)
+    env.assert_no_value_leaked()
+
+
+def labels_of(env: FaultEnv) -> dict[str, str]:
+    read = env.cluster.kubectl("get", "secret", "db", "-n", env.namespace, "-o", "jsonpath={.metadata.labels}")
+    return dict(json.loads(read))
+
+
 class Witness(PeriodicThread):
     """Looks how many pods of a workload are Ready."""
 

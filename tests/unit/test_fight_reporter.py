@@ -9,13 +9,13 @@ import pytest
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.revision import REVERTED
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.errors import ClusterUnavailable
 from keyturn_receiver.reconcile.fight_reporter import (
     MAX_REPORTS,
     MAX_REPORTS_PER_NAMESPACE,
     READ_AFTER,
-    REASON,
     FightReporter,
 )
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, Fight
@@ -61,7 +61,7 @@ async def test_writer_that_answers_later_is_named() -> None:
     workloads.writer = "argocd-controller"  # it reverts the annotation only now
     await asyncio.sleep(READ_AFTER)
     ((target, uid, warning, reason, kind, message),) = events.told
-    assert (target, uid, warning, reason, kind) == (Target("team", "web"), "uid", True, REASON, "Deployment")
+    assert (target, uid, warning, reason, kind) == (Target("team", "web"), "uid", True, REVERTED, "Deployment")
     assert '"argocd-controller"' in message
     assert FIGHT_BACKOFF.base > READ_AFTER  # our next write would take the annotation back
 

@@ -39,6 +39,7 @@ from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
+from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -182,12 +183,15 @@ class Receiver:
             SecretDeleter(stores, secret_client, resolver, allowed=False),
             legs,
         )
-        reporter = StatusReporter(secret_client, self.events, metrics)
+        reverted = RevertedRestarts(self.secrets, pacer, fights, self.index.notify, lambda: True)
+        self.index.add_progress_handler(reverted.on_progress)
+        self.index.add_unread_handler(reverted.on_unread)
+        reporter = StatusReporter(secret_client, self.events, metrics, reverted)
         reconciler = Reconciler(
             self.secrets, secret_client, filler, restarter, reporter, NamespaceReader(api, namespaces)
         )
         self.queue = WorkQueue(reconciler.reconcile, 8, metrics, time.monotonic)
-        drift = DriftDetector(self.secrets, restarter, self.queue, access, lambda: True)
+        drift = DriftDetector(self.secrets, restarter, self.queue, access, reverted, lambda: True)
         self.secrets.add_handler(drift.check)
         self.index.add_handler(drift.check)
         sweeper = Sweeper(stores, self.secrets, access, PollMode.LIST, INTERVAL)

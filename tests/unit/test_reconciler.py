@@ -50,6 +50,7 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
@@ -240,12 +241,15 @@ class Engine:
             SecretDeleter(stores, secrets, resolver, allowed=False),
             legs,
         )
-        reporter = StatusReporter(secrets, events, self.metrics)
+        reverted = RevertedRestarts(self.cache, pacer, fights, index.notify, lambda: True)
+        index.add_progress_handler(reverted.on_progress)
+        index.add_unread_handler(reverted.on_unread)
+        reporter = StatusReporter(secrets, events, self.metrics, reverted)
         reader = NamespaceReader(api, namespaces)
         self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter, reader)
         self.requests: list[Request] = []
         self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
-        self.drift = DriftDetector(self.cache, restarter, self.queue, access, lambda: True)
+        self.drift = DriftDetector(self.cache, restarter, self.queue, access, reverted, lambda: True)
         self.notices = Notices(events, lambda: True)
         missing_keys = MissingKeyReporter(index, self.cache, self.notices)
         self.drift.add_handler(missing_keys.check)
@@ -565,6 +569,47 @@ async def test_fight_about_a_mark_slows_down_and_a_new_rotation_is_carried_at_on
     await asyncio.sleep(3600)
     assert len(writes) <= before + 20
     assert len(engine.fights) == 1
+
+
+async def test_reverted_restart_of_old_pods_is_told_in_the_status_and_ends_with_the_rollout() -> None:
+    engine = Engine()
+    engine.api.show_workload(created=-60)
+    await engine.start()
+    metadata, template = engine.api.workload["metadata"], engine.api.workload["spec"]["template"]["metadata"]
+    engine.api.make_pods(age=60)
+
+    def revert(method: str, resource: str) -> None:
+        if (method, resource) == ("PATCH", "deployments"):
+            asyncio.get_running_loop().call_later(0.01, reverted)
+
+    def reverted() -> None:
+        template["annotations"] = {}
+        metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+        engine.api.show()
+
+    engine.api.refuse = revert
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    assert (await engine.notify()).error is None
+    await asyncio.sleep(1800)
+    annotations, labels = (engine.api.secret["metadata"][field] for field in ("annotations", "labels"))
+    assert annotations["keyturn.dev/status"].startswith("RestartReverted: another writer keeps reverting ")
+    assert labels["keyturn.dev/state"] == "RestartReverted"
+    assert engine.api.calls.count(("PATCH", "secrets")) == 2  # the rotation and the status
+    assert engine.cache.get(DB).record.status == "ok"
+
+    engine.api.refuse = lambda method, resource: None
+    await asyncio.sleep(400)
+    engine.api.workload["status"] = dict.fromkeys(
+        ("observedGeneration", "replicas", "updatedReplicas", "availableReplicas"), 1
+    )
+    metadata |= {"generation": 1, "resourceVersion": str(int(metadata["resourceVersion"]) + 1)}
+    engine.api.show()
+    await asyncio.sleep(5)
+    assert engine.api.secret["metadata"]["annotations"]["keyturn.dev/status"] == "ok"
+    assert engine.api.calls.count(("PATCH", "secrets")) == 3
+    before = len(engine.api.calls)
+    await asyncio.sleep(3600)
+    assert len(engine.api.calls) == before
 
 
 async def test_secret_that_is_created_again_and_again_restarts_nobody_unless_its_binding_is_another() -> None:

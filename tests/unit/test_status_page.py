@@ -420,7 +420,7 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
     bind(secrets, "a", "v1")
     bind(secrets, "b", "v1", "InvalidValue: no property 'pasword'")
     bind(secrets, "c", None, "")
-    assert [states.count(each) for each in BindingState] == [1, 1, 0, 0, 1]
+    assert [states.count(each) for each in BindingState] == [1, 1, 0, 0, 0, 1]
     (trouble,) = states.needing_somebody()
     assert (trouble.target.name, trouble.reason, trouble.text) == ("b", "InvalidValue", "no property 'pasword'")
     now[0] += 60
@@ -428,9 +428,12 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
     assert states.of(Target("team", "b")).since == T0  # type: ignore[union-attr]  # it has trouble
     bind(secrets, "b", "v2", "ok", 3)
     bind(secrets, "c", "v1", "RolloutHalted: Deployment web has failed", 2)
-    assert [states.count(each) for each in BindingState] == [2, 0, 1, 0, 0]
+    assert [states.count(each) for each in BindingState] == [2, 0, 1, 0, 0, 0]
+    bind(secrets, "c", "v1", "RestartReverted: another writer keeps reverting Deployment web", 3)
+    assert [states.count(each) for each in BindingState] == [2, 0, 0, 1, 0, 0]
+    assert [trouble.reason for trouble in states.needing_somebody()] == ["RestartReverted"]
     secrets.delete(bound_object("c"))
-    assert [states.count(each) for each in BindingState] == [2, 0, 0, 0, 0]
+    assert [states.count(each) for each in BindingState] == [2, 0, 0, 0, 0, 0]
     assert len(changes) >= 6
 
 

@@ -39,6 +39,7 @@ HASHED = (VERSION_IDS, REVISIONS, DATA_HASH, BINDING_HASH)
 MAX_STATUS = 1920  # characters
 _STATE = re.compile(r"[A-Za-z]{1,63}")
 HALTED = "RolloutHalted"  # the reason of the status while a failed rollout halts the others
+REVERTED = "RestartReverted"  # the reason of the status while another writer reverts the restart of a workload
 OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
@@ -73,9 +74,10 @@ class Record:
     the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
     beginning tell nothing about this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were
     last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
-    ``halt`` is what the status says if a failed rollout halts the others (``core/rollout_halt.py``), and otherwise
-    empty. A halt is no error of the Secret itself, so ``status`` is OK during a halt. Two records that differ only in
-    ``moved_at`` or ``halt`` are equal. A change of only ``moved_at`` is not written.
+    ``notice`` is what the status says about the rollouts of the consumers: that a failed one halts the others
+    (``core/rollout_halt.py``), or that another writer reverts one (``core/rollout_revert.py``). It is otherwise empty. A
+    notice is no error of the Secret itself, so ``status`` is OK while there is a notice. Two records that differ only
+    in ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -86,11 +88,21 @@ class Record:
     reconciled: str = ""
     labelled: bool = True
     write_times: WriteTimes = field(default_factory=dict)
-    halt: str = field(default="", compare=False)
+    notice: str = field(default="", compare=False)
     moved_at: int | None = field(default=None, compare=False)
     mark_prefix: str = ""
     unknown_until: int | None = None
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
+
+    @property
+    def halt(self) -> str:
+        """The notice, if it says that a failed rollout halts the others."""
+        return self.notice if state_of(self.notice) == HALTED else ""
+
+    @property
+    def reverted(self) -> str:
+        """The notice, if it says that another writer reverts a restart."""
+        return self.notice if state_of(self.notice) == REVERTED else ""
 
     @property
     def digest(self) -> str:
@@ -131,18 +143,18 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     (``write_times.resolve``). A malformed annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
-    halt = status if state_of(status) == HALTED else ""
+    notice = status if state_of(status) in (HALTED, REVERTED) else ""
     revisions = _read_map(annotations.get(REVISIONS))
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
         revisions=revisions,
         data_hash=annotations.get(DATA_HASH, ""),
         binding_hash=annotations.get(BINDING_HASH, ""),
-        status=OK if halt else status,
+        status=OK if notice else status,
         reconciled=annotations.get(RECONCILED, ""),
         labelled=state is None or state == state_of(status),
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
-        halt=halt,
+        notice=notice,
         moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
     )
 

@@ -298,6 +298,7 @@ class ConsumerRestarter:
                 ends_evictions = current.evicts and mark.undecided and mark.marked
                 if mark.undecided:
                     mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
+                self._fights.note_pods(current, mark)
                 if current.evicts and (mark.restart or ends_evictions):
                     permits = partial(self._policy.permits, target=target, spec=spec)
                     started = self._evictor.start(target, current, permits)

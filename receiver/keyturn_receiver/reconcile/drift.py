@@ -16,6 +16,7 @@ from keyturn_receiver.core.sync_status import SyncStatus, sync_status
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.request import Cause, Request
+from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
 # A check compares every consumer of a Secret, which takes about 10 ms for a thousand consumers. So a check of a Secret
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 class DriftDetector:
     """Drift detector. Checks a binding whenever anything about it changes. It makes no calls to AWS or Kubernetes.
 
-    ``is_leader`` returns whether this replica leads.
+    ``reverted`` decides what the status says about rollouts. ``is_leader`` returns whether this replica leads.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class DriftDetector:
         restarter: ConsumerRestarter,
         queue: WorkQueue,
         access: AccessPolicy,
+        reverted: RevertedRestarts,
         is_leader: Callable[[], bool],
     ) -> None:
         self._bound = bound
         self._restarter = restarter
         self._queue = queue
         self._access = access
+        self._reverted = reverted
         self._is_leader = is_leader
         self._handlers: list[Callable[[BoundSecret], None]] = []
         self._started = False
@@ -112,9 +115,18 @@ class DriftDetector:
             self._queue.mark_recovered(target)
 
     def _look_again(self, target: Target) -> None:
-        """Check a Secret again when more of its consumers may be restarted, such as when a window opens."""
-        delay = self._restarter.look_again_in(target)
-        if delay is not None and self._bound.get(target):
+        """Check a Secret again when more of its consumers may be restarted, such as when a window opens, or when its
+        status may become wrong about them."""
+        bound = self._bound.get(target)
+        if bound is None:
+            return
+        consumers = self._restarter.restartable(target, bound.spec) if bound.record.reverted else ()
+        delays = (
+            self._restarter.look_again_in(target),
+            self._reverted.look_again_in(target, consumers, bound.record),
+        )
+        delay = min((each for each in delays if each is not None), default=None)
+        if delay is not None:
             self._queue.check_later(target, delay, self._check)
 
     def _report_filled(self, bound: BoundSecret) -> None:
@@ -188,8 +200,8 @@ class DriftDetector:
         status = sync_status(record, bound.spec, bound.is_intact, target.name, consumers)
         if not record.was_written and not bound.lost_record:
             return Cause.NEW
-        if status is SyncStatus.IN_SYNC and record.halt != halt:
-            status = SyncStatus.ROLLOUT_DUE  # the text about a halt in the status is out of date
+        if status is SyncStatus.IN_SYNC and record.notice != self._reverted.notice(target, restartable, record, halt):
+            status = SyncStatus.ROLLOUT_DUE  # the text about the rollouts in the status is out of date
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
             return Cause.DRIFT
         return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None

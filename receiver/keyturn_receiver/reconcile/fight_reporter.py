@@ -14,13 +14,13 @@ from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import MARK_PREFIX, Consumer, WorkloadRef, mark_names
 from keyturn_receiver.core.restart_way import EVICT, RESTART
+from keyturn_receiver.core.revision import REVERTED
 from keyturn_receiver.core.rollout_switch import ROLLOUT
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile.rollout_fights import Fight
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.telemetry.metrics import Metrics
 
-REASON = "RestartReverted"
 # Seconds from the detection of a fight until the workload is read. By then the other writer has answered our last
 # write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
 READ_AFTER = 10.0
@@ -100,10 +100,10 @@ class FightReporter:
             _log.info("the other writer of %s could not be read: %s", ref, error)
             writer = None
         told = message(fight, writer)
-        self._events.event(Target(ref.namespace, ref.name), fight.consumer.uid, True, REASON, told, kind=ref.kind)
+        self._events.event(Target(ref.namespace, ref.name), fight.consumer.uid, True, REVERTED, told, kind=ref.kind)
         for name in fight.consumer.reads:
             if fight.mark in mark_names([name]) and (bound := self._secrets.get(Target(ref.namespace, name))):
-                self._events.event(bound.target, bound.uid, True, REASON, f"{ref.kind} {ref.name}: {told}")
+                self._events.event(bound.target, bound.uid, True, REVERTED, f"{ref.kind} {ref.name}: {told}")
 
 
 def message(fight: Fight, writer: str | None) -> str:

@@ -39,6 +39,8 @@ class _Fight:
     changed_at: float = 0.0
     free_at: float = 0.0  # monotonic time; until then, Keyturn does not write a state that the mark has had before
     removed: bool = False
+    # The mark for which the pods were last read, and whether one of them was older than the value.
+    old_pods: tuple[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class RolloutFights:
             earlier, state = _state(before, name), _state(after, name)
             if earlier != state:
                 self._observe(after, name, earlier, state)
+                self._note_end(before, name)
 
     def delay(self, consumer: Consumer, mark: RolloutAnnotation) -> float:
         """Return the seconds to wait before this mark is written."""
@@ -84,6 +87,22 @@ class RolloutFights:
         if fight is None or not any(mark.value in state for state in fight.states):
             return 0.0
         return max(0.0, fight.free_at - self._now())
+
+    def is_fought(self, consumer: Consumer, name: str) -> bool:
+        """Return whether the mark of this name keeps returning to an earlier state."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, name))
+        return fight is not None and self._is_on(fight)
+
+    def has_old_pods(self, consumer: Consumer, mark: RolloutAnnotation) -> bool | None:
+        """Return whether a pod was older than the value that the mark stands for when the pods were last read. Return
+        None if this is not known."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        return fight.old_pods[1] if fight and fight.old_pods and fight.old_pods[0] == mark.value else None
+
+    def note_pods(self, consumer: Consumer, mark: RolloutAnnotation) -> None:
+        """Note what the pods have shown: one of them is older than the value if the mark restarts them."""
+        if fight := self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name)):
+            fight.old_pods = (mark.value, mark.restart)
 
     def keeps_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
         """Return whether a mark that restarts no pods should not be written now, because another writer keeps reverting
@@ -93,7 +112,7 @@ class RolloutFights:
         """
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
         now = self._now()
-        if fight is None or fight.repeats < FREE_REPEATS or now - fight.changed_at > RESET_AFTER:
+        if fight is None or not self._is_on(fight):
             return False
         if not any(mark.value in state for state in fight.states):
             return False
@@ -101,6 +120,16 @@ class RolloutFights:
             fight.repeats += 1
             fight.changed_at, fight.free_at = now, now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
         return True
+
+    def _note_end(self, before: Consumer, name: str) -> None:
+        """Note that no pod was old any more before a change, if the rollout for the mark was complete by then."""
+        fight, mark = self._fights.get(before.ref.namespace, (before.ref, name)), before.marks.get(name)
+        was_complete = before.progress is not None and before.progress.is_complete and not before.hold
+        if fight and mark and was_complete and fight.old_pods == (mark, True):
+            fight.old_pods = (mark, False)
+
+    def _is_on(self, fight: _Fight) -> bool:
+        return fight.repeats >= FREE_REPEATS and self._now() - fight.changed_at <= RESET_AFTER
 
     def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
         now, key = self._now(), (consumer.ref, name)

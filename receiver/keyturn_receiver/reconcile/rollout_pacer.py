@@ -124,7 +124,7 @@ class RolloutPacer:
         Consumers in ``tried`` that still need a mark are skipped, because the mark was just refused, or was found not
         to be needed.
         """
-        current = [self._latest(each) for each in consumers]
+        current = [self.latest(each) for each in consumers]
         marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
         if not marks:
             self.forget(target)
@@ -137,7 +137,7 @@ class RolloutPacer:
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
-        open_now = sum(self._is_open(self._latest(each)) for each in self._index.of(target))
+        open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
         made = schedule(candidates, now, slots, shared, is_resumed(spec, record))
@@ -165,6 +165,11 @@ class RolloutPacer:
         later."""
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
+    def latest(self, consumer: Consumer) -> Consumer:
+        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
+        written = self._written.get(consumer.ref.namespace, consumer.ref)
+        return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
+
     def look_again_in(self, target: Target) -> float | None:
         """Return the seconds until a Secret has to be checked again, or None if no time is set."""
         waiting = self._waiting.get(target)
@@ -189,7 +194,7 @@ class RolloutPacer:
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
         """Wake the Secrets that wait for a consumer if the rollout of the consumer has ended or failed, or if the
         consumer now holds back its pods."""
-        if before is None or _stance(before) != _stance(after):
+        if before is None or stance(before) != stance(after):
             self._wake(after.ref, after.reads)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
@@ -270,11 +275,6 @@ class RolloutPacer:
                 (refs.add if is_open(written) else refs.discard)(ref)
         return refs | {ref for ref in self._starting if ref.namespace == namespace}
 
-    def _latest(self, consumer: Consumer) -> Consumer:
-        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
-        written = self._written.get(consumer.ref.namespace, consumer.ref)
-        return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
-
     def _is_ahead(self, written: Consumer) -> bool:
         """Return whether a written state of a consumer is newer than the cached state. If it is not, forget the written
         state.
@@ -291,5 +291,6 @@ class RolloutPacer:
         return False
 
 
-def _stance(consumer: Consumer) -> tuple[object, ...]:
+def stance(consumer: Consumer) -> tuple[object, ...]:
+    """Return the state of a consumer's rollout, and what holds its pods back. Only equality of the result counts."""
     return consumer.hold, consumer.progress.state if consumer.progress else None

@@ -31,6 +31,7 @@ from keyturn_receiver.reconcile.consumer_reporter import (
 )
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
+from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_pacer import Turn
 from keyturn_receiver.reconcile.secret_filler import FillResult
 from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
@@ -49,19 +50,22 @@ _log = logging.getLogger(__name__)
 
 class StatusReporter:
     """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called for each
-    Secret whose keys have changed. Its arguments are the Secret before the change, and the new record."""
+    Secret whose keys have changed. Its arguments are the Secret before the change, and the new record. ``reverted``
+    decides what the status says about the rollouts."""
 
     def __init__(
         self,
         secrets: SecretClient,
         events: EventRecorder,
         metrics: Metrics,
+        reverted: RevertedRestarts,
         on_written: Callable[[LiveSecret, Record], None] | None = None,
     ) -> None:
         self._secrets = secrets
         self._on_written = on_written
         self._events = events
         self._metrics = metrics
+        self._reverted = reverted
         self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
 
     async def report(
@@ -84,8 +88,8 @@ class StatusReporter:
             raise error  # a conflict is not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
-        if error is None and fill.record.halt != rollout.turn.halt and not fill.deleted:
-            error = await self._report_halt(_as_filled(live, fill), rollout.turn)
+        if error is None and not fill.deleted:
+            error = await self._report_rollouts(_as_filled(live, fill), fill.consumers, rollout.turn)
         terminal_version = ""
         if error:
             of_secret = error is fill.error
@@ -167,10 +171,15 @@ class StatusReporter:
             _log.warning("the status of %s could not be written: %s", live.target, failure)
             return live.resource_version
 
-    async def _report_halt(self, live: LiveSecret, turn: Turn) -> KeyturnError | None:
-        """Report that a failed rollout halts the others, or that no rollout halts others any more."""
-        tell_halt(self._events, live.target, live.uid, turn)
-        return await self._write_status(live, turn.halt or OK)
+    async def _report_rollouts(
+        self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn
+    ) -> KeyturnError | None:
+        """Report that a failed rollout halts the others, or that another writer reverts a restart, or the end of
+        that."""
+        if live.record.halt != turn.halt:
+            tell_halt(self._events, live.target, live.uid, turn)
+        notice = self._reverted.notice(live.target, consumers, live.record, turn.halt)
+        return await self._write_status(live, notice or OK) if live.record.notice != notice else None
 
     async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:
         try:

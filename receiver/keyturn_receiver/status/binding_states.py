@@ -10,7 +10,7 @@ from enum import StrEnum
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.revision import HALTED, OK
+from keyturn_receiver.core.revision import HALTED, OK, REVERTED
 from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.request import ReconcileResult, Request
 from keyturn_receiver.status.fault_barrier import FaultBarrier
@@ -19,14 +19,19 @@ MAX_TEXT = 600  # characters of a status that are shown
 
 
 class BindingState(StrEnum):
-    """The state of a binding. ``FAILING`` and ``HALTED`` end only if a person acts. ``RETRYING`` and ``NEW`` may end by
-    themselves."""
+    """The state of a binding. ``FAILING``, ``HALTED`` and ``REVERTED`` end only if a person acts. ``RETRYING`` and
+    ``NEW`` may end by themselves."""
 
     OK = "ok"
     FAILING = "failing"  # the status of the Secret names an error
     HALTED = "halted"  # a failed rollout halts the others
+    REVERTED = "reverted"  # another writer reverts the restart of a workload
     RETRYING = "retrying"  # this replica tries again after an error
     NEW = "new"  # the Secret has no status yet
+
+
+NEEDING_SOMEBODY = (BindingState.FAILING, BindingState.HALTED, BindingState.REVERTED)
+_OF_ROLLOUTS = {HALTED: BindingState.HALTED, REVERTED: BindingState.REVERTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Trouble:
     @property
     def needs_somebody(self) -> bool:
         """Whether the trouble ends only if a person changes something."""
-        return self.state in (BindingState.FAILING, BindingState.HALTED)
+        return self.state in NEEDING_SOMEBODY
 
 
 class BindingStates:
@@ -105,7 +110,7 @@ class BindingStates:
             return self._told.pop(target, None) is not None
         known = self._told.get(target)
         text = printable(text.strip())[:MAX_TEXT]
-        state = BindingState.NEW if not status else BindingState.HALTED if reason == HALTED else BindingState.FAILING
+        state = _OF_ROLLOUTS.get(reason, BindingState.FAILING) if status else BindingState.NEW
         if known and (known.state, known.reason, known.text) == (state, reason, text):
             return False
         since = known.since if known and known.reason == reason else self._wall()

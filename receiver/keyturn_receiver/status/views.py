@@ -11,7 +11,7 @@ from statistics import quantiles
 import msgspec
 
 from keyturn_receiver.core.binding import CURRENT
-from keyturn_receiver.status.binding_states import BindingState, Trouble
+from keyturn_receiver.status.binding_states import NEEDING_SOMEBODY, BindingState, Trouble
 from keyturn_receiver.status.rotation import ConsumerRollout, Rotation, SecretFill
 
 MAX_ATTENTION = 50  # bindings in a snapshot that need a person
@@ -256,7 +256,7 @@ def counts(bindings: int, by_state: Mapping[BindingState, int], stuck: int, rota
     return Counts(
         bindings,
         bindings - sum(by_state.get(each, 0) for each in BindingState if each is not BindingState.OK),
-        by_state.get(BindingState.FAILING, 0) + by_state.get(BindingState.HALTED, 0),
+        sum(by_state.get(each, 0) for each in NEEDING_SOMEBODY),
         by_state.get(BindingState.RETRYING, 0),
         by_state.get(BindingState.NEW, 0),
         stuck,

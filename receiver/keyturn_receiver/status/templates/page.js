@@ -1,11 +1,11 @@
 "use strict";
 // Names come from strangers, so all text is set as text (textContent), never as markup.
 const $ = (id) => document.getElementById(id);
-const MARK = { ok: "✔", live: "✔", failing: "✗", failed: "✗", halted: "!", stuck: "!", held: "!", retrying: "…", due: "…",
+const MARK = { ok: "✔", live: "✔", failing: "✗", failed: "✗", halted: "!", reverted: "!", stuck: "!", held: "!", retrying: "…", due: "…",
   rolling: "…", new: "…", off: "–", superseded: "–", gone: "–", bad: "✗" };
-const WORD = { ok: "ok", failing: "failing", halted: "halted", retrying: "being tried again", new: "not filled yet" };
+const WORD = { ok: "ok", failing: "failing", halted: "halted", reverted: "reverted", retrying: "being tried again", new: "not filled yet" };
 const TONE = { ok: "good-text", live: "good-text", failing: "bad-text", failed: "bad-text", bad: "bad-text",
-  halted: "warn-text", stuck: "warn-text", held: "warn-text", retrying: "warn-text" };
+  halted: "warn-text", reverted: "warn-text", stuck: "warn-text", held: "warn-text", retrying: "warn-text" };
 const CAUSE = { event: "event", poll: "poller", replica: "another replica" };
 const FOUND = { event: "received", poll: "found by the poller", replica: "seen: another replica has applied it" };
 const state = { status: null, page: null, offset: 0, detail: null, lost: 0, started: 0, skew: 0, said: "" };

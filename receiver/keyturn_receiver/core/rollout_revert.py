@@ -1,0 +1,65 @@
+"""Rollout reverts: another writer reverts a pod template before all of its pods are replaced, so pods may keep an old
+value.
+
+The status of the Secret says so from the time at which the template lacks the mark again and pods were found to be
+older than the value. It says so until the pods of the workload run the value, or until the restart fails for another
+reason. It does not change in between, although each restart brings the mark back for a while.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from keyturn_receiver.core.consumer import MARK_PREFIX, WorkloadRef
+from keyturn_receiver.core.restart_way import EVICT, RESTART
+from keyturn_receiver.core.revision import REVERTED, status_of
+from keyturn_receiver.core.rollout_schedule import ConsumerState
+from keyturn_receiver.core.rollout_switch import ROLLOUT
+
+
+@dataclass(frozen=True, slots=True)
+class RevertCandidate:
+    """A consumer whose restart another writer may keep reverting.
+
+    ``in_fight`` is true if the consumer's mark keeps returning to an earlier state. ``has_old_pods`` tells whether one
+    of its pods was older than the present value when the pods were last read. It is None if this replica has not read
+    them since the value changed.
+    """
+
+    ref: WorkloadRef
+    state: ConsumerState
+    in_fight: bool = False
+    has_old_pods: bool | None = None
+
+    @property
+    def is_reverted(self) -> bool:
+        """Whether the restart is reverted now, as far as this replica knows."""
+        return self.state is ConsumerState.DUE and self.in_fight and self.has_old_pods is True
+
+    @property
+    def may_be_reverted(self) -> bool:
+        """Whether the pods may still be older than the value because the restart was reverted."""
+        if self.state is ConsumerState.DUE:
+            return self.has_old_pods is not False
+        return self.state is ConsumerState.UNFINISHED
+
+
+def revert_of(ref: WorkloadRef) -> str:
+    """Return what the status says about a workload whose restart is reverted. The text is the same on every replica."""
+    return status_of(
+        REVERTED,
+        f"another writer keeps reverting the pod template of {ref.kind} {ref.name} before all of its pods are replaced,"
+        " so pods may keep an older value. An Event on the workload names the writer: let it ignore annotations that"
+        f" begin with {MARK_PREFIX}, or annotate the workload with {RESTART}: {EVICT} or {ROLLOUT}: disabled",
+    )
+
+
+def revert_notice(candidates: Iterable[RevertCandidate], told: str) -> str:
+    """Return what the status has to say about reverted restarts, or an empty text.
+
+    ``told`` is what the status says about them now. It stays while it is true, so that several reverted workloads do
+    not make the status change again and again.
+    """
+    ordered = sorted(candidates, key=lambda each: each.ref)
+    if told and any(each.may_be_reverted and revert_of(each.ref) == told for each in ordered):
+        return told
+    return next((revert_of(each.ref) for each in ordered if each.is_reverted), "")
