@@ -171,6 +171,63 @@ def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: M
     env.assert_no_value_leaked()
 
 
+def tell(env: FaultEnv, name: str, **status: Any) -> None:
+    """Write the status of a Rollout as Argo's controller does, for the present generation."""
+    generation = env.cluster.get("rollout", name, env.namespace)["metadata"]["generation"]
+    body = json.dumps({"status": {"observedGeneration": str(generation), **status}})
+    patch = ("--subresource=status", "--type=merge", "--field-manager=rollouts-controller", "-p", body)
+    env.cluster.kubectl("patch", "rollout", name, "-n", env.namespace, *patch)
+
+
+def live(env: FaultEnv, name: str, kind: str = "Rollout") -> list[str]:
+    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason=Live"
+    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
+    return [event["message"] for event in json.loads(listed)["items"]]
+
+
+@pytest.mark.fault("S28")
+def test_end_of_a_restart_is_told_when_argo_says_so(make_env: MakeEnv) -> None:
+    """The test writes the status of two Rollouts as Argo's controller does. One passes through the steps of a canary,
+    the other restarts by time. `Live` is told at the end of each, with the time, and not before: not for the status of
+    the older template, a pause, or a restart that is only noted."""
+    env = make_env(**RIGHTS)
+    define(env.cluster)
+    receiver = start(
+        env,
+        rollout(env.namespace, "canary", env_from("db"), replicas=2),
+        rollout(env.namespace, "timed", env_from("db"), "restart-at", replicas=2),
+    )
+    stable = {"phase": "Healthy", "currentPodHash": "one", "stableRS": "one"}
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 2)
+    for name in ("canary", "timed"):
+        eventually(lambda name=name: own_mark(env, name))
+        tell(env, name, **stable, **counts)
+    assert env.send(env.rotate()).status == 200
+    eventually(lambda: template_mark(env, "canary") and restart_at(env, "timed"))
+    env.let_settle(2)
+    assert (live(env, "canary"), live(env, "timed")) == ([], [])  # the status is that of the older template
+    tell(env, "canary", phase="Progressing", currentPodHash="two", stableRS="one", updatedReplicas=1)
+    tell(env, "timed", phase="Progressing")
+    tell(env, "canary", phase="Paused")
+    env.let_settle(2)
+    assert (live(env, "canary"), live(env, "timed")) == ([], [])
+    tell(env, "canary", phase="Healthy", stableRS="two", updatedReplicas=2)
+    (told,) = eventually(lambda: live(env, "canary"))
+    assert re.fullmatch(r"Secret db: all 2 pods run version \S+, \d+ s after the label moved", told)
+    tell(env, "timed", phase="Healthy", restartedAt=restart_at(env, "timed"), availableReplicas=1)
+    env.let_settle(2)
+    assert live(env, "timed") == live(env, "db", "Secret") == []
+    tell(env, "timed", availableReplicas=2)
+    (told,) = eventually(lambda: live(env, "timed"))
+    assert "all 2 pods run version" in told
+    (of_secret,) = eventually(lambda: live(env, "db", "Secret"))
+    assert "all pods of Rollout canary, Rollout timed run version" in of_secret
+    assert receiver.metric("keyturn_live_seconds_count", kind="Rollout") == 2
+    env.let_settle(2)
+    assert (len(live(env, "canary")), len(live(env, "timed"))) == (1, 1)
+    env.assert_no_value_leaked()
+
+
 def lose_mark_of_lender(call: Call) -> Fault:
     lost = call.method == "PATCH" and call.path.endswith("/deployments/restart-at-lender")
     return Reply(500, {"kind": "Status", "metadata": {}, "reason": "InternalError", "code": 500}) if lost else None

@@ -67,7 +67,7 @@ def test_state_follows_from_the_counts_of_the_status(
     assert read.observed
 
 
-@pytest.mark.parametrize("kind", [kind for kind, row in WORKLOAD_KINDS.items() if row.status is not StatusForm.UNKNOWN])
+@pytest.mark.parametrize("kind", [kind for kind, row in WORKLOAD_KINDS.items() if row.status is not StatusForm.PHASE])
 def test_status_of_an_older_template_completes_nothing(kind: str) -> None:
     status = {**deployment(1, 1, 1), **daemons(1, 1, 1), "readyReplicas": 1}
     assert progress(kind, {}, status).is_complete

@@ -23,6 +23,7 @@ _MANAGED_FIELDS = ("manager", "operation", "subresource", "time")
 _STATUS = (
     *("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"),
     *("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
+    *("phase", "currentPodHash", "stableRS", "restartedAt"),  # of Argo Rollouts
 )
 _SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")
 
@@ -152,7 +153,7 @@ def workload_decoder(kind: WorkloadKind) -> Decoder[Any]:
     of_spec: dict[str, Any] = dict.fromkeys(_SPEC, Any)
     # Argo Rollouts are custom resources. Their authors may write long lists, which Kubernetes refuses in its own kinds.
     if kind.has_restart_at:
-        of_spec["strategy"], of_spec["workloadRef"] = _ArgoStrategy, _TemplateRef
+        of_spec |= {"strategy": _ArgoStrategy, "workloadRef": _TemplateRef, "restartAt": Any}
     status = _object({**dict.fromkeys(_STATUS, Any), "conditions": list[_Condition]})
     fields = {"metadata": _metadata(kind.template), "status": status, "spec": _object(of_spec)}
     if others:

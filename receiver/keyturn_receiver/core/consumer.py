@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from keyturn_receiver.core.argo_progress import read_argo_progress
 from keyturn_receiver.core.argo_rollouts import borrower_faults, read_argo_hold, restarts_by_time
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
@@ -16,7 +17,7 @@ from keyturn_receiver.core.rollout_progress import RolloutProgress, read_progres
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch, switch_faults
 from keyturn_receiver.core.rollout_window import own_window, own_window_faults
 from keyturn_receiver.core.vocabulary import Place, object_faults
-from keyturn_receiver.core.workload_kinds import WorkloadKind
+from keyturn_receiver.core.workload_kinds import StatusForm, WorkloadKind
 from keyturn_receiver.core.write_times import parse_time
 
 READS = "keyturn.dev/reads"
@@ -205,7 +206,9 @@ def read_consumer(
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
-        progress=read_progress(kind, workload),
+        progress=(
+            read_argo_progress(workload, by_time) if kind.status is StatusForm.PHASE else read_progress(kind, workload)
+        ),
         evicts=evicts,
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),

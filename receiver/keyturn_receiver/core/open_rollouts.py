@@ -2,7 +2,8 @@
 
 Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
 that the pods already run the values that the mark stands for (``core/rollout.py``). If such a workload has an
-unfinished rollout, somebody else has started it.
+unfinished rollout, somebody else has started it. Where ``spec.restartAt`` restarts the pods, the mark on the workload
+asks for the restart.
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name
@@ -20,9 +21,10 @@ def is_open(consumer: Consumer) -> bool:
     """
     if consumer.hold or consumer.progress is None or consumer.progress.state is not RolloutState.UNFINISHED:
         return False
-    return any(name not in consumer.baseline for name in consumer.marks)
+    return consumer.by_time or any(name not in consumer.baseline for name in consumer.marks)
 
 
 def is_restarted(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether Keyturn has restarted the pods of a workload for the present revisions of the Secret."""
-    return mark_name(secret_name) not in consumer.baseline and present_mark(consumer, secret_name, record) is not None
+    is_settled = mark_name(secret_name) in consumer.baseline and not consumer.by_time
+    return not is_settled and present_mark(consumer, secret_name, record) is not None

@@ -75,8 +75,8 @@ class Record:
     beginning tell nothing about this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were
     last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
     ``notice`` is what the status says about the rollouts of the consumers: that a failed one halts the others
-    (``core/rollout_halt.py``), or that another writer reverts one (``core/rollout_revert.py``). It is otherwise empty. A
-    notice is no error of the Secret itself, so ``status`` is OK while there is a notice. Two records that differ only
+    (``core/rollout_halt.py``), or that another writer reverts one (``core/rollout_revert.py``). It is otherwise empty.
+    A notice is no error of the Secret itself, so ``status`` is OK while there is a notice. Two records that differ only
     in ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
     """
 

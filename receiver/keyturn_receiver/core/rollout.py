@@ -93,8 +93,12 @@ def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping
 
 def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
     """Return the mark on the pod template if it stands for the present revisions. The rollout of this template then
-    brings the present values to the pods. Otherwise return None."""
-    mark = consumer.marks.get(mark_name(secret_name)) or consumer.marks.get(former_mark_name(secret_name) or "")
+    brings the present values to the pods. Otherwise return None.
+
+    If ``spec.restartAt`` restarts the pods, the mark on the workload itself counts, since the template has none.
+    """
+    marks = consumer.baseline if consumer.by_time else consumer.marks
+    mark = marks.get(mark_name(secret_name)) or marks.get(former_mark_name(secret_name) or "")
     if not mark:
         return None
     reads = consumer.reads.get(secret_name, Reads())

@@ -1,7 +1,8 @@
 """Rollout deadlines: the time from which an unfinished rollout counts as failed.
 
-For a Deployment, Kubernetes itself reports that there is no progress (ProgressDeadlineExceeded). For the other kinds,
-the last change of the status counts as the last progress. The API server records the time of this change.
+For a Deployment, Kubernetes itself reports that there is no progress (ProgressDeadlineExceeded). For a Rollout, Argo's
+controller reports it. For the other kinds, the last change of the status counts as the last progress. The API server
+records the time of this change.
 """
 
 import math
@@ -9,17 +10,19 @@ import math
 from keyturn_receiver.core.rollout_progress import RolloutProgress
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, StatusForm
 
+_TOLD = (StatusForm.REPLICAS, StatusForm.PHASE)  # kinds whose controllers tell that a rollout has failed
+
 
 def fails_at(kind: str, progress: RolloutProgress) -> float:
     """Return the time from which the unfinished rollout of a workload counts as failed, in seconds since 1970 by the
-    API server's clock. Returns infinity for a Deployment, because Kubernetes itself decides, and for a workload that
-    Keyturn has not restarted.
+    API server's clock. Returns infinity for a Deployment and a Rollout, because their controllers decide, and for a
+    workload that Keyturn has not restarted.
 
     A rollout fails when the status has not changed for ``progress.deadline`` seconds. But a pod that crashes and starts
     again changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of
     pods.
     """
-    if progress.marked_at is None or WORKLOAD_KINDS[kind].status is StatusForm.REPLICAS:
+    if progress.marked_at is None or WORKLOAD_KINDS[kind].status in _TOLD:
         return math.inf
     changed_at = max(progress.marked_at, progress.changed_at or 0)
     last = progress.marked_at + progress.deadline * max(1, progress.wanted)

@@ -83,18 +83,18 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
         return None
     metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
     status = as_object(workload.get("status"))
-    deadline = _number(spec, "progressDeadlineSeconds", DEFAULT_DEADLINE)
+    deadline = number(spec, "progressDeadlineSeconds", DEFAULT_DEADLINE)
     deadline = DEFAULT_DEADLINE if deadline == NO_DEADLINE else deadline
     counts = counted(spec, status)
-    observed = 0 < _number(status, "observedGeneration") >= _number(metadata, "generation")
-    marked_at, changed_at = _written_at(metadata)
+    observed = 0 < number(status, "observedGeneration") >= number(metadata, "generation")
+    marked_at, changed_at = status_times(metadata)
     state, reason, finished_at = RolloutState.UNFINISHED, "", None
     progressing = condition(status, "Progressing") if observed else {}
     if progressing.get("reason") == _TIMED_OUT:
         refused = condition(status, "ReplicaFailure").get("reason")  # such as FailedCreate, if a quota is used up
         state, reason = RolloutState.FAILED, f"{_TIMED_OUT}, {refused}" if refused else _TIMED_OUT
     elif observed and counts.complete:
-        state, finished_at = RolloutState.COMPLETE, _finished_at(progressing) or changed_at
+        state, finished_at = RolloutState.COMPLETE, completed_at(progressing) or changed_at
     return RolloutProgress(
         state,
         counts.wanted,
@@ -110,21 +110,21 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
 
 
 def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
-    wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
-    replicas, available = _number(status, "replicas"), _number(status, "availableReplicas")
+    wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
+    replicas, available = number(status, "replicas"), number(status, "availableReplicas")
     return _Counts(wanted, updated, available, wanted <= updated >= replicas and available >= updated)
 
 
 def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
-    wanted, updated = _number(spec, "replicas", 1), _number(status, "updatedReplicas")
-    ready = _number(status, "readyReplicas")
-    partition = _number(as_object(as_object(spec.get("updateStrategy")).get("rollingUpdate")), "partition")
+    wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
+    ready = number(status, "readyReplicas")
+    partition = number(as_object(as_object(spec.get("updateStrategy")).get("rollingUpdate")), "partition")
     return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition)
 
 
 def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
-    wanted, updated = _number(status, "desiredNumberScheduled"), _number(status, "updatedNumberScheduled")
-    available = _number(status, "numberAvailable")
+    wanted, updated = number(status, "desiredNumberScheduled"), number(status, "updatedNumberScheduled")
+    available = number(status, "numberAvailable")
     return _Counts(wanted, updated, available, updated >= wanted <= available)
 
 
@@ -135,9 +135,9 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
 }
 
 
-def _finished_at(progressing: Mapping[str, object]) -> int | None:
-    """Return the time at which a rollout became complete, according to the condition Progressing of a Deployment.
-    Return None if there is no such condition.
+def completed_at(progressing: Mapping[str, object]) -> int | None:
+    """Return the time at which a rollout became complete, according to the condition Progressing of a Deployment or a
+    Rollout. Return None if there is no such condition.
 
     Without the condition, the caller takes the time of the last change of the status. This change made the rollout
     complete, unless a pod has failed and recovered since then.
@@ -145,7 +145,7 @@ def _finished_at(progressing: Mapping[str, object]) -> int | None:
     return parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") == _AVAILABLE else None
 
 
-def _written_at(metadata: Mapping[str, object]) -> tuple[int | None, int | None]:
+def status_times(metadata: Mapping[str, object]) -> tuple[int | None, int | None]:
     """Return the times of Keyturn's last write, and of the last change of the status."""
     marked_at = changed_at = None
     for entry in managed_fields(metadata):
@@ -156,7 +156,7 @@ def _written_at(metadata: Mapping[str, object]) -> tuple[int | None, int | None]
     return marked_at, changed_at
 
 
-def _number(fields: Mapping[str, object], name: str, default: int = 0) -> int:
+def number(fields: Mapping[str, object], name: str, default: int = 0) -> int:
     """Return the integer in a field, or ``default``. The API server leaves out some fields whose value is zero."""
     value = fields.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else default

@@ -12,6 +12,7 @@ class StatusForm(Enum):
     REPLICAS = 1  # old and new pods, which run beside each other
     IDENTITIES = 2  # pods with fixed names; a new pod replaces the old pod of the same name
     NODES = 3  # one pod for each node
+    PHASE = 4  # what the kind's own controller says (core/argo_progress.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,9 @@ WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
         WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True, status=StatusForm.IDENTITIES),
         WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True, status=StatusForm.NODES),
         # https://argo-rollouts.readthedocs.io/en/stable/features/specification/
-        WorkloadKind("Rollout", "argoproj.io/v1alpha1", "rollouts", is_custom=True, has_restart_at=True),
+        WorkloadKind(
+            "Rollout", "argoproj.io/v1alpha1", "rollouts", status=StatusForm.PHASE, is_custom=True, has_restart_at=True
+        ),
     )
 }
 ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo

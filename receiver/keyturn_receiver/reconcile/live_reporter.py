@@ -88,7 +88,7 @@ class LiveReporter:
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
         """Look at a consumer whose rollout has made progress, or has fewer updated or ready pods than before."""
-        if after.marks or (before and before.marks):
+        if after.marks or after.by_time or (before and before.marks):
             self._consumers[after.ref] = after
             self._changed.set()
 
@@ -160,7 +160,7 @@ class LiveReporter:
         while self._targets:
             target, _ = self._targets.popitem()
             for consumer in self._restarter.consumers(target):
-                if consumer.marks:
+                if consumer.marks or consumer.by_time:
                     self._look(consumer.ref, target.name)
                 await time_slice.pause_if_over()
 

@@ -307,7 +307,7 @@ class RotationLog:
 
     def _look(self, rotation: Rotation, fill: SecretFill, consumer: Consumer) -> None:
         progress, known = consumer.progress, fill.consumers.get(consumer.ref)
-        if progress is None or not consumer.marks:
+        if progress is None or not (consumer.marks or consumer.by_time):
             return
         if known is None and (progress.marked_at or 0) < int(fill.started_at) - CLOCK_SECONDS:
             return  # its mark is of an earlier change

@@ -1,0 +1,73 @@
+"""Progress of the restart of an Argo Rollout, as Argo's controller tells it.
+
+The controller sums up the state in ``status.phase``. The phase is Healthy once all steps of the strategy are done and
+the new revision is the stable one. A restart by ``spec.restartAt`` makes no revision: it has ended when
+``status.restartedAt`` is the same time. If the template changes meanwhile, Argo drops the restart and still writes that
+time, so the restart counts as ended only while the stable revision is the current one.
+
+https://github.com/argoproj/argo-rollouts/blob/master/utils/rollout/rolloututil.go (GetRolloutPhase) and, for restarts,
+https://github.com/argoproj/argo-rollouts/blob/master/rollout/restart.go
+"""
+
+from collections.abc import Mapping
+
+from keyturn_receiver.core.conditions import condition
+from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.rollout_progress import (
+    MAX_REASON,
+    NO_DEADLINE,
+    RolloutProgress,
+    RolloutState,
+    completed_at,
+    number,
+    status_times,
+)
+from keyturn_receiver.core.write_times import parse_time
+
+HEALTHY, PAUSED, DEGRADED = "Healthy", "Paused", "Degraded"
+# Seconds between Keyturn's write and the ``restartAt`` in it. A later time is that of somebody else's planned restart.
+MAX_LEAD = 60
+_FAILURES = ("ProgressDeadlineExceeded", "RolloutAborted")
+
+
+def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> RolloutProgress | None:
+    """Return the progress of a Rollout's restart, or None if it restarts by time and Keyturn has not asked for it.
+
+    ``by_time`` tells whether ``spec.restartAt`` restarts the pods. The controller alone decides that a Rollout has
+    failed, since its strategy may pause for hours. So the progress has no deadline.
+    """
+    metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
+    status = as_object(workload.get("status"))
+    marked_at, changed_at = status_times(metadata)
+    restart_at = parse_time(spec.get("restartAt"))
+    if by_time and (restart_at is None or marked_at is None or restart_at > marked_at + MAX_LEAD):
+        return None
+    wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
+    available, phase = number(status, "availableReplicas"), status.get("phase")
+    generation = status.get("observedGeneration")  # a text, unlike that of the built-in kinds
+    observed = isinstance(generation, str) and generation == str(metadata.get("generation"))
+    is_stable = bool(status.get("stableRS")) and status.get("stableRS") == status.get("currentPodHash")
+    if by_time:
+        is_done = parse_time(status.get("restartedAt")) == restart_at and phase in (HEALTHY, PAUSED)
+    else:
+        is_done = phase == HEALTHY and updated >= wanted
+    state, reason, ended_at = RolloutState.UNFINISHED, "", None
+    progressing = condition(status, "Progressing")
+    if observed and is_done and is_stable and available >= wanted:
+        state = RolloutState.COMPLETE
+        ended_at = changed_at if by_time else completed_at(progressing) or changed_at
+    elif observed and phase == DEGRADED:
+        state = RolloutState.FAILED
+        reason = str(progressing.get("reason")) if progressing.get("reason") in _FAILURES else DEGRADED
+    return RolloutProgress(
+        state,
+        wanted,
+        updated,
+        available,
+        observed,
+        reason[:MAX_REASON],
+        ended_at,
+        NO_DEADLINE,
+        marked_at,
+        changed_at,
+    )
