@@ -5,7 +5,6 @@ while the poller sweeps. Only the API client and the AWS client are fakes.
 """
 
 import asyncio
-import copy
 import gc
 import sys
 import time
@@ -55,7 +54,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.replay_cache import TTL, ReplayCache
 from support.bindings import ARN, KEYED, bound_object
-from support.fake_objects import patch
+from support.fake_objects import copied, patch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NAMES = ("a", "b", "c")
@@ -110,17 +109,17 @@ class Cluster:
         resource, name = path.split("/")[-2:]
         obj = self.objects[resource, name]
         if method == "GET":
-            return copy.deepcopy(obj)
+            return copied(obj)
         assert body is not None
         patch(obj, body)
         self.marks += "spec" in body
         self._show((resource, name))
-        return copy.deepcopy(obj)
+        return copied(obj)
 
     def _show(self, where: tuple[str, str]) -> None:
         if where[0] in self._caches:
             cache = self._caches[where[0]]
-            cache.update(cache.transform(copy.deepcopy(self.objects[where])))
+            cache.update(cache.transform(copied(self.objects[where])))
 
 
 class Aws:

@@ -5,7 +5,7 @@ two replicas of the receiver whose watches lag behind as rules say. Everything b
 """
 
 import asyncio
-import copy
+import functools
 import json
 from typing import Any
 
@@ -33,7 +33,7 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
 from support.bindings import KEYED, bound_object
-from support.fake_objects import patch
+from support.fake_objects import copied, patch
 
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 PER_SECRET, PER_CLUSTER = 2, 3
@@ -53,6 +53,15 @@ COMPLETE, UNFINISHED, FAILED = "complete", "unfinished", "failed"
 
 def is_open_at(now: int) -> bool:
     return now % DAY < DAY // 2
+
+
+def secret_object(name: str, version: int) -> dict[str, Any]:
+    return bound_object(name, f"v{version}", version=version)
+
+
+@functools.cache
+def record_of(name: str, version: int) -> Record:
+    return read_record(secret_object(name, version)["metadata"]["annotations"])
 
 
 class Cluster:
@@ -95,14 +104,14 @@ class Cluster:
             self.show(name)
 
     def record(self, secret: str) -> Record:
-        return read_record(self.secret(secret)["metadata"]["annotations"])
+        return record_of(secret, self.versions[secret])
 
     def mark_of(self, secret: str) -> str:
         revisions = self.record(secret).revisions
         return digest(revisions, revisions)
 
     def secret(self, name: str) -> dict[str, Any]:
-        return bound_object(name, f"v{self.versions[name]}", version=self.versions[name])
+        return secret_object(name, self.versions[name])
 
     def template_mark(self, name: str, secret: str) -> str | None:
         return self.objects[name]["spec"]["template"]["metadata"]["annotations"].get(MARK.format(secret))
@@ -133,7 +142,7 @@ class Cluster:
             "availableReplicas": done,
             "conditions": [{"type": "Progressing", "reason": reason}],
         }
-        self.history.append(copy.deepcopy(obj))
+        self.history.append(copied(obj))
 
     def change(self, name: str) -> None:
         metadata = self.objects[name]["metadata"]
@@ -157,10 +166,10 @@ class Cluster:
             changed = [each for each in READS[name] if self.template_mark(name, each) != before[each]]
             for secret in changed:
                 self.on_restart(name, secret)
-            answer = copy.deepcopy(obj)  # the controller has not seen the write yet
+            answer = copied(obj)  # the controller has not seen the write yet
             self.show(name)
             return answer
-        return copy.deepcopy(obj)
+        return copied(obj)
 
     def pod(self, name: str) -> dict[str, Any]:
         owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
@@ -203,7 +212,7 @@ class Replica:
         self.cluster, self.seen = cluster, len(cluster.history)
         index, namespaces = ConsumerIndex(), NamespaceCache()
         self.cache = ConsumerCache(DEPLOYMENT, index, lambda: cluster.now)
-        self.cache.replace([self.cache.transform(each) for each in copy.deepcopy(list(cluster.objects.values()))])
+        self.cache.replace([self.cache.transform(each) for each in map(copied, cluster.objects.values())])
         api: Any = cluster
         events: Any = None
         fights = RolloutFights(lambda: cluster.now)

@@ -86,11 +86,17 @@ class Scene:
         return [json.loads(each)["AccessKeyId"] for each in (self.old, self.new)]
 
 
+@pytest.fixture(scope="module")
+def session() -> boto3.Session:
+    """A session for all tests, so that the descriptions of AWS's services are read once."""
+    return boto3.Session("testing", "testing", region_name="us-east-1")
+
+
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def scene(monkeypatch: pytest.MonkeyPatch, session: boto3.Session) -> Iterator[Scene]:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     with mock_aws():
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
         yield Scene(monkeypatch)
 
 

@@ -365,10 +365,11 @@ def large(number: int) -> dict[str, Any]:
 def test_nothing_large_is_kept_of_secrets_that_are_gone() -> None:
     """Twenty-five Secrets with 180 kB of annotations, which take 0.8 MiB each, come and go."""
     cache = SecretCache(KEYED)
+    bodies = [json.dumps(large(number)) for number in range(25)]
     tracemalloc.start()
     try:
-        for number in range(25):
-            obj = large(number)
+        for number, body in enumerate(bodies):
+            obj = json.loads(body)
             cache.update(cache.transform(obj))
             bound = cache.get(Target("team", f"s{number}"))
             assert bound

@@ -42,6 +42,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.secrets: dict[Target, Bound] = {}
+        self.by_arn: dict[str, set[Target]] = {}  # every Secret that was ever bound to an ARN
         self.index = ConsumerIndex()
         self.stuck: set[tuple[WorkloadRef, str]] = set()
         self.forbidden: set[tuple[str, bool]] = set()
@@ -62,8 +63,9 @@ class Cluster:
     def by_secret_id(self, arn: str, *, may_read: Callable[[str, bool], bool]) -> list[Target]:
         return sorted(
             target
-            for target, each in self.secrets.items()
-            if any(key.startswith(arn) for key in each.record.version_ids)
+            for target in self.by_arn.get(arn, ())
+            if (each := self.secrets.get(target))
+            and any(key.startswith(arn) for key in each.record.version_ids)
             and may_read(target.namespace, each.has_account)
         )
 
@@ -76,6 +78,8 @@ class Cluster:
     def bind(self, name: str, record: Record, namespace: str = "shop", intact: bool = True) -> Target:
         target = Target(namespace, name)
         self.secrets[target] = Bound(target, record, intact)
+        for key in record.version_ids:
+            self.by_arn.setdefault(key.partition("#")[0], set()).add(target)
         self.states.on_secret(target)
         return target
 

@@ -49,6 +49,7 @@ DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 EPOCH = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
 SETTLED = 3 * MAX_DELAY  # seconds after which nothing more happens
 HISTORIES = 50
+METRICS = Metrics()  # of all receivers, because it takes milliseconds to make them
 
 
 def wall() -> float:
@@ -161,7 +162,7 @@ class World:
 
     def start(self) -> "Receiver":
         for each in self.receivers:
-            each.dead = True
+            each.end()
         self.kill_at = None
         self.receivers = [Receiver(self)]
         return self.receivers[0]
@@ -206,7 +207,7 @@ class Receiver:
     def __init__(self, world: World) -> None:
         self._world = world
         self.dead = False
-        index, namespaces, metrics = ConsumerIndex(), NamespaceCache(), Metrics()
+        index, namespaces, metrics = ConsumerIndex(), NamespaceCache(), METRICS
         self.cache, self._consumers = WatchedCache(KEYED), ConsumerCache(DEPLOYMENT, index, wall)
         api: Any = self
         self.events: list[tuple[str, str]] = []
@@ -233,6 +234,11 @@ class Receiver:
         self.cache.replace([self.cache.transform(world.secret)])
         self._consumers.replace([self._consumers.transform(each) for each in world.workloads.values()])
         detector.start()
+
+    def end(self) -> None:
+        """End the process. What it holds is gone, so that none of its timers does any more."""
+        self.dead = True
+        self.cache.replace([])
 
     def show(self) -> None:
         """Show what there is to the caches, as the watches would do."""
