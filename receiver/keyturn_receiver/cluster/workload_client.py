@@ -126,9 +126,9 @@ class WorkloadClient:
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
     def as_lender(self, consumer: Consumer) -> Consumer:
-        """Return the consumer with the ``hold`` of a lender: the reason why the Argo Rollouts that take their pod
-        template from the consumer cannot restart their pods. If there are no such Rollouts, return the consumer
-        unchanged."""
+        """Return a copy of a consumer in its role as a lender. A lender is a workload from which Argo Rollouts take
+        their pod template. The ``hold`` of the copy is the reason why the pods of the lender or of these Rollouts
+        cannot restart. If no Rollout takes the template, return the consumer unchanged."""
         borrowers = self._borrowers.of(consumer.ref)
         return replace(consumer, hold=_hold_of(borrowers, consumer.hold)) if borrowers else consumer
 
@@ -203,8 +203,9 @@ class WorkloadClient:
 
 
 def _hold_of(borrowers: Sequence[Borrower], hold: RolloutHold | None) -> RolloutHold | None:
-    """Return the reason why a workload that lends its pod template to Rollouts cannot restart pods, or None. ``hold``
-    is the reason that the workload itself gives."""
+    """Return the reason why the pods of a lender or of its ``borrowers`` cannot restart, or None if they can. The
+    borrowers are the Argo Rollouts that take the lender's pod template. ``hold`` is the reason why the lender's own
+    pods cannot restart. The borrowers count only if the lender has no replicas."""
     if hold is not NO_REPLICAS:
         return hold
     held = next((each for each in borrowers if each.hold), None)

@@ -1,9 +1,10 @@
-"""Progress of the restart of an Argo Rollout, as Argo's controller tells it.
+"""Progress of the restart of an Argo Rollout, as Argo's controller reports it.
 
 The controller sums up the state in ``status.phase``. The phase is Healthy once all steps of the strategy are done and
-the new revision is the stable one. A restart by ``spec.restartAt`` makes no revision: it has ended when
-``status.restartedAt`` is the same time. If the template changes meanwhile, Argo drops the restart and still writes that
-time, so the restart counts as ended only while the stable revision is the current one.
+the new revision is the stable one. A restart by ``spec.restartAt`` makes no revision. It has ended when
+``status.restartedAt`` is the same time as ``spec.restartAt``. If the template changes during the restart, Argo drops
+the restart but still writes ``status.restartedAt``. So the restart counts as ended only if the stable revision is the
+current one.
 
 https://github.com/argoproj/argo-rollouts/blob/master/utils/rollout/rolloututil.go (GetRolloutPhase) and, for restarts,
 https://github.com/argoproj/argo-rollouts/blob/master/rollout/restart.go
@@ -25,16 +26,18 @@ from keyturn_receiver.core.rollout_progress import (
 from keyturn_receiver.core.write_times import parse_time
 
 HEALTHY, PAUSED, DEGRADED = "Healthy", "Paused", "Degraded"
-# Seconds between Keyturn's write and the ``restartAt`` in it. A later time is that of somebody else's planned restart.
+# The most seconds from Keyturn's write until the ``restartAt`` in it. If ``restartAt`` is later, somebody else has
+# planned a restart.
 MAX_LEAD = 60
 _FAILURES = ("ProgressDeadlineExceeded", "RolloutAborted")
 
 
 def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> RolloutProgress | None:
-    """Return the progress of a Rollout's restart, or None if it restarts by time and Keyturn has not asked for it.
+    """Return the progress of a Rollout's restart. Return None if ``spec.restartAt`` restarts the pods, but Keyturn has
+    not set this field.
 
-    ``by_time`` tells whether ``spec.restartAt`` restarts the pods. The controller alone decides that a Rollout has
-    failed, since its strategy may pause for hours. So the progress has no deadline.
+    ``by_time`` tells whether ``spec.restartAt`` restarts the pods. Only the controller decides that a Rollout has
+    failed, because its strategy may pause for hours. So the progress has no deadline.
     """
     metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
     status = as_object(workload.get("status"))
@@ -44,7 +47,7 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
         return None
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     available, phase = number(status, "availableReplicas"), status.get("phase")
-    generation = status.get("observedGeneration")  # a text, unlike that of the built-in kinds
+    generation = status.get("observedGeneration")  # a text; the built-in kinds have a number
     observed = isinstance(generation, str) and generation == str(metadata.get("generation"))
     is_stable = bool(status.get("stableRS")) and status.get("stableRS") == status.get("currentPodHash")
     if by_time:

@@ -74,10 +74,10 @@ class Record:
     the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
     beginning tell nothing about this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were
     last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
-    ``notice`` is what the status says about the rollouts of the consumers: that a failed one halts the others
-    (``core/rollout_halt.py``), or that another writer reverts one (``core/rollout_revert.py``). It is otherwise empty.
-    A notice is no error of the Secret itself, so ``status`` is OK while there is a notice. Two records that differ only
-    in ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
+    ``notice`` is the text of the status if a failed rollout halts the others (``core/rollout_halt.py``), or if another
+    writer reverts a restart (``core/rollout_revert.py``). Otherwise it is empty. A notice is no error of the Secret
+    itself, so ``status`` is OK while there is a notice. Two records that differ only in ``moved_at`` or ``notice`` are
+    equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Record:
 
     @property
     def halt(self) -> str:
-        """The notice, if it says that a failed rollout halts the others."""
+        """The notice if it says that a failed rollout halts the others, and otherwise an empty text."""
         return self.notice if state_of(self.notice) == HALTED else ""
 
     @property
     def reverted(self) -> str:
-        """The notice, if it says that another writer reverts a restart."""
+        """The notice if it says that another writer reverts a restart, and otherwise an empty text."""
         return self.notice if state_of(self.notice) == REVERTED else ""
 
     @property

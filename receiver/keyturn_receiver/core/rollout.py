@@ -95,7 +95,7 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
     """Return the mark on the pod template if it stands for the present revisions. The rollout of this template then
     brings the present values to the pods. Otherwise return None.
 
-    If ``spec.restartAt`` restarts the pods, the mark on the workload itself counts, since the template has none.
+    If ``spec.restartAt`` restarts the pods, the mark on the workload itself counts, because the template gets no mark.
     """
     marks = consumer.baseline if consumer.by_time else consumer.marks
     mark = marks.get(mark_name(secret_name)) or marks.get(former_mark_name(secret_name) or "")

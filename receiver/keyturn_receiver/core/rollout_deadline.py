@@ -10,7 +10,7 @@ import math
 from keyturn_receiver.core.rollout_progress import RolloutProgress
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, StatusForm
 
-_TOLD = (StatusForm.REPLICAS, StatusForm.PHASE)  # kinds whose controllers tell that a rollout has failed
+_TOLD = (StatusForm.REPLICAS, StatusForm.PHASE)  # kinds whose controllers report that a rollout has failed
 
 
 def fails_at(kind: str, progress: RolloutProgress) -> float:

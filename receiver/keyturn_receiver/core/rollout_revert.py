@@ -1,9 +1,10 @@
 """Rollout reverts: another writer reverts a pod template before all of its pods are replaced, so pods may keep an old
 value.
 
-The status of the Secret says so from the time at which the template lacks the mark again and pods were found to be
-older than the value. It says so until the pods of the workload run the value, or until the restart fails for another
-reason. It does not change in between, although each restart brings the mark back for a while.
+The status of the Secret reports the revert. The report begins when the template has lost the mark (the annotation that
+restarts the pods) and a pod was found to be older than the value. It ends when all pods of the workload run the value,
+or when the restart fails for another reason. The status does not change in between, although each new restart brings
+the mark back for a while.
 """
 
 from collections.abc import Iterable
@@ -32,7 +33,7 @@ class RevertCandidate:
 
     @property
     def is_reverted(self) -> bool:
-        """Whether the restart is reverted now, as far as this replica knows."""
+        """Whether this replica knows that the restart is reverted now."""
         return self.state is ConsumerState.DUE and self.in_fight and self.has_old_pods is True
 
     @property
@@ -56,8 +57,8 @@ def revert_of(ref: WorkloadRef) -> str:
 def revert_notice(candidates: Iterable[RevertCandidate], told: str) -> str:
     """Return what the status has to say about reverted restarts, or an empty text.
 
-    ``told`` is what the status says about them now. It stays while it is true, so that several reverted workloads do
-    not make the status change again and again.
+    ``told`` is what the status says about them now. It is returned again while it is still true. Otherwise several
+    reverted workloads would make the status change again and again.
     """
     ordered = sorted(candidates, key=lambda each: each.ref)
     if told and any(each.may_be_reverted and revert_of(each.ref) == told for each in ordered):

@@ -12,7 +12,7 @@ class StatusForm(Enum):
     REPLICAS = 1  # old and new pods, which run beside each other
     IDENTITIES = 2  # pods with fixed names; a new pod replaces the old pod of the same name
     NODES = 3  # one pod for each node
-    PHASE = 4  # what the kind's own controller says (core/argo_progress.py)
+    PHASE = 4  # a phase, which the kind's own controller writes (``core/argo_progress.py``)
 
 
 @dataclass(frozen=True, slots=True)

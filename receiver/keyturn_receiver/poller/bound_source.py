@@ -9,7 +9,7 @@ from keyturn_receiver.core.revision import Record
 
 @dataclass(frozen=True, slots=True)
 class BoundSource:
-    """One of the AWS secrets that a bound Secret is made from. Most Secrets have a single one."""
+    """One of the AWS secrets that a bound Secret is made from. Most Secrets are made from a single AWS secret."""
 
     secret: BoundSecret
     source: Source

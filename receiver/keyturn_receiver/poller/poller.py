@@ -24,11 +24,11 @@ from keyturn_receiver.telemetry.metrics import Metrics
 
 JITTER = 0.1  # as a share of the interval, so that several clusters do not sweep at the same time
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
-# A store is an AWS region that is read with one identity: the receiver's own, or that of a tenant's ServiceAccount.
-# The stores that bindings name are all stores except the receiver's own store in its own region.
+# A store is an AWS region that is read with one identity. The receiver's own store has the receiver's own region and
+# identity. Bindings name the other stores: by an ARN of another region, or by a ServiceAccount.
 SWEEP_LANES = 8  # the most concurrent sweeps of stores that bindings name
 LANES_PER_NAMESPACE = 2  # the most concurrent sweeps of stores that only one namespace names; its other stores wait
-# The most concurrent sweeps of stores of the receiver's own role that several namespaces name.
+# The most concurrent sweeps of stores that several namespaces name. These stores have the receiver's own identity.
 MAX_SHARED_LANES = SWEEP_LANES // 2
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
 # A sweep describes secrets for this share of its time. The time is the interval for the receiver's own store, so that
@@ -38,7 +38,8 @@ DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # the most intervals for which a store that bindings name rests after failures
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-# Seconds for which the poller waits for the notification of a change, but at most a tenth of the interval.
+# For this number of seconds, but at most for a tenth of the interval, the poller waits for the notification of a
+# change.
 NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
@@ -78,9 +79,9 @@ class Poller:
         self._metrics = metrics
         self._now = now
         self._notifications = notifications
-        self._last_sweep: dict[StoreKey, SweepResult] = {}  # of each store, the last sweep that saw a change
+        self._last_sweep: dict[StoreKey, SweepResult] = {}  # by store: the last sweep that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
-        self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # sweeps of other stores
+        self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # of the stores that bindings name
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
         self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
@@ -101,8 +102,8 @@ class Poller:
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
 
-        The first sweep after this replica becomes the leader covers all bindings, and so does one sweep an hour. The
-        sweeps in between cover only changes.
+        All bindings are compared in the first sweep after this replica becomes the leader, and in one sweep an hour.
+        The other sweeps compare only bindings whose AWS secret has changed.
         """
         try:
             await self._run(ping)
@@ -158,8 +159,8 @@ class Poller:
     ) -> "Sequence[asyncio.Task[Sequence[StaleBinding]]]":
         """Start the sweeps of all other stores, at most SWEEP_LANES at the same time.
 
-        A store is left out if its last sweep still runs, or if it rests after failures. Namespaces take turns, and no
-        namespace gets more than its share of the lanes, however long its stores hang.
+        A store is left out if its last sweep still runs, or if it rests after failures. Namespaces take turns. No
+        namespace gets more than its share of the lanes, even if its stores hang.
         """
         started = []
         owners = {key: _owner(key, bindings) for key, bindings in by_store.items()}

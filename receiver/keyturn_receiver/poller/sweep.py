@@ -93,7 +93,8 @@ class StaleBinding:
 
 @dataclass(slots=True)
 class SweepResult:
-    """Result of a sweep with ``identity``. ``watermark`` is the time of the latest change in AWS that the sweep saw.
+    """Result of a sweep. ``identity`` is the AWS identity that the sweep used. ``watermark`` is the time of the latest
+    change in AWS that the sweep saw.
 
     ``owed`` has the bindings whose secret was missing in a list of all secrets and has not been described since then.
     """
@@ -180,17 +181,17 @@ class Sweeper:
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
     ) -> SweepResult:
-        """Compare the bindings of one store with AWS: all of them, or only those whose secret has changed since
-        ``last``.
+        """Compare the bindings of one store with AWS. If ``last`` is given, compare only the bindings whose secret has
+        changed since that sweep.
 
-        All bindings are compared if ``last`` is the result of another identity, because two identities may list
-        different secrets. If the role may not list secrets, each secret is described instead. Secrets are described for
-        at most ``seconds``, and the next sweep goes on with the rest. ``on_stale`` is called with stale bindings as
-        soon as they are found. Raises Interrupted when ``may_continue`` returns False.
+        If ``last`` was made with another identity, all bindings are compared, because two identities may list different
+        secrets. If the role may not list secrets, each secret is described instead. Secrets are described for at most
+        ``seconds``, and the next sweep continues with the rest. ``on_stale`` is called with stale bindings as soon as
+        they are found. Raises Interrupted when ``may_continue`` returns False.
 
-        The cost of a store that bindings name depends on its bindings, and not on the size of its account: a sweep
-        makes at most two calls for each AWS secret that the bindings name. If these secrets are few, it makes only one
-        call for each of them.
+        A binding can name a store of another region or of a ServiceAccount. The cost of such a store depends on its
+        bindings, and not on the size of its account, because a sweep makes at most two calls for each AWS secret that
+        the bindings name. If these secrets are few, it makes only one call for each of them.
         """
         store = await self._stores.get(key)
         last = last if last and last.identity == store.identity else None
@@ -281,10 +282,11 @@ class StoreSweep:
         """List the secrets that have changed after ``since``, or all secrets if ``since`` is None. Compare the bindings
         with the list.
 
-        Secrets that are missing in the list are then described. After a full list, these are all missing secrets. The
-        same holds after a list that ended early because it has more than ``max_pages`` pages. After a list of changes,
-        these are only three kinds of missing secrets: secrets of other accounts, which no list contains; secrets of
-        bindings whose Secret reports an error or has been edited; and secrets that earlier sweeps ``owed``.
+        Secrets that are missing in the list are then described. After a list of all secrets, every missing secret is
+        described. This is also done if the list ended early because it has more than ``max_pages`` pages. After a list
+        of changes, only three kinds of missing secrets are described: secrets of other accounts, which no list
+        contains; secrets of bindings whose Secret reports an error or has been edited; and secrets that earlier sweeps
+        ``owed``.
 
         A sweep describes at most MAX_DESCRIBED missing secrets of each namespace. A store that belongs to one namespace
         has this limit only after a list of changes. Raises SourceRefused if the role is not allowed to list secrets.
@@ -332,7 +334,8 @@ class StoreSweep:
         """Describe the secret of each binding. This is done if the mode asks for it, or if the role is not allowed to
         list secrets.
 
-        Raises the last error if every call failed with a Temporary, because then the cause is not a single secret.
+        If every call failed with a ``Temporary`` error, raises the last error, because then the cause is not a single
+        secret.
         """
         if error := await self._describe(bindings, limit=None):
             raise error
@@ -363,8 +366,9 @@ class StoreSweep:
             self._check()
 
     async def _describe(self, bindings: Sequence[BoundSource], limit: int | None) -> Temporary | None:
-        """Describe the secret of each binding, but at most ``limit`` secrets of a namespace, and only until the time is
-        over. If every call failed with a Temporary, return the last error."""
+        """Describe the secrets of the bindings, but at most ``limit`` secrets per namespace. Begin no description after
+        the ``seconds`` of this sweep have passed. If every call failed with a ``Temporary`` error, return the last
+        error."""
         turn = self._turns.next(self._store.key, bindings, limit)
         alone = len(turn.by_namespace) == 1  # if there is only one namespace, its failures delay no other namespace
         tried: set[str] = set()
@@ -396,7 +400,8 @@ class StoreSweep:
         return last_error if failed == len(tried) else None
 
     async def _describe_one(self, secret_id: str, same_secret: Sequence[BoundSource], namespace: str) -> None:
-        """Describe a secret, and compare its bindings with the description. Raises Temporary."""
+        """Describe a secret, and compare its bindings with the description. Raises a ``Temporary`` error if the call
+        should be repeated later."""
         metadata: SecretMetadata | None = None
         try:
             metadata = await self._store.secrets_manager.describe(secret_id, background=True, namespace=namespace)

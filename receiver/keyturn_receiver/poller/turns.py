@@ -1,5 +1,4 @@
-"""Turns of namespaces in a sweep. If many AWS secrets of one namespace have to be described, the other namespaces are
-not delayed."""
+"""Turns of namespaces in a sweep. A namespace with many AWS secrets to describe does not delay the other namespaces."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ class Turn:
 
 class Turns:
     """Round robin over the namespaces of each store, and over the AWS secrets of each namespace. It remembers the
-    position in each namespace. So every secret gets its turn, however many secrets a sweep leaves to the next sweep."""
+    position in each namespace. So every secret gets its turn, even if each sweep leaves many secrets to the next
+    sweep."""
 
     def __init__(self) -> None:
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace

@@ -62,13 +62,13 @@ class AccessPolicy:
         policy.check_name(self._tenancy(namespace, bool(service_account)), secret_name)
 
     def allows(self, bound: BoundSecret) -> bool:
-        """Return whether a bound Secret may name its AWS secrets, as far as this can be decided without a call to
-        AWS."""
+        """Return whether a bound Secret may name its AWS secrets. The decision is made without a call to AWS, so a
+        later check may still forbid one of them."""
         return bound.spec.names_a_source and all(self.allows_source(bound, each) for each in bound.spec.sources)
 
     def allows_source(self, bound: BoundSecret, source: Source) -> bool:
-        """Return whether a bound Secret may name one of its AWS secrets, as far as this can be decided without a call
-        to AWS."""
+        """Return whether a bound Secret may name one of its AWS secrets. The decision is made without a call to AWS, as
+        in ``allows``."""
         spec = bound.spec
         if not (spec.names(source) and self._regions.allows(source.secret_id)):
             return False

@@ -3,7 +3,8 @@
 Each new value would restart the readers. Keyturn cannot tell a rotation from a controller that makes a new password in
 each run of its loop. The brake also slows down an owner that removes Keyturn's annotation with each of its writes. It
 also slows down guesses. A person who may not read a Secret could create the Secret again and again with guessed values.
-If its readers then get a mark (the annotation that restarts them) that they have had before, the guess was right.
+The guess was right if the readers of the Secret then get the same mark as before. A mark is the annotation that
+restarts the readers.
 """
 
 import time

@@ -47,7 +47,7 @@ def tell_refusals(events: EventRecorder, secret: Target, refused: Sequence[tuple
 
 
 def count_restarts(metrics: Metrics, restarted: Sequence[Consumer]) -> None:
-    """Log each marked consumer. Count those whose pods restart."""
+    """Log each consumer that got a mark (the annotation that restarts pods). Count the consumers whose pods restart."""
     for consumer in restarted:
         fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
         if event_messages.is_held(consumer):

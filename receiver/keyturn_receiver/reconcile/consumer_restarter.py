@@ -47,9 +47,9 @@ MARK_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The result of the restarts for a Secret. ``restarted`` has the restarted consumers. ``error`` is the error that
-    prevented the restart of others, or None. ``refused`` has the consumers whose marks the API server refused, each
-    with its error. ``faults`` describe Reloader's annotations on the Secret that are invalid. ``turn`` has the reasons
-    why other consumers wait."""
+    prevented the restart of others, or None. ``refused`` has the consumers whose marks the API server refused, and the
+    error about each of them. ``faults`` describe Reloader's annotations on the Secret that are invalid. ``turn`` is the
+    last decision of the pacer, with the reasons why other consumers wait."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
@@ -60,7 +60,7 @@ class RolloutResult:
 
 @dataclass(frozen=True, slots=True)
 class Restraints:
-    """The parts that may hold back a restart. ``debouncer`` holds back a restart while other Secrets of the consumer
+    """The parts that may delay or forbid a restart. ``debouncer`` delays a restart while other Secrets of the consumer
     change. It is None if restarts do not wait for other Secrets."""
 
     policy: RolloutPolicy
@@ -71,8 +71,8 @@ class Restraints:
 
 
 class ConsumerRestarter:
-    """Consumer restarter. Marks those consumers of a Secret that the policy permits to restart. If the pods of a
-    consumer are to be evicted instead, the evictor restarts the consumer.
+    """Consumer restarter. Writes marks on those consumers of a Secret that may be restarted according to the rollout
+    policy. If a consumer asks for evictions instead, the evictor restarts its pods.
 
     ``wall`` returns the time in seconds since 1970. It is used only for a Secret whose last write has no known time.
     """
@@ -150,8 +150,8 @@ class ConsumerRestarter:
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:
         """Return the seconds until the first of the consumers that need a new mark may be restarted.
 
-        The result is 0.0 unless all of them have to wait. A consumer has to wait if another writer keeps reverting its
-        mark, or if the evictions of its pods cannot begin now.
+        The result is 0.0 unless all of them have to wait. A consumer has to wait during a fight, in which another
+        writer keeps reverting its mark. It also has to wait if the evictions of its pods cannot begin now.
         """
         marks = ((consumer, rollout(consumer, target.name, record)) for consumer in consumers)
         delays = (
@@ -162,8 +162,8 @@ class ConsumerRestarter:
     async def baseline(
         self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
     ) -> Sequence[Consumer]:
-        """Write a baseline to each consumer that has no mark and reads a key that the coming write of the record
-        ``after`` changes.
+        """Write a baseline to each consumer that has no mark, if the coming write of the record ``after`` changes a key
+        that the consumer reads.
 
         A baseline is a mark with the revisions that the Secret has before that write (``before``). Return all consumers
         in their new state.

@@ -1,8 +1,9 @@
-"""Drift detection. Compares what the caches show with what should be there, and queues each binding that differs.
+"""Drift detection. Compares the state in the caches with the desired state, and queues each binding whose state
+differs.
 
 Every replica sees the same changes. To avoid a race, only the leader acts at once. The other replicas check again a few
-seconds later, and act only if the leader has not. So if the leader fails, no work is lost: another replica does it a
-few seconds later. If another writer keeps reverting the fields that Keyturn owns, repairs slow down but never stop.
+seconds later, and act only if the leader has not acted. So no work is lost if the leader fails. If another writer keeps
+reverting the fields that Keyturn owns, repairs slow down but never stop.
 """
 
 import logging
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 class DriftDetector:
     """Drift detector. Checks a binding whenever anything about it changes. It makes no calls to AWS or Kubernetes.
 
-    ``reverted`` decides what the status says about rollouts. ``is_leader`` returns whether this replica leads.
+    ``reverted`` decides what the status says about reverted restarts. ``is_leader`` returns whether this replica leads.
     """
 
     def __init__(
@@ -115,8 +116,8 @@ class DriftDetector:
             self._queue.mark_recovered(target)
 
     def _look_again(self, target: Target) -> None:
-        """Check a Secret again when more of its consumers may be restarted, such as when a window opens, or when its
-        status may become wrong about them."""
+        """Check a Secret again when more of its consumers may be restarted, such as when a window opens. Also check it
+        when the text about reverted restarts in its status may become wrong."""
         bound = self._bound.get(target)
         if bound is None:
             return
@@ -163,7 +164,8 @@ class DriftDetector:
             self._look_again(target)
 
     def _fight_delay(self, bound: BoundSecret, cause: Cause) -> float:
-        """Return the seconds to wait. There is a wait if another writer keeps reverting the Secret or its consumers."""
+        """Return the seconds to wait. The result is 0.0 unless another writer keeps reverting the Secret or the marks
+        of its consumers (a fight)."""
         match cause:
             case Cause.DRIFT:
                 return self._queue.fight_delay(bound.target)

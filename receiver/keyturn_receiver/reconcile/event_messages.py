@@ -101,8 +101,8 @@ def _utc(wait: Wait) -> str:
 
 
 def live(record: Record, seconds: int | None, moved: bool) -> str:
-    """Return a text with the version that pods run, and the ``seconds`` that the change took. If ``seconds`` is None,
-    the text has only the version.
+    """Return a text with the version that pods run, and the ``seconds`` until they ran it. If ``seconds`` is None, the
+    text has only the version.
 
     If ``moved`` is true, the seconds count from the move of the staging label, and otherwise from the write of the
     Secret.
@@ -145,8 +145,8 @@ def workloads(consumers: Sequence[Consumer]) -> str:
 
 
 def keys(binding: Binding, changed: Sequence[str]) -> str:
-    """Return a text that lists the changed keys that the binding names, and counts the other changed keys. Those keys
-    may be property names in AWS's JSON, which may be secret."""
+    """Return a text that lists the changed keys that the binding names, and counts the other changed keys. The names of
+    the other keys may come from the JSON in AWS, and may be secret."""
     entries = {entry.key for entry in binding.entries}
     named = [key for key in changed if key in entries]
     others = len(changed) - len(named)

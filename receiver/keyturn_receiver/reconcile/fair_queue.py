@@ -1,7 +1,7 @@
 """Fair queues, one for each priority. In each queue, the namespaces take turns.
 
-Within a namespace, the groups take turns. A group is the bindings that wait for the same AWS secret. The design is that
-of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups added.
+Within a namespace, the groups take turns. A group consists of the bindings that wait for the same AWS secret. The
+design is that of https://pkg.go.dev/sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue, with groups added.
 """
 
 from collections import Counter, OrderedDict
@@ -38,7 +38,7 @@ class FairQueue:
         self._length += 1
 
     def discard(self, target: Target, group: Hashable) -> None:
-        """Remove ``target`` from the queue, wherever in its group it is."""
+        """Remove ``target`` from the queue, from any position in its group."""
         groups = self._namespaces[target.namespace]
         del groups[group][target]
         self._length -= 1
@@ -79,7 +79,7 @@ class PriorityQueues:
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
         self._part_slots = self._group_slots - self._group_slots // 4  # of one namespace in one group
-        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # by: is it background work?
+        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # the key is true for background
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
         self._in_namespace: Counter[tuple[str, bool]] = Counter()
@@ -129,8 +129,8 @@ class PriorityQueues:
         _decrease(self._in_namespace, (target.namespace, background))
 
     def share_is_full(self, namespace: str, group: Hashable) -> bool:
-        """Return whether a namespace has taken all slots that it may take for notifications, or all that it may take
-        for ``group``."""
+        """Return whether a namespace has taken its full share of the slots for notifications, or its full share of the
+        slots for ``group``."""
         return self._namespace_is_full(namespace, background=False) or self._part_is_full(namespace, group)
 
     def _is_full(self, namespace: str, group: Hashable) -> bool:

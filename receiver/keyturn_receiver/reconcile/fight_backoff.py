@@ -1,5 +1,5 @@
-"""Back-off for a Secret that another writer keeps reverting. Without it, Keyturn and the other writer would write
-without a pause."""
+"""Back-off for a fight about a Secret, in which another writer keeps reverting the Secret. Without a back-off, Keyturn
+and the other writer would write without a pause."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ REPAIR_BACKOFF = Backoff(base=1.0, cap=60.0, jitter=0)  # seconds of delay, afte
 
 @dataclass(slots=True)
 class FightBackoff:
-    """Counts the repairs of one Secret. Later repairs are delayed, but always made. All times are monotonic seconds."""
+    """Counts the repairs of one Secret. After FREE_ATTEMPTS repairs, each repair is delayed, but none is skipped. All
+    times are monotonic seconds."""
 
     attempts: int = 0
     last_at: float = 0.0

@@ -21,8 +21,8 @@ from keyturn_receiver.reconcile.rollout_fights import Fight
 from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# Seconds from the detection of a fight until the workload is read. By then the other writer has answered our last
-# write, and our next one is still delayed (rollout_fights.FIGHT_BACKOFF), so the other writer owns the annotation.
+# Seconds from the detection of a fight until the workload is read. By then the other writer has reverted our last
+# write, and our next write is still delayed (rollout_fights.FIGHT_BACKOFF). So the other writer owns the annotation.
 READ_AFTER = 10.0
 MAX_REPORTS = 100  # reports that may be made at the same time; each reads the workload
 MAX_OWNERS = 2_000  # marks whose foreign owner is remembered
@@ -70,7 +70,11 @@ class FightReporter:
         self._events.event(Target(ref.namespace, ref.name), consumer.uid, True, OWNED, message, kind=ref.kind)
 
     def on_fight(self, fight: Fight) -> None:
-        """Report a fight that has just been detected."""
+        """Report a new fight: another writer keeps reverting one of Keyturn's marks on a consumer.
+
+        The metric counts each fight. No log line and no Event is written if a report about the workload is in progress,
+        or if the namespace has MAX_REPORTS_PER_NAMESPACE reports in progress.
+        """
         ref = fight.consumer.ref
         self._metrics.rollout_fights.labels(ref.kind).inc()
         if ref in self._tasks or self._reports.size(ref.namespace) >= MAX_REPORTS_PER_NAMESPACE:

@@ -31,13 +31,13 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 from keyturn_receiver.telemetry.metrics import Metrics
 
 LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
-MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest
+MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one
 # Seconds. A replica also reports a rollout that it has not followed, if the rollout was marked or has ended within this
 # time. The API server keeps Events for an hour. So if another replica has reported such a rollout, its Event still
 # exists.
 RECENT = 2700
-GRACE = 60  # seconds after its deadline until a rollout counts as stuck here; Kubernetes may report it earlier
-TICK = 5.0  # seconds between two looks at the deadlines, while there is a rollout
+GRACE = 60  # a rollout is stuck this many seconds after its deadline, unless Kubernetes reports it earlier
+TICK = 5.0  # seconds between two checks of the deadlines, while there is a rollout
 
 _log = logging.getLogger(__name__)
 _Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for which it is restarted
@@ -45,8 +45,8 @@ _Key = tuple[WorkloadRef, str]  # a workload, and the name of the Secret for whi
 
 @dataclass(slots=True)
 class _Rollout:
-    """A rollout for one mark. ``furthest`` is the largest number so far of its updated pods plus its ready pods.
-    ``moved_at`` is the time of the last progress, in seconds since 1970."""
+    """A rollout for one mark. ``furthest`` is the largest sum of updated and ready pods so far. ``moved_at`` is the
+    time of the last progress, in seconds since 1970."""
 
     mark: str
     moved_at: float
@@ -58,8 +58,8 @@ class _Rollout:
 
 
 class LiveReporter:
-    """Live reporter. ``is_leader`` returns whether this replica leads. ``wall`` returns the time in seconds since
-    1970."""
+    """Live reporter. A consumer is live when its last pod runs the new value. ``is_leader`` returns whether this
+    replica leads. ``wall`` returns the time in seconds since 1970."""
 
     def __init__(
         self,
@@ -93,7 +93,8 @@ class LiveReporter:
             self._changed.set()
 
     def on_secret(self, target: Target) -> None:
-        """Look at the consumers of a changed Secret. The watch may have shown a mark before the Secret."""
+        """Look at the consumers of a changed Secret. The watches may have shown the mark of a consumer before the
+        change of the Secret."""
         if self._restarter.count(target):
             self._targets[target] = None
             self._changed.set()
@@ -253,8 +254,8 @@ class LiveReporter:
     def _tell_live(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
     ) -> str:
-        """Write an Event on a workload, which says that all its pods run the new value since ``ended_at``. ``pods`` is
-        the number of its pods. Return the text about the version and the time."""
+        """Write an Event on a workload. The Event says that all pods have run the new value since ``ended_at``.
+        ``pods`` is the number of pods. Return the text about the version and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)

@@ -40,7 +40,7 @@ class _Notice:
 
 
 class Notices:
-    """Collects notices, and writes each as an Event once. ``is_leader`` returns whether this replica leads.
+    """Collects notices, and writes each notice once, as an Event. ``is_leader`` returns whether this replica leads.
 
     If a namespace has very many notices, its oldest ones are forgotten. ``EventRecorder`` limits the rate of Events,
     and lets namespaces take turns.
@@ -86,7 +86,7 @@ class Notices:
         """Put a notice on a Secret that has the label ``keyturn.dev/watch`` but is not watched. The notice gives the
         reason.
 
-        The reason is empty if the Secret is now watched, or gone. The notice is then dropped.
+        If the Secret is now watched, or is gone, ``secret.fault`` is empty. The notice is then dropped.
         """
         key = _Key("Secret", secret.target, secret.target.name)
         self._put(key, secret.uid, "NotWatched", secret.fault)

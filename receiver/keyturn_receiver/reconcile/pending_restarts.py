@@ -1,7 +1,7 @@
 """Pending restarts: consumers that a reconcile had no time to restart after it had written their Secret.
 
-All pods of these consumers are older than that write, so the next reconcile need not list the pods. This only saves
-calls. If something is forgotten here, such as in a crash, the next reconcile looks at the ages of the pods.
+All pods of these consumers are older than that write, so the next reconcile need not list the pods. This memory only
+saves calls. If it is lost, such as in a crash, the next reconcile looks at the ages of the pods.
 """
 
 import time
@@ -54,7 +54,7 @@ class PendingRestarts:
         self._writes: ExpiringMap[Target, Write] = ExpiringMap(MAX_TARGETS, SECONDS, now)
 
     def get(self, target: Target) -> Write | None:
-        """Return the last write of a Secret if it has left consumers to restart, and otherwise None."""
+        """Return the last write of a Secret if consumers are left to restart for it, and otherwise None."""
         return self._writes.get(target)
 
     def keep(self, target: Target, write: Write, left: frozenset[WorkloadRef]) -> None:

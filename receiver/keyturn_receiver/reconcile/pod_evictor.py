@@ -31,7 +31,7 @@ MAX_RUNS_PER_NAMESPACE = 5
 STEP_SECONDS = 1.0  # seconds between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the reason
-FINISH_SECONDS = 600.0  # seconds to wait for pods that replace the evicted ones; then another workload gets the place
+FINISH_SECONDS = 600.0  # seconds to wait until the new pods are Ready; then another workload may have its pods evicted
 REFUSED_SECONDS = 300.0  # seconds until a refused eviction is tried again
 # Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if too many other
 # workloads are in progress, if they have begun already, or if this replica does not lead.
@@ -59,7 +59,7 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 class _Run:
     """The evictions of one workload. ``waits`` counts the looks at the pods since the last eviction. ``waits_since`` is
     the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the first look that
-    found no pod behind. It is None before either of them. Both times are monotonic seconds."""
+    found no pod behind. It is None until one of these two has happened. Both times are monotonic seconds."""
 
     target: Target
     uid: str
@@ -205,7 +205,8 @@ class PodEvictor:
         return None
 
     async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
-        """Return the pod to evict next (None: no pod is behind), and whether all wanted pods are Ready.
+        """Return two results: the pod to evict next, and whether all wanted pods are Ready. The pod is None if no pod
+        is behind.
 
         Pods that are not Ready are evicted first, because they serve nobody. Older pods are evicted before younger
         ones.

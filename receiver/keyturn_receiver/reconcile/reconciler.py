@@ -149,8 +149,8 @@ class Reconciler:
         return result if not fill.deleted and (result.error is None or self._cache.get(target)) else NOT_BOUND
 
     async def _observe(self, bound: BoundSecret) -> Observed | None:
-        """Return the Secret from the cache, or from the API server if the cache does not have it all. Return None if
-        the Secret is not bound.
+        """Return the Secret from the cache, or from the API server if the cache lacks a part of the Secret. Return None
+        if the Secret is not bound.
 
         Raises a KeyturnError if the Secret cannot be read.
         """

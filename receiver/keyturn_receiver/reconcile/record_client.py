@@ -1,4 +1,5 @@
-"""Interface for reading the record of a Secret, bound or watched. Restarts need the record."""
+"""Interface for reading the record of a Secret, bound or watched. The record is what Keyturn notes about the Secret in
+annotations. Restarts need the record."""
 
 from typing import Protocol
 

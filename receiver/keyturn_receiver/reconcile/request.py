@@ -43,8 +43,8 @@ class Request:
 
     ``about`` and ``awaited`` are empty if the Secret is made from a single AWS secret. Otherwise ``about`` has the AWS
     secrets that notifications or the poller name, with the version ids that are expected of each. ``awaited`` has the
-    AWS secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next run of
-    this binding. Two requests for the same binding merge into one request that serves both.
+    AWS secrets for which a delivery waits. ``next_is_awaited`` returns whether a delivery waits for the next reconcile
+    of this binding. Two requests for the same binding merge into one request that serves both.
     """
 
     causes: frozenset[Cause]

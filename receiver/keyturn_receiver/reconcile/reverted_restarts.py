@@ -1,7 +1,8 @@
 """Judge of reverted restarts: decides what the status of a Secret says about other writers that revert pod templates.
 
-The decision is derived from the caches and from the fights that this replica has seen. A replica that has just started
-has seen no fight. So only the leader changes the status, and it leaves a text that may still be true.
+In a fight, another writer keeps reverting a mark (the annotation that restarts a consumer). The decision is derived
+from the caches and from the fights that this replica has seen. A replica that has just started has not seen earlier
+fights. So only the leader changes the status, and a text that may still be true stays.
 """
 
 import time
@@ -42,8 +43,9 @@ class RevertedRestarts:
     def notice(self, target: Target, consumers: Sequence[Consumer], record: Record, halt: str) -> str:
         """Return what the status of a Secret has to say about its rollouts, or an empty text.
 
-        ``consumers`` are those that may be restarted. ``halt`` is what the status has to say about a failed rollout,
-        which goes first. A replica that does not lead returns what the status says about reverted restarts already.
+        ``consumers`` are the consumers that may be restarted. ``halt`` is what the status has to say about a failed
+        rollout, which takes precedence. If this replica does not lead, the text about reverted restarts stays as it is
+        in ``record``.
         """
         if halt:
             return halt
@@ -52,8 +54,8 @@ class RevertedRestarts:
         return revert_notice((each for each, _ in self._candidates(target, consumers, record)), record.reverted)
 
     def look_again_in(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float | None:
-        """Return the seconds until a restart that the status calls reverted counts as failed, or None if the passage of
-        time changes nothing."""
+        """Return the seconds until a restart that the status calls reverted counts as failed. Return None if no such
+        time is known."""
         if not record.reverted or not self._is_leader():
             return None
         now = self._wall()
@@ -66,21 +68,21 @@ class RevertedRestarts:
         return None if end is None else end - now
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at the Secrets of a consumer whose rollout has ended or failed, if their status says that the consumer's
-        restart is reverted."""
+        """Call ``notify`` for the Secrets of a consumer whose rollout has ended or failed, if their status says that
+        the restart of this consumer is reverted."""
         if before is None or stance(before) != stance(after):
             for name in after.reads:
                 self.on_unread(after.ref, Target(after.ref.namespace, name))
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
-        """Look at a Secret whose status says that the restart of this workload is reverted."""
+        """Call ``notify`` for a Secret if its status says that the restart of this workload is reverted."""
         bound = self._secrets.get(target)
         if bound and _is_told(bound.record, ref):
             self._notify(target)
 
     def on_started_leading(self) -> None:
-        """Look at each Secret whose status says that a restart is reverted, because the previous leader may not have
-        seen the end."""
+        """Call ``notify`` for each Secret whose status says that a restart is reverted, because the previous leader may
+        not have seen the end."""
         for bound in self._secrets.all():
             if bound.record.reverted:
                 self._notify(bound.target)
@@ -88,7 +90,8 @@ class RevertedRestarts:
     def _candidates(
         self, target: Target, consumers: Sequence[Consumer], record: Record
     ) -> Iterator[tuple[RevertCandidate, float]]:
-        """Yield the consumers whose restart may be reverted, each with the time at which its rollout fails."""
+        """Yield each consumer whose restart may be reverted, with the time at which its rollout fails, in seconds since
+        1970."""
         name, now = mark_name(target.name), self._wall()
         suspects = (
             consumer
@@ -97,7 +100,7 @@ class RevertedRestarts:
         )
         for consumer in map(self._pacer.latest, suspects):
             mark = rollout(consumer, target.name, record)
-            if consumer.evicts:  # no template is written
+            if consumer.evicts:  # evictions write no template
                 continue
             if mark is None:
                 other = other_candidate(consumer, target.name, record, now)

@@ -1,5 +1,5 @@
-"""Rollout debouncer. It holds back the restart of a workload while other Secrets of the workload may still change. One
-write then sets the marks of all changed Secrets."""
+"""Rollout debouncer. It delays the restart of a workload while other Secrets of the workload may still change. One
+write then sets the marks of all changed Secrets. A mark is the annotation that restarts the pods for one Secret."""
 
 import time
 from collections.abc import Callable
@@ -14,15 +14,16 @@ from keyturn_receiver.core.rollout_debounce import MAX_SECRETS, due_marks, quiet
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# The longest time, in seconds, for which changes of other Secrets hold back a restart.
+# The longest time, in seconds, for which changes of other Secrets delay a restart.
 MAX_SECONDS = 10.0
 MAX_WAITING = 10_000  # workloads whose wait is remembered
 
 
 class RolloutDebouncer:
-    """Rollout debouncer. ``wall`` returns the seconds since 1970.
+    """Rollout debouncer. Before a restart, a workload waits until its Secrets stop changing. ``wall`` returns the
+    seconds since 1970.
 
-    It keeps in memory only the time at which each wait began. If that time is lost, the wait begins again.
+    The debouncer remembers nothing but the time at which each wait began. If this time is lost, the wait begins again.
     """
 
     def __init__(self, secrets: SecretLookup, policy: RolloutPolicy, wall: Callable[[], float] = time.time) -> None:

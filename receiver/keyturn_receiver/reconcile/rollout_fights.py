@@ -39,13 +39,14 @@ class _Fight:
     changed_at: float = 0.0
     free_at: float = 0.0  # monotonic time; until then, Keyturn does not write a state that the mark has had before
     removed: bool = False
-    # The mark for which the pods were last read, and whether one of them was older than the value.
+    # The mark for which the pods were last read, and whether a pod was older than the value that the mark stands for.
     old_pods: tuple[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fight:
-    """A mark whose writes slow down from now on. ``removed`` tells whether a change has removed the mark."""
+    """A fight about a mark. Another writer keeps reverting the mark, so Keyturn writes it more and more slowly from now
+    on. ``removed`` tells whether a change has removed the mark."""
 
     consumer: Consumer
     mark: str
@@ -53,7 +54,7 @@ class Fight:
 
 
 class RolloutFights:
-    """Detects fights about marks, and delays the writes. ``now`` returns monotonic seconds."""
+    """Detects fights about marks, and delays Keyturn's writes of these marks. ``now`` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -89,18 +90,19 @@ class RolloutFights:
         return max(0.0, fight.free_at - self._now())
 
     def is_fought(self, consumer: Consumer, name: str) -> bool:
-        """Return whether the mark of this name keeps returning to an earlier state."""
+        """Return whether there is a fight about the mark with this name: it keeps returning to an earlier state."""
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, name))
         return fight is not None and self._is_on(fight)
 
     def has_old_pods(self, consumer: Consumer, mark: RolloutAnnotation) -> bool | None:
-        """Return whether a pod was older than the value that the mark stands for when the pods were last read. Return
+        """Return whether the last read of the pods showed a pod older than the value that the mark stands for. Return
         None if this is not known."""
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
         return fight.old_pods[1] if fight and fight.old_pods and fight.old_pods[0] == mark.value else None
 
     def note_pods(self, consumer: Consumer, mark: RolloutAnnotation) -> None:
-        """Note what the pods have shown: one of them is older than the value if the mark restarts them."""
+        """Note whether the pods have to be restarted by this mark. If so, a pod is older than the value that the mark
+        stands for."""
         if fight := self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name)):
             fight.old_pods = (mark.value, mark.restart)
 
@@ -122,7 +124,7 @@ class RolloutFights:
         return True
 
     def _note_end(self, before: Consumer, name: str) -> None:
-        """Note that no pod was old any more before a change, if the rollout for the mark was complete by then."""
+        """Note that no old pod is left, if the rollout for the mark was complete before a change of the consumer."""
         fight, mark = self._fights.get(before.ref.namespace, (before.ref, name)), before.marks.get(name)
         was_complete = before.progress is not None and before.progress.is_complete and not before.hold
         if fight and mark and was_complete and fight.old_pods == (mark, True):

@@ -1,8 +1,8 @@
 """Rollout pacer: decides which consumers of a Secret may be restarted now, and why the others wait.
 
-The pacer applies ``core/rollout_schedule.py`` to the caches, and decides again at each call. It keeps only two things
-in memory: this replica's writes until a watch shows them, and the Secrets to check again, with the times of these
-checks.
+The pacer applies ``core/rollout_schedule.py`` to the caches, and decides again at each call. A limit for unfinished
+rollouts is a number of slots. Each unfinished rollout takes one slot. The pacer remembers only two things: this
+replica's writes until a watch shows them, and the Secrets to check again, with the times of these checks.
 """
 
 import time
@@ -39,7 +39,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 MAX_WAIT = 30.0
 MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be set meanwhile
 MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace
-MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; further ones are checked after MAX_WAIT
+MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; other Secrets are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
 
 
@@ -54,7 +54,8 @@ class PaceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The consumers that may be restarted now, in order, and the reasons why the others wait.
+    """A decision of the pacer about the consumers of one Secret. ``start`` has the consumers that may be restarted now,
+    in order. ``waits`` has the other consumers that are due for a restart, and the reasons why they wait.
 
     ``unpaced`` are consumers that need a new mark, but whose pods do not restart when the mark is written. They get
     their marks without waiting. ``halted_by`` is the consumer whose failed rollout keeps the others from being
@@ -108,7 +109,7 @@ class RolloutPacer:
 
     def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
         """Register ``quiet_at``, which returns the time from which a consumer may be restarted for a Secret, in seconds
-        since 1970. The pacer holds back the consumer until then."""
+        since 1970. The pacer lets the consumer wait until then."""
         self._quiet_at = quiet_at
 
     def turn(
@@ -119,10 +120,11 @@ class RolloutPacer:
         record: Record,
         tried: Collection[WorkloadRef] = (),
     ) -> Turn:
-        """Decide which of ``consumers`` may be restarted now. The policy permits to restart all of them.
+        """Decide which of ``consumers`` may be restarted now. The rollout policy allows a restart of each of them, but
+        the schedule can make some of them wait, for example for a rollout window.
 
-        Consumers in ``tried`` that still need a mark are skipped, because the mark was just refused, or was found not
-        to be needed.
+        Consumers in ``tried`` that still need a mark are skipped. Either the API server has just refused their marks,
+        or the restart has just turned out to be unnecessary.
         """
         current = [self.latest(each) for each in consumers]
         marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
@@ -192,8 +194,8 @@ class RolloutPacer:
         return sum(each.reasons[reason] for each in self._waiting.values())
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Wake the Secrets that wait for a consumer if the rollout of the consumer has ended or failed, or if the
-        consumer now holds back its pods."""
+        """Wake the Secrets that wait for a consumer. They are woken if the rollout of the consumer has ended or failed,
+        or if a setting of the consumer now keeps its pods from restarting."""
         if before is None or stance(before) != stance(after):
             self._wake(after.ref, after.reads)
 
@@ -292,5 +294,6 @@ class RolloutPacer:
 
 
 def stance(consumer: Consumer) -> tuple[object, ...]:
-    """Return the state of a consumer's rollout, and what holds its pods back. Only equality of the result counts."""
+    """Return an object that changes when the state of a consumer's rollout, or its ``hold``, changes. Callers only
+    compare it."""
     return consumer.hold, consumer.progress.state if consumer.progress else None

@@ -41,12 +41,13 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 class FillResult:
     """The state of a Secret after a reconcile has tried to fill it.
 
-    ``consumers`` have their baseline marks. ``written`` is true if this reconcile has written ``record``. The record is
-    then current, and ``before`` has the revisions that it replaces. ``status_outdated`` is true if the only thing left
-    to write is the status, to clear an earlier refusal. The status is cleared after the restarts. Otherwise each retry
-    would write the Secret twice, and each write triggers this receiver's watch. ``resource_version`` is that of the
-    Secret after the write. If ``written`` is true and there is an ``error``, the error has prevented only some keys
-    from being filled. ``met`` and ``unavailable`` are as in ``ReconcileResult``.
+    ``consumers`` have their baselines (marks with the revisions from before the write). ``written`` is true if this
+    reconcile has written ``record``. The record is then current, and ``before`` has the revisions that it replaces.
+    ``status_outdated`` is true if the only thing left to write is the status, to clear an earlier refusal. The status
+    is cleared after the restarts. Otherwise each retry would write the Secret twice, and each write triggers this
+    receiver's watch. ``resource_version`` is the Secret's resource version after the write. If ``written`` is true and
+    there is an ``error``, the error has prevented only some keys from being filled. ``met`` and ``unavailable`` are as
+    in ``ReconcileResult``.
     """
 
     record: Record

@@ -17,10 +17,11 @@ from keyturn_receiver.reconcile.stale_reads import fetch
 from keyturn_receiver.sources.stores import StoreKey, Stores
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
-# Seconds for which reads of other AWS secrets go on, once the secrets that were read suffice for a write. An AWS secret
-# that a notification names gets twice this time, because a stale read is repeated (stale_reads.DELAYS).
+# Once the AWS secrets that were read suffice for a write, the reads of the other AWS secrets continue for this number
+# of seconds. An AWS secret that a notification names gets twice this time, because a stale read is repeated
+# (stale_reads.DELAYS).
 PATIENCE = 2.0
-CHECK_SECONDS = 0.25  # seconds between two checks whether a delivery waits for the next run
+CHECK_SECONDS = 0.25  # seconds between two checks whether a delivery waits for the next reconcile
 
 Versions = Mapping[Source, SecretVersion]
 
@@ -54,10 +55,18 @@ class SourceReader:
         ``request.since``.
 
         Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
-        ``worth_writing`` returns whether something can be written from the given versions alone. From then on, the
-        remaining sources have PATIENCE seconds left. Otherwise, they have twice that time left once all sources that a
-        delivery waits for are done. If a delivery waits for the next run, they have PATIENCE seconds from the start of
-        this run. In all other cases, there is no limit here.
+        ``worth_writing`` returns whether something can be written from the given versions alone.
+
+        A source that has not been read by a deadline gets the error SourceUnavailable. There are three deadlines, and
+        the earliest one counts:
+
+        - PATIENCE seconds after ``worth_writing`` has returned true.
+        - Twice that time after all sources that a delivery waits for were read. This deadline is set only if no other
+          deadline has been set by then.
+        - PATIENCE seconds after the start of this reconcile's reads, if a delivery waits for the next reconcile of the
+          binding.
+
+        A source that a delivery waits for gets PATIENCE more seconds. The read of a single source has no deadline here.
         """
         if len(sources) > 1:
             return await self._read_all(binding, request, sources, worth_writing)
@@ -117,7 +126,7 @@ async def _wait(
     request: Request,
     worth_writing: Callable[[Versions], bool] | None,
 ) -> None:
-    """Wait until all reads are done, or until the remaining ones are given up (``SourceReader.read``)."""
+    """Wait until all reads are done, or until the time for the remaining reads is over (``SourceReader.read``)."""
     asked = [read for source, read in reads.items() if source in request.awaited]
     begin, deadline = time.monotonic(), math.inf
     has_news = False

@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 class StatusReporter:
     """Status reporter. Each outcome is reported once, at the end of a reconcile. ``on_written`` is called for each
     Secret whose keys have changed. Its arguments are the Secret before the change, and the new record. ``reverted``
-    decides what the status says about the rollouts."""
+    decides what the status says about reverted restarts."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class StatusReporter:
         rollout: RolloutResult,
         filled: bool,
     ) -> ReconcileResult:
-        """Report what was done and what failed. Return both as the result of the reconcile.
+        """Report the changes and the errors of a reconcile. Return both as the result of the reconcile.
 
         ``filled`` is true if this reconcile had to fill the Secret and succeeded. Raises Conflict if the Secret or a
         workload has changed since it was read.
@@ -174,8 +174,8 @@ class StatusReporter:
     async def _report_rollouts(
         self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn
     ) -> KeyturnError | None:
-        """Report that a failed rollout halts the others, or that another writer reverts a restart, or the end of
-        that."""
+        """Report the beginning and the end of two states: a failed rollout halts the others, or another writer reverts
+        a restart."""
         if live.record.halt != turn.halt:
             tell_halt(self._events, live.target, live.uid, turn)
         notice = self._reverted.notice(live.target, consumers, live.record, turn.halt)

@@ -22,7 +22,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 WINDOW = 900  # seconds for which a state is reported
 MAX_AGE = 86_400  # seconds for which a changed Secret is followed
-MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most loses its oldest
+MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most loses its oldest one
 # Characters of one answer. The answer and ten results have to fit into the reply that the notifier reads.
 MAX_LENGTH = 24 * 1024
 MAX_CONSUMERS = 3  # names of stuck workloads in one state

@@ -45,7 +45,8 @@ class WatchDetector:
         self._started = False
 
     def add_handler(self, on_braked: Callable[[WatchedSecret], None]) -> None:
-        """Register ``on_braked``. It is called with a Secret when the brake will delay the Secret's next change."""
+        """Register ``on_braked``. It is called with a Secret when the brake will delay the restarts for the Secret's
+        next change."""
         self._braked_handlers.append(on_braked)
 
     def start(self) -> None:
@@ -58,8 +59,8 @@ class WatchDetector:
             self.check(secret.target)
 
     def check(self, target: Target) -> None:
-        """Queue a reconcile if the watched Secret at ``target`` needs one. The check and the reconcile may each come
-        after a delay."""
+        """Queue a reconcile if the watched Secret at ``target`` needs one. Both the check and the reconcile may be
+        delayed."""
         if not self._started:
             return
         consumers = self._restarter.count(target)
@@ -117,7 +118,7 @@ class WatchDetector:
             self._queue.mark_recovered(target)
 
     def _delay(self, secret: WatchedSecret, cause: Cause) -> float:
-        """Return the seconds to wait. There is a wait if the values of the Secret, or the marks of its consumers,
+        """Return the seconds to wait. The result is 0.0 unless the values of the Secret, or the marks of its consumers,
         change again and again."""
         if cause is Cause.DRIFT:
             return self._brake.delay(secret.target)

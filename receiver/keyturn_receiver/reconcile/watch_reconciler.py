@@ -38,8 +38,9 @@ class KeepResult:
 class WatchReconciler:
     """Reconciles watched Secrets. It keeps no state: every decision is based on the Secret and its consumers.
 
-    The annotation is written before the marks. If the process dies between the two writes, the marks still show which
-    consumers are behind. For consumers without a mark, the annotation shows it.
+    The annotation is written before the marks (the annotations on the consumers). If the process dies between the two
+    writes, the old marks still show which consumers use an older value. For consumers without a mark, the annotation on
+    the Secret shows this.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Reporter of the reconciles of watched Secrets. It reports in Kubernetes Events, in the log and in the metrics.
 
-The reports contain no values. They contain no key names that only the Secret's data shows.
+The reports contain no values. If the name of a key is only in the Secret's data, the reports leave it out, because it
+may be secret.
 """
 
 import logging

@@ -10,7 +10,7 @@ from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 
 
 class Phase(StrEnum):
-    """The phase of a binding between a request and the result of its reconcile."""
+    """The phase of a binding in the work queue."""
 
     IDLE = "idle"  # no request is open
     QUEUED = "queued"  # waits for a slot
@@ -21,7 +21,8 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Turn:
-    """One requested run: the request that it serves, the future of its result, and the time of the request."""
+    """A requested reconcile that waits or runs. ``request`` is what it has to serve. ``result`` is the future of its
+    result. ``asked_at`` is the time of the request, in monotonic seconds."""
 
     request: Request
     result: "asyncio.Future[ReconcileResult]"
@@ -36,8 +37,8 @@ class WorkItem:
     was RUNNING. ``retry`` is the request that the next attempt will serve (BACKING_OFF). ``unmet_since`` is the time of
     the oldest unmet request that a retry can still meet. If no retry can help until the Secret changes,
     ``terminal_version`` is the resource version of the Secret. Otherwise it is empty. ``check_timer`` starts a drift
-    check. ``was_held_up`` is true if the run had to wait because its namespace had taken its full share of the slots.
-    All times are monotonic seconds.
+    check. ``fight`` counts the repairs of a Secret that another writer keeps reverting. ``was_held_up`` is true if the
+    run had to wait because its namespace had taken its full share of the slots. All times are monotonic seconds.
     """
 
     group: Hashable

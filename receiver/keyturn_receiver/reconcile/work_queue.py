@@ -26,7 +26,7 @@ from keyturn_receiver.telemetry.metrics import Metrics
 # like drift, so drift is checked later.
 SETTLE_SECONDS = 1.0
 
-# Seconds. If a run is in the queue for longer than this, it has waited for a slot.
+# Seconds. If a run is in the queue for longer than this, it counts as a run that has waited for a slot.
 MIN_WAIT = 0.01
 
 _log = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ class WorkQueue:
     def is_held_up(self, target: Target) -> bool:
         """Return whether a binding is held up because its namespace has taken its full share of the slots.
 
-        That is so in two cases: a run of the binding has waited for this reason, or a run waits or runs while the share
-        is taken.
+        That is so in two cases. In the first, a run of the binding has waited for this reason. In the second, a run
+        waits or runs now, and the share is fully taken.
         """
         item = self._items.get(target)
         if item is None:
@@ -183,8 +183,8 @@ class WorkQueue:
         return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """Return the number of bindings whose last reconcile on this replica has failed, and that no replica has made
-        true since."""
+        """Return the number of failing bindings. The last reconcile of such a binding on this replica has failed, and
+        no replica has made the binding true since then."""
         return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:
