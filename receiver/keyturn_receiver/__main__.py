@@ -18,7 +18,7 @@ from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
-RENDER_THREADS = 1  # rendering holds the GIL most of the time, so more threads would not help
+RENDER_THREADS = 1  # rendering holds the GIL most of the time, so further threads would not help
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # from <malloc.h>
 
 _log = logging.getLogger("keyturn_receiver")
@@ -34,8 +34,8 @@ def main() -> None:
     proxies.normalize_no_proxy()
     gc.set_threshold(20_000, 10, 5)  # a burst creates thousands of objects but hardly any reference cycles
     _return_memory()
-    # Worker threads parse AWS responses and hold the GIL meanwhile. A short switch interval lets the event loop get the
-    # GIL back sooner.
+    # Worker threads hold the GIL while they parse AWS responses. With a short switch interval, the event loop gets the
+    # GIL sooner.
     sys.setswitchinterval(0.0005)  # seconds
     try:
         uvloop.run(serve(settings))
@@ -43,8 +43,7 @@ def main() -> None:
         print(f"KEYTURN_TRACES: {error}.", file=sys.stderr)
         sys.exit(2)
     except Exception:
-        # Our log formatter writes only the frames of the traceback, because the text of an exception may quote a secret
-        # value.
+        # Our log formatter writes only the frames of the traceback. The text of an exception may quote a secret value.
         _log.critical("fatal error, exiting", exc_info=True)
         _exit(1)
     _exit(0)
@@ -67,10 +66,10 @@ async def serve(settings: Settings) -> None:
 
 
 def _return_memory() -> None:
-    """Let the C library return large free blocks of memory to the kernel. A page of a Kubernetes list needs such
+    """Make the C library return large free blocks of memory to the kernel. The pages of Kubernetes lists need such
     blocks.
 
-    By default, the library keeps free blocks for later use, in an arena for each thread. Only glibc has these settings
+    By default, the library keeps free blocks for later use, in an arena per thread. Only glibc has these settings
     (``mallopt(3)``).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -84,7 +83,7 @@ def _no_op() -> None:
 
 
 def _exit(status: int) -> None:
-    # A normal exit of the interpreter would first join every thread that waits for AWS, which could take forever.
+    # In a normal exit, the interpreter would first join every thread that waits for AWS. This could take forever.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The wall clock, which is passed as a function to the parts that need it."""
+"""The wall clock. Parts that need the time get ``utc_now`` as a function, which a test can replace."""
 
 from datetime import UTC, datetime
 

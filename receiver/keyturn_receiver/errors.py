@@ -46,15 +46,16 @@ class KeyturnError(Exception):
 def detached(error: E) -> E:
     """Return ``error`` without its traceback, and without the errors that have caused it.
 
-    An error that is kept, or that several tasks wait for, would otherwise keep in memory every frame that it passed
-    through, with the replies and values in the frame's variables. Each task that raises the error would add frames.
+    An error may be kept, or several tasks may wait for it. With its traceback, the error would keep every frame that it
+    passed through in memory, with the replies and values in the frame's variables. Each task that raises the error
+    would add more frames.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 
 
 class Permanent(KeyturnError):
-    """A retry cannot help until somebody changes something."""
+    """Base class of errors after which a retry cannot help until somebody changes something."""
 
     reason = "Refused"
 
@@ -104,7 +105,7 @@ class NotFound(ClusterRefused):
 
 
 class UnknownField(ClusterRefused):
-    """The kind of the object has no such field in this cluster's version of the kind."""
+    """This cluster's version of the kind has no such field."""
 
 
 class NoSigningKey(Permanent):
@@ -112,9 +113,9 @@ class NoSigningKey(Permanent):
 
 
 class Temporary(KeyturnError):
-    """A retry may help after ``retry_after`` seconds.
+    """Base class of errors after which a retry may help. ``retry_after`` is the delay before the retry, in seconds.
 
-    ``caused_by_tenant`` is true if one namespace is the cause, and not a fault of AWS or Kubernetes.
+    ``caused_by_tenant`` is true if the cause is one namespace, and not a fault of AWS or Kubernetes.
     """
 
     reason = "TryingAgain"
@@ -130,7 +131,7 @@ class SourceUnavailable(Temporary):
 
 
 class NoCredentials(SourceUnavailable):
-    """The credentials do not work. ``fault`` is the message without its subject, so it contains no text from a
+    """The credentials do not work. ``fault`` is the message without its subject. So it contains no text of a
     binding."""
 
     reason = "NoCredentials"
@@ -141,13 +142,13 @@ class NoCredentials(SourceUnavailable):
 
 
 class StaleRead(Temporary):
-    """AWS returned an older version than the one that the notification names."""
+    """AWS returned an older version than the version that the notification names."""
 
     reason = "StaleRead"
 
 
 class Conflict(Temporary):
-    """Another writer changed the object first, so it has to be read again."""
+    """Another writer has changed the object since it was read. The object has to be read again."""
 
     reason = "Conflict"
 
@@ -160,13 +161,13 @@ class DisruptionNotAllowed(Temporary):
 
 
 class Contended(Conflict):
-    """The object changed between any two attempts, so its owner keeps editing it."""
+    """The object has changed before each attempt to write it, because its owner keeps editing it."""
 
     caused_by_tenant = True
 
 
 class NamespaceBusy(Temporary):
-    """Too much work of one namespace waits, such as calls to the Kubernetes API. It cannot all be done in time."""
+    """More work of one namespace waits than can be done in time, such as calls to the Kubernetes API."""
 
     reason = "NamespaceBusy"
     caused_by_tenant = True
@@ -201,10 +202,11 @@ def with_message(error: KeyturnError, message: str) -> KeyturnError:
 
 
 def first_retryable(*errors: KeyturnError | None) -> KeyturnError | None:
-    """Return the error that decides the next step: the first Temporary error, otherwise the first error, or None.
+    """Return the error that decides the next step: the first ``Temporary`` error, or else the first error. Return None
+    if there is no error.
 
-    No error is lost, because a retry meets the other errors again. ``errors`` are in the order of the work, because
-    advice about consumers would be premature while the Secret is not filled.
+    The other errors are not lost, because a retry meets them again. ``errors`` are in the order of the work. So an
+    error of the Secret comes before advice about its consumers.
     """
     present = [error for error in errors if error]
     return next((error for error in present if isinstance(error, Temporary)), present[0] if present else None)

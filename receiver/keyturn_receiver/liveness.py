@@ -1,7 +1,8 @@
-"""Liveness: detects parts that make no progress. ``/livez`` reports them, and Kubernetes then restarts the container.
+"""Liveness: detection of parts that make no progress. ``/livez`` reports such parts, and Kubernetes then restarts the
+container.
 
-Each part pings in every iteration of its loop, even after a failed attempt. So the liveness probe does not fail if the
-API server is down, but it fails after a deadlock.
+Each part pings in every iteration of its loop, even after a failed attempt. So the liveness probe does not fail while
+the API server is down. It does fail after a deadlock.
 """
 
 import time
@@ -10,9 +11,10 @@ from typing import Protocol
 
 
 class Ping(Protocol):
-    """Reports that one part is making progress.
+    """Function with which a part reports that it makes progress.
 
-    After the ping, the part may be idle for ``expected_idle`` seconds. ``math.inf`` means that the part has finished.
+    After the ping, the part may be idle for ``expected_idle`` seconds. ``math.inf`` means that the part has ended, or
+    may be idle without a limit.
     """
 
     def __call__(self, expected_idle: float = 0.0) -> None: ...
@@ -23,7 +25,8 @@ def no_ping(expected_idle: float = 0.0) -> None:
 
 
 class Watchdog:
-    """Watchdog. A part is stuck if it has not pinged for ``timeout`` seconds beyond its expected idle time.
+    """Watchdog. A part is stuck if its last ping is too long ago: by ``timeout`` seconds more than its expected idle
+    time.
 
     ``now`` returns monotonic seconds.
     """
@@ -35,7 +38,7 @@ class Watchdog:
         self._durations: dict[str, Callable[[], float]] = {}
 
     def register(self, name: str) -> Ping:
-        """Add a part. Return the function that the part has to call to report progress."""
+        """Add a part. Return the function that the part has to call as its ``Ping``."""
 
         def ping(expected_idle: float = 0.0) -> None:
             self._expected_until[name] = self._now() + expected_idle
@@ -44,7 +47,7 @@ class Watchdog:
         return ping
 
     def register_duration(self, name: str, longest_running: Callable[[], float]) -> None:
-        """Add a part that counts as stuck while ``longest_running`` returns more seconds than ``timeout``."""
+        """Add a part that is stuck while ``longest_running`` returns more than ``timeout`` seconds."""
         self._durations[name] = longest_running
 
     def stuck(self) -> Sequence[str]:

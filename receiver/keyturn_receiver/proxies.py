@@ -1,8 +1,8 @@
 """Proxies from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
 
-Python accepts only names and single addresses in NO_PROXY. Programs written in Go, which are most programs in a
-cluster, also accept address ranges (``10.0.0.0/8``) and wildcards (``*.example.com``). This module accepts these forms,
-too. The rules of Go: https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
+In NO_PROXY, Python accepts only names and single addresses. Programs written in Go also accept address ranges
+(``10.0.0.0/8``) and wildcards (``*.example.com``), and most programs in a cluster are written in Go. This module
+accepts these forms, too. The rules of Go: https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
 """
 
 import ipaddress
@@ -15,8 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Name prefixes of the environment variables that can hold URLs. This process calls these URLs through libraries that
-# match NO_PROXY as Python does. So ``normalize_no_proxy`` has to look at these URLs.
+# Prefixes of the names of environment variables that can hold URLs. This process calls these URLs through libraries
+# that match NO_PROXY as Python does. So ``normalize_no_proxy`` has to know these URLs.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "OTEL_EXPORTER_OTLP_")
 
 _log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ def proxy_for(url: str) -> str | None:
 
 
 def normalize_no_proxy() -> None:
-    """Rewrite NO_PROXY into forms that Python's own matching knows, because the SDKs use Python's matching.
+    """Rewrite NO_PROXY into forms that Python itself can match, because the SDKs use Python's matching.
 
-    Wildcards become suffixes. A range is kept, and the addresses in the range that this process calls are added. If an
-    entry contains a slash but is not a valid range, a warning is logged.
+    A wildcard becomes a suffix. An address range stays, and each address in the range that this process calls is added.
+    If an entry contains a slash but is not a valid range, a warning is logged.
     """
     entries = _entries()
     if not entries:
@@ -41,7 +41,7 @@ def normalize_no_proxy() -> None:
     covered = [form for host in sorted(hosts) if _in_range(host, entries) for form in _forms(host)]
     for entry in entries:
         if "/" in entry and _network(entry) is None:
-            shown = entry.rpartition("@")[2]  # if the entry is a URL, its credentials are left out
+            shown = entry.rpartition("@")[2]  # if the entry is a URL, its credentials are not logged
             _log.warning("NO_PROXY: %r is no address range, and has no effect: write it as in 10.0.0.0/8", shown)
     text = "*" if "*" in entries else ",".join([*(entry.removeprefix("*") for entry in entries), *covered])
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = text
@@ -53,7 +53,7 @@ def _entries() -> Sequence[str]:
 
 
 def _in_range(host: str, entries: Sequence[str]) -> bool:
-    with suppress(ValueError):  # a name is in no range
+    with suppress(ValueError):  # a host name is in no range
         address = ipaddress.ip_address(host)
         return any(address in network for network in _networks(entries))
     return False

@@ -1,4 +1,4 @@
-"""Runtime of the receiver. It starts the parts in order, decides on readiness, and shuts the parts down in order."""
+"""Runtime of the receiver. It starts the parts in order, decides on readiness, and stops the parts in order."""
 
 import asyncio
 import gc
@@ -21,15 +21,15 @@ from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookEndpoint
 
 # Kubernetes kills the process 30 seconds after SIGTERM. The drain takes at most 15 seconds.
-GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run
-REPLY_DEADLINE = 7.0  # seconds after the drain until every delivery is answered
-EVENT_FLUSH = 2.0  # seconds for writing the Events that are still in the queue
+GRACE = 9.0  # seconds after the drain for deliveries and reconciles that still run at its end
+REPLY_DEADLINE = 7.0  # seconds after the drain in which every delivery has to be answered
+EVENT_FLUSH = 2.0  # seconds for writing the Events that are still queued
 
 _log = logging.getLogger(__name__)
 
 
 class Informer(Protocol):
-    """Informer. Fills a cache, and sets ``synced`` when the first list is complete."""
+    """An informer fills a cache, and sets ``synced`` when its first list is complete."""
 
     synced: asyncio.Event
 
@@ -37,7 +37,7 @@ class Informer(Protocol):
 
 
 class Readiness:
-    """Readiness. Lists the things that the receiver still waits for, in words for people."""
+    """Readiness. It lists the conditions that the receiver still waits for, in words for people."""
 
     def __init__(self, informers: Mapping[str, Informer], signing_keys: SigningKeys, stores: Stores) -> None:
         self._informers = informers
@@ -46,7 +46,7 @@ class Readiness:
         self.shutting_down = False
 
     def not_prepared(self) -> Sequence[str]:
-        """Return the things that the receiver still needs to verify a delivery and answer it correctly."""
+        """Return the conditions without which the receiver cannot verify a delivery and answer it correctly."""
         lists = [
             f"the first list of {name}" for name, informer in self._informers.items() if not informer.synced.is_set()
         ]
@@ -57,10 +57,10 @@ class Readiness:
         return not self.not_prepared()
 
     def not_ready(self) -> Sequence[str]:
-        """Return the things that the receiver still needs before the cluster should route deliveries to it.
+        """Return the conditions without which the cluster should not route deliveries to the receiver.
 
-        Without working AWS credentials the receiver is not ready. It still tries to serve the deliveries that arrive,
-        because an error of AWS for one secret need not occur for the next.
+        Without working AWS credentials, the receiver is not ready. It still handles the deliveries that arrive, because
+        AWS may refuse the credentials for one secret and accept them for the next one.
         """
         if self.shutting_down:
             return ["shutting down"]
@@ -69,10 +69,9 @@ class Readiness:
 
 
 class SigningKeyLoader:
-    """Reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
+    """Loader that reads the signing keys every ``interval`` seconds, or every second while the receiver is not ready.
 
-    As long as the receiver's own credentials are not known to work, it also makes one cheap call to AWS after each
-    read.
+    While the receiver's own credentials are not known to work, it also makes one cheap call to AWS after each read.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ Part = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """Background tasks that run alongside the servers.
+    """Background tasks that run beside the servers.
 
-    ``parts`` run from the start. ``controller`` starts only when every informer has its first list. Before that, an
-    object that is not cached yet would seem not to exist. ``ping`` reports the controller's progress.
+    ``parts`` run from the start. ``controller`` starts when every informer has its first list. Before that, an object
+    that is not cached yet would seem not to exist. ``ping`` reports the controller's progress.
     """
 
     informers: Mapping[str, Informer]
@@ -129,8 +128,8 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The HTTP server for operations, and the parts for notifications. ``notifications`` is None if the receiver takes
-    no deliveries."""
+    """The HTTP server for operations, and the parts that take notifications. ``notifications`` is None if the receiver
+    takes no deliveries."""
 
     operations: Server
     notifications: "Notifications | None" = None
@@ -145,7 +144,7 @@ class Notifications:
 
 
 class Runtime:
-    """Starts and stops the parts of a receiver in order."""
+    """Runtime. It starts and stops the parts of a receiver in order."""
 
     def __init__(
         self,
@@ -187,13 +186,13 @@ class Runtime:
     async def _run_controller(self) -> None:
         while not await self._synced():
             self._background.ping()  # a controller that waits for the informers is not stuck
-        # The objects in the caches live long, so the garbage collector is told to skip them.
+        # The objects in the caches live long, so the garbage collector skips them from now on.
         gc.collect()
         gc.freeze()
         await self._background.controller()
 
     async def _synced(self, seconds: float = 10.0) -> bool:
-        """Wait up to ``seconds`` for the informers. Returns whether all of them have their first list."""
+        """Wait up to ``seconds`` for the informers. Return whether all of them have their first list."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for informer in self._background.informers.values():
@@ -202,7 +201,7 @@ class Runtime:
         return False
 
     async def _shut_down(self, servers: Sequence["asyncio.Task[None]"]) -> None:
-        """Keep serving until the cluster routes deliveries elsewhere. Then finish the work that was accepted."""
+        """Keep serving until the cluster no longer routes deliveries to this process. Then finish the accepted work."""
         self._readiness.shutting_down = True
         _log.info("shutting down")
         notifications = self._http.notifications

@@ -1,9 +1,10 @@
-"""Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver and checks the reply.
+"""Self test. ``python -m keyturn_receiver.self_test URL`` sends a heartbeat to a running receiver, and checks the
+reply.
 
 ``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers the
 whole way of a delivery, from the signing key to the receiver's reply. If deliveries are off (KEYTURN_DELIVERIES), there
-is no URL. The test then makes the poller's call to AWS, with the identity that the pods share. The exit status is 0 if
-the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
+is no URL. The test then makes the same call to AWS as the poller, with the same identity as the receiver's pods. The
+exit status is 0 if the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -56,18 +57,18 @@ class Conclusion:
 
 
 class NoReply(Exception):
-    """No HTTP response arrived. The text says why, and what to check."""
+    """No HTTP response arrived. The text gives the reason, and says what to check."""
 
 
 class NoKey(Exception):
-    """The signing key cannot be read. The text says why."""
+    """The signing key cannot be read. The text gives the reason."""
 
 
 def old_heartbeat(now: datetime) -> Notification:
-    """Return a heartbeat that is too old to count, because a test must not make a dead event path look healthy.
+    """Return a heartbeat that is too old to count, because a test must not make a broken event path look healthy.
 
-    The heartbeat is too old even by the receiver's clock. The two clocks may differ by as much as the check of
-    signatures tolerates.
+    The heartbeat is too old even by the receiver's clock. The two clocks may differ by the tolerance of the signature
+    check.
     """
     sent_at = now - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     return Notification(
@@ -148,13 +149,13 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
         if file:
             return read_keys(file)[0], f"file {file}"
     except (IdentityFault, KeyturnError) as error:
-        # The message says that the receiver is trying again. This program does not try again by itself.
+        # The message says that the receiver tries again. This program does not.
         raise NoKey(str(error).replace("trying again", "try it again")) from None
     return None
 
 
 def ask_as_poller() -> Conclusion:
-    """Make the call that a sweep of the poller makes, with this pod's identity and region."""
+    """Make the same call as a sweep of the poller, with this pod's identity and region."""
     aws_region = clients.default_region()
     if not aws_region:
         return Conclusion(False, "Failed: the region of the secrets is not known: set AWS_REGION.")
@@ -178,11 +179,11 @@ def ask_as_poller() -> Conclusion:
 
 
 def tls_context(certificate: Path | None) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system's CAs, or only ``certificate`` (PEM, leaf first) if it is given.
+    """Return a TLS context. It trusts only ``certificate`` (PEM, leaf first) if this is given, and otherwise the
+    system's CAs.
 
-    The host name is not compared with a given certificate, because the certificate need not contain the name of the
-    Service.
-    Raises NoReply.
+    If a certificate is given, the host name is not checked, because the certificate need not contain the name of the
+    Service. Raises NoReply.
     """
     if certificate is None:
         return ssl.create_default_context()
@@ -193,7 +194,7 @@ def tls_context(certificate: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        # Only the leaf is loaded, because its issuer may have signed other certificates, too.
+        # Only the leaf is trusted, because its issuer may also have signed other certificates.
         context.load_verify_locations(cadata=leaf[0])
     except ssl.SSLError:
         raise NoReply(f"{certificate} contains no certificate that can be parsed") from None
@@ -240,7 +241,7 @@ def post(url: SplitResult, body: bytes, headers: Mapping[str, str], certificate:
 
 
 def main() -> None:
-    """Send one heartbeat. If deliveries are off, call AWS instead. Print the conclusion, and exit."""
+    """Send one heartbeat, or call AWS if deliveries are off. Print the conclusion, and exit."""
     parser = _parser()
     arguments = parser.parse_args()
     settings = read_settings()

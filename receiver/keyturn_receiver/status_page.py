@@ -1,4 +1,4 @@
-"""HTTP server of the status page on the pod's loopback, and the builder of the page."""
+"""HTTP server of the status page on the pod's loopback, and the function that builds the page."""
 
 import asyncio
 import logging
@@ -31,23 +31,23 @@ from keyturn_receiver.telemetry.tracing import Span
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.server import Server
 
-HOST = "127.0.0.1"  # only connections inside the pod, such as those of `kubectl port-forward`, reach it
+HOST = "127.0.0.1"  # only connections from inside the pod reach this address, such as those of `kubectl port-forward`
 MAX_CONNECTIONS = 64
-GRACE = 1.0  # seconds that open requests may still take during a shutdown
-RETRY_SECONDS = 30.0  # seconds between two attempts to listen on a port that another process has
+GRACE = 1.0  # seconds that open requests may take during a shutdown
+RETRY_SECONDS = 30.0  # seconds between two attempts to listen on a port that another process uses
 UNSERVED = (
     "the status page is not served: %s:%s cannot be listened on (%s): set KEYTURN_STATUS_PAGE_PORT to a free port, or"
     " KEYTURN_STATUS_PAGE to false"
 )
 FAILED = "the status page is not served, because of an error in its own code: report it with this line"
-WARN_SECONDS = 3600.0  # seconds between two equal warnings
+WARN_SECONDS = 3600.0  # seconds between two warnings with the same text
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Decorators for parts of the engine. A decorated part records its work for the page."""
+    """Decorators of the engine's parts. A decorated part also records its work for the page."""
 
     span: Callable[[Span], Span]
     reconcile: Callable[[Reconcile], Reconcile]
@@ -62,19 +62,19 @@ NO_HOOKS = Hooks(_same, _same, _same)  # without a page, nothing is recorded
 
 
 class Recorder:
-    """Recorder for the page. It holds the ring of rotations, and the bindings with trouble."""
+    """Recorder for the page. It holds the last rotations, and the bindings with trouble."""
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerIndex, wall: Callable[[], float] = time.time) -> None:
         self.log = RotationLog(secrets, consumers, wall)
         self.states = BindingStates(secrets, wall)
-        guarded = FaultBarrier().guarded  # the informers call these
+        guarded = FaultBarrier().guarded  # guarded, because the informers call these handlers
         secrets.add_handler(guarded(self.states.on_secret))
         secrets.add_handler(guarded(self.log.on_secret))
         consumers.add_progress_handler(guarded(self.log.on_progress))
         consumers.add_unread_handler(guarded(self.log.on_unread))
 
     def hooks(self) -> Hooks:
-        """Return the decorators that record the work of the engine."""
+        """Return decorators that record the engine's work."""
         return Hooks(
             self.log.traced, lambda reconcile: self.states.recorded(self.log.recorded(reconcile)), self.log.handling
         )
@@ -108,7 +108,7 @@ class HealthParts:
 
 
 class StatusPage:
-    """HTTP server of the page. The receiver works without it, so no fault of the page ends the process."""
+    """HTTP server of the page. The receiver works without the page, so no fault of the page ends the process."""
 
     def __init__(self, app: ASGIApp, streams: Streams, port: int, metrics: Metrics) -> None:
         self._app = app
@@ -118,7 +118,8 @@ class StatusPage:
         self._warnings = RepeatedWarnings(_log, WARN_SECONDS)
 
     async def run(self) -> None:
-        """Serve until cancelled. If the port is taken, or the server fails, log a warning and try again later."""
+        """Serve until cancelled. If the port is in use, or if the server fails, log a warning and try again after
+        RETRY_SECONDS."""
         while True:
             server = Server(self._app, HOST, self._port, self._limiter, GRACE)
             serving = asyncio.create_task(server.serve())

@@ -1,4 +1,4 @@
-"""Factory of stores. A store reads AWS secrets in one region, with the credentials of one identity."""
+"""Factory of stores. A store reads AWS secrets in one region with the credentials of one identity."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoreFactory:
-    """Factory of stores. A store uses either the receiver's own credentials or those of a tenant's AWS role."""
+    """Factory of stores. A store has either the receiver's own credentials or the credentials of a tenant's AWS
+    role."""
 
     settings: Settings
     pools: ThreadPools
@@ -60,7 +61,7 @@ class StoreFactory:
             else self.own_identity
         )
         try:
-            # Otherwise the SDK would fetch the credentials while it builds a client, which can take seconds.
+            # Without this check, the SDK would fetch the credentials while it builds a client, which can take seconds.
             if not key.account:
                 await self.pools.foreground.run(caller.check)
             client, sweep_client = await self.pools.building.run(lambda: self._clients(key.region, is_own))
@@ -72,11 +73,11 @@ class StoreFactory:
         return Store.of(key, secrets_manager, credentials.expires_at if credentials else None, identity)
 
     def _clients(self, region: str, is_own: bool) -> "tuple[SecretsManagerClient, SecretsManagerClient]":
-        """Return one client for reads and one for sweeps.
+        """Return one client for reads and one client for sweeps.
 
-        The receiver's own store has two, so that a sweep does not take connections away from reads. All other stores of
-        a region share one client. A client takes about a megabyte of memory, and tenants decide how many stores there
-        are.
+        The receiver's own store has two clients, so that a sweep does not use the connections of reads. All other
+        stores of a region share one client, because a client takes about a megabyte of memory, and tenants decide how
+        many stores there are.
         """
         connections = OVERSUBSCRIPTION * self.settings.aws_threads
         if not is_own:
@@ -90,9 +91,9 @@ class StoreFactory:
     async def _assume(self, key: StoreKey, identity: Identity) -> Credentials:
         token = await self.service_accounts.token(ServiceAccount(*key.account.split("/", 1)))
         if await self.identify(key) != identity:
-            # The token may belong to a new ServiceAccount with this name, and the new one may name another role.
+            # The token may belong to a new ServiceAccount with the same name, which may name another role.
             raise Conflict(f"ServiceAccount {key.account} has changed: reading again")
-        # STS is called in the receiver's own region, because it is known to answer there. Credentials of a role are
+        # STS is called in the receiver's own region, because STS is known to answer there. Credentials of a role are
         # valid in every region.
         sts = await self.pools.building.run(lambda: clients.sts(self.own_region))
         return await assume_role.assume(sts, self.pools.sts, self.metrics, key.account, identity.role_arn, token)

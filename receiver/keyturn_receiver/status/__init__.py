@@ -1,5 +1,6 @@
-"""The status page, which shows people the bindings and rotations that this replica knows.
+"""The status page. It shows people the bindings and rotations that this replica knows.
 
-The page is served only on the pod's loopback, so the right to forward a port of the pod is the right to see the page.
-It reads the caches and makes no decisions. It shows no values, and only the names of keys that the binding names.
+The page is served only on the pod's loopback. So only people with the right to forward a port of the pod can see it.
+The page reads the caches, and makes no decisions. It shows no values. It shows the names of only those keys that the
+binding names.
 """

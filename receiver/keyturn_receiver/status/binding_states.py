@@ -1,5 +1,5 @@
-"""Index of the bindings with trouble. Each change of a binding updates the index, so that no request for the page has
-to look at all bindings."""
+"""Index of the bindings with trouble. Each change of a binding updates the index. So a request for the page need not
+look at all bindings."""
 
 import time
 from collections import Counter
@@ -19,8 +19,8 @@ MAX_TEXT = 600  # characters of a status that are shown
 
 
 class BindingState(StrEnum):
-    """The state of a binding. ``FAILING``, ``HALTED`` and ``REVERTED`` end only if a person acts. ``RETRYING`` and
-    ``NEW`` may end by themselves."""
+    """The state of a binding. ``FAILING``, ``HALTED`` and ``REVERTED`` end only after a person has acted. ``RETRYING``
+    and ``NEW`` may end without that."""
 
     OK = "ok"
     FAILING = "failing"  # the status of the Secret names an error
@@ -36,8 +36,8 @@ _OF_ROLLOUTS = {HALTED: BindingState.HALTED, REVERTED: BindingState.REVERTED}
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The trouble of one binding. ``since`` is the time at which this replica first saw the trouble, in seconds since
-    1970."""
+    """The trouble of one binding: an error, a halted rollout, or a status that is still missing. ``since`` is the time
+    at which this replica first saw the trouble, in seconds since 1970."""
 
     target: Target
     state: BindingState
@@ -57,23 +57,23 @@ class BindingStates:
     def __init__(self, secrets: SecretCache, wall: Callable[[], float] = time.time) -> None:
         self._secrets = secrets
         self._wall = wall
-        self._told: dict[Target, Trouble] = {}  # from the status of the Secret
-        self._retried: dict[Target, Trouble] = {}  # from errors that this replica retries
+        self._told: dict[Target, Trouble] = {}  # troubles that the statuses of Secrets show
+        self._retried: dict[Target, Trouble] = {}  # troubles from errors after which this replica tries again
         self._handlers: list[Callable[[], None]] = []
         self._barrier = FaultBarrier()
         self._size = 0
 
     def add_handler(self, on_change: Callable[[], None]) -> None:
-        """Register ``on_change``, which is called after each change."""
+        """Register ``on_change``, which is called after each change of the index."""
         self._handlers.append(on_change)
 
     def of(self, target: Target) -> Trouble | None:
-        """Return the trouble of a binding, or None."""
+        """Return the trouble of a binding, or None if it has no trouble."""
         told = self._told.get(target)
         return told if told and told.needs_somebody else self._retried.get(target) or told
 
     def needing_somebody(self) -> Iterator[Trouble]:
-        """Yield the troubles that need a person, newest first."""
+        """Yield the troubles that only a person can end, newest first."""
         return (each for each in reversed(self._told.values()) if each.needs_somebody)
 
     def counts(self) -> Counter[BindingState]:
@@ -93,7 +93,7 @@ class BindingStates:
         return trouble.state if trouble else BindingState.OK
 
     def on_secret(self, target: Target) -> None:
-        """Look at a Secret that was added, changed or removed."""
+        """Update the index for a Secret that was added, changed or removed."""
         bound, size = self._secrets.get(target), len(self._secrets)
         changed = self._look(target, bound.status) if bound else self._forget(target)
         if changed or size != self._size:
@@ -121,7 +121,7 @@ class BindingStates:
     def recorded(
         self, reconcile: Callable[[Target, Request], Awaitable[ReconcileResult]]
     ) -> Callable[[Target, Request], Awaitable[ReconcileResult]]:
-        """Decorate a reconcile function, so that the errors that this replica retries are also kept here."""
+        """Decorate a reconcile function, so that the index also has the errors after which this replica tries again."""
 
         async def run(target: Target, request: Request) -> ReconcileResult:
             result = await reconcile(target, request)

@@ -1,4 +1,5 @@
-"""View of one binding, and rows of the list of bindings: pure functions over entries of the caches."""
+"""View of one binding, and rows of the list of bindings. The functions are pure. Their input are entries of the
+caches."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -15,9 +16,9 @@ from keyturn_receiver.status.binding_states import BindingState, Trouble
 from keyturn_receiver.status.rotation import Rotation
 from keyturn_receiver.status.views import BindingRow, RotationView, View, rotation_view, version_text
 
-MAX_KEYS = 200  # keys that are named
-MAX_CONSUMERS = 200  # consumers that are named
-MAX_TEXT = 256  # characters of a name that the author of a binding writes
+MAX_KEYS = 200  # the most keys that a view names
+MAX_CONSUMERS = 200  # the most consumers that a view names
+MAX_TEXT = 256  # the most characters of a name that the author of a binding writes
 
 
 class SourceView(View, frozen=True):
@@ -31,7 +32,8 @@ class SourceView(View, frozen=True):
 
 
 class ConsumerView(View, frozen=True):
-    """A workload whose pods read the Secret. ``reads`` names the keys. ``text`` describes the progress of the pods."""
+    """A workload whose pods read the Secret. ``reads`` names the keys that they read. ``text`` describes the progress
+    of the pods."""
 
     kind: str
     name: str
@@ -54,10 +56,11 @@ class ChangeView(View, frozen=True):
 
 
 class BindingView(View, frozen=True):
-    """One binding. ``keys`` are the Secret's keys that the binding names. ``other_keys`` is the number of its other
-    keys.
+    """One binding. ``keys`` are those keys of the Secret that the binding names. ``other_keys`` is the number of the
+    Secret's other keys.
 
-    ``history`` is None if the request did not ask for it. ``history_error`` says why the history could not be read.
+    ``history`` is None if the request did not ask for the history. ``history_error`` is the reason why the history
+    could not be read.
     """
 
     namespace: str
@@ -81,7 +84,7 @@ class BindingView(View, frozen=True):
 
 
 def row(bound: BoundSecret, trouble: Trouble | None, consumers: int) -> BindingRow:
-    """Return a binding's row in the list."""
+    """Return the row of a binding in the list."""
     record = bound.record
     return BindingRow(
         bound.target.namespace,
@@ -135,8 +138,8 @@ def consumer_views(
     permitted: Collection[WorkloadRef],
     stuck: Collection[WorkloadRef],
 ) -> list[ConsumerView]:
-    """Return the views of a Secret's consumers. Consumers that need a person come first. ``permitted`` has the
-    workloads that Keyturn may restart for the Secret. ``stuck`` has the workloads with a stuck rollout."""
+    """Return the views of a Secret's consumers. Consumers that need a person come first. ``permitted`` are the
+    workloads that Keyturn may restart for the Secret. ``stuck`` are the workloads whose rollout is stuck."""
     named = frozenset(named_keys(bound.keys or bound.record.revisions.keys(), bound.spec.data))
     views = []
     for consumer in consumers:

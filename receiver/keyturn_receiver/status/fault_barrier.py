@@ -1,4 +1,5 @@
-"""Fault barrier between the engine and the recorder of the status page."""
+"""Fault barrier. It keeps errors of the status page's recorder away from the engine, which is the code that does the
+work."""
 
 import logging
 from collections.abc import Callable
@@ -14,13 +15,14 @@ T = TypeVar("T")
 
 
 class FaultBarrier:
-    """Fault barrier. An error in the recorder is logged. It fails no reconcile and no delivery."""
+    """Fault barrier. It logs an error in the recorder. Such an error does not make a reconcile or a delivery fail."""
 
     def __init__(self) -> None:
         self._warnings = RepeatedWarnings(_log)
 
     def call(self, part: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Call ``part``. Return what it returns, or None if it raises an error, which is logged once a minute."""
+        """Call ``part``, and return its result. If ``part`` raises an error, return None. The error is logged at most
+        once a minute."""
         try:
             return part(*args, **kwargs)
         except Exception:
@@ -28,7 +30,7 @@ class FaultBarrier:
             return None
 
     def guarded(self, part: Callable[P, object]) -> Callable[P, None]:
-        """Return ``part`` as a handler that raises no error."""
+        """Return a handler that calls ``part`` and raises no error."""
 
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             self.call(part, *args, **kwargs)

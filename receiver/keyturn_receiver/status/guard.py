@@ -1,7 +1,7 @@
-"""Guard middleware of the status page. It refuses the requests that a browser sends on behalf of another site.
+"""Guard middleware of the status page. It refuses requests that a browser sends on behalf of another site.
 
-The page has no login: the right to forward a port of the pod is the right to see the page. But every other page in the
-viewer's browser can also send requests to localhost.
+The page has no login: everybody with the right to forward a port of the pod may see the page. But every other site in
+the viewer's browser can also send requests to localhost.
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# The check of the host name prevents DNS rebinding: an attacker's name that resolves to 127.0.0.1 does not match.
+# The check of the host name prevents DNS rebinding. In that attack, the attacker's own host name resolves to 127.0.0.1.
 _HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _METHODS = ("GET", "HEAD")
 _SITES = (b"same-origin", b"none")  # https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
@@ -20,9 +20,9 @@ NOT_GET = "the status page only shows: use GET"
 
 
 class Guard:
-    """ASGI middleware. Refuses other hosts, requests of other sites, and methods that change something. Adds headers to
-    each answer, so that other sites cannot read or frame it, and the browser does not store it. ``policy`` is the
-    Content-Security-Policy."""
+    """ASGI middleware. It refuses other hosts, requests of other sites, and methods that change something. It adds
+    headers to each answer. With these headers, other sites cannot read or frame the answer, and the browser does not
+    store it. ``policy`` is the Content-Security-Policy."""
 
     def __init__(self, app: ASGIApp, policy: str) -> None:
         self._app = app

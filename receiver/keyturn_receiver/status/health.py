@@ -1,4 +1,5 @@
-"""Health lines of the parts that the receiver depends on: event path, poller, AWS and Kubernetes. No API is called."""
+"""Health lines: one line for each part that the receiver depends on (event path, poller, AWS and Kubernetes). They need
+no call to an API."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,30 +8,32 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.status.views import Health
 
 OK, BAD, OFF = "ok", "bad", "off"
-MAX_NAMES = 3  # lists that are named as missing
+MAX_NAMES = 3  # the most missing lists that are named
 
 
 class Parts(Protocol):
     """Source of the health lines."""
 
     def event_path(self) -> tuple[bool, float | None]:
-        """Return whether the event path is healthy, and the seconds since the last heartbeat (None: not expected)."""
+        """Return whether the event path is healthy, and the seconds since the last heartbeat. The seconds are None if
+        no heartbeats are expected."""
 
     def deliveries(self) -> bool:
-        """Return whether the receiver takes notifications."""
+        """Return whether the receiver takes deliveries."""
 
     def poller(self) -> tuple[bool, float | None]:
-        """Return whether this replica leads, and the seconds since its last sweep (None: it has not swept)."""
+        """Return whether this replica is the leader, and the seconds since its last sweep. The seconds are None before
+        its first sweep."""
 
     def credentials_error(self) -> str | None:
-        """Return why AWS refuses the receiver's own credentials, or None."""
+        """Return the reason why AWS refuses the receiver's own credentials, or None if AWS accepts them."""
 
     def missing_lists(self) -> Sequence[str]:
-        """Return the names of the missing lists, without which the receiver cannot answer deliveries."""
+        """Return the names of the lists that are still missing. The receiver cannot answer deliveries without them."""
 
 
 def health(parts: Parts) -> tuple[Health, ...]:
-    """Return the four lines."""
+    """Return the health lines of the four parts."""
     return (_event_path(parts), _poller(parts), _aws(parts), _kubernetes(parts))
 
 
@@ -72,7 +75,7 @@ def ago(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a text for a duration, in the largest fitting unit."""
+    """Return a text for a duration, in the largest unit that fits."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

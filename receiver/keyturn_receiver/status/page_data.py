@@ -1,7 +1,8 @@
-"""Read model of the status page. It combines the caches, the ring of rotations, and the health of the receiver's parts.
+"""Read model of the status page. It combines the caches, the last rotations, and the health of the parts that the
+receiver depends on.
 
-All data comes from memory, except the history of a binding, which is read from the API server when a viewer opens the
-details.
+All data comes from memory, with one exception: the history of a binding is read from the API server when a viewer opens
+the details of the binding.
 """
 
 import time
@@ -32,8 +33,8 @@ MAX_PAGE = 200  # bindings in one page of the list
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The sources of the page's data about Kubernetes: the caches, and the parts that restart consumers and follow
-    their rollouts."""
+    """The sources of the page's data about Kubernetes: the caches, the restarter of consumers, and the tracker of their
+    rollouts."""
 
     secrets: SecretCache
     consumers: ConsumerIndex
@@ -62,7 +63,7 @@ class PageData:
         self._wall = wall
 
     def status(self) -> views.Status:
-        """Return the first screen."""
+        """Return the data of the first screen."""
         needing = list(self._states.needing_somebody())
         stuck = len(self._cluster.live.stuck_rollouts())
         rotations = list(self._log.newest_first())
@@ -78,7 +79,7 @@ class PageData:
         )
 
     def snapshot(self) -> bytes:
-        """Return the first screen as JSON."""
+        """Return the data of the first screen as JSON."""
         return msgspec.json.encode(self.status())
 
     def rotation(self, rotation: Rotation) -> bytes:
@@ -86,10 +87,10 @@ class PageData:
         return msgspec.json.encode(views.rotation_view(rotation))
 
     async def bindings(self, text: str, is_failing: bool, offset: int, limit: int) -> views.BindingPage:
-        """Return a page of the bindings, in the order of their names.
+        """Return a page of the list of bindings, in the order of their names.
 
-        ``text`` is a part of "namespace/name" or of the name of an AWS secret, or empty. ``is_failing`` leaves out the
-        bindings without trouble.
+        If ``text`` is not empty, it has to be a part of "namespace/name" or of the name of an AWS secret. If
+        ``is_failing`` is true, the bindings without trouble are left out.
         """
         time_slice, found = TimeSlice(), list[BoundSecret]()
         for bound in self._cluster.secrets.all():
@@ -104,8 +105,8 @@ class PageData:
         return views.BindingPage(len(found), offset, tuple(rows))
 
     async def binding(self, target: Target, with_history: bool) -> BindingView | None:
-        """Return one binding, or None if no bound Secret has this name. If ``with_history`` is true, the Secret's
-        metadata is read from the API server."""
+        """Return one binding, or None if no bound Secret has this name. If ``with_history`` is true, its history is
+        read from the API server."""
         bound = self._cluster.secrets.get(target)
         if bound is None:
             return None
@@ -124,7 +125,7 @@ class PageData:
         return binding_view(bound, self._states.of(target), consumers, self._log.of(target), history, history_error)
 
     def _stuck(self) -> list[views.Attention]:
-        """Return the stuck rollouts as bindings that need a person."""
+        """Return the stuck rollouts, each in the form of a binding that needs a person."""
         found = []
         for ref, name in islice(self._cluster.live.stuck_rollouts(), views.MAX_ATTENTION):
             target = Target(ref.namespace, name)

@@ -1,7 +1,7 @@
-"""Records of the rotations that this replica has seen, with the time of each leg.
+"""Records of the rotations that this replica has seen. A record has the time of each leg (step) of its rotation.
 
-All times are in seconds since 1970. ``told_at``, the time at which the staging label moved, is in whole seconds by
-AWS's clock. All other times are by this replica's clock, with fractions.
+All times are in seconds since 1970. ``told_at`` is the time at which the staging label moved, in whole seconds by AWS's
+clock. All other times are by this replica's clock, and have fractions of seconds.
 """
 
 from collections.abc import Iterator
@@ -12,26 +12,26 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.rollout_progress import RolloutState
 
-MAX_SECRETS = 50  # Secrets of one rotation that are kept by name
-MAX_CONSUMERS = 50  # consumers of one Secret that are kept by name
-MAX_ROLLOUTS = 100  # consumers of all Secrets of one rotation that are kept by name
-MAX_TEXT = 400  # characters that are kept of an error or a reason
+MAX_SECRETS = 50  # the most Secrets of one rotation that are kept by name
+MAX_CONSUMERS = 50  # the most consumers of one Secret that are kept by name
+MAX_ROLLOUTS = 100  # the most consumers of all Secrets of one rotation that are kept by name
+MAX_TEXT = 400  # the most characters of an error or a reason that are kept
 
 
 class RolloutLeg(StrEnum):
-    """The state of a consumer's rollout. Only ``ROLLING`` is expected to end by itself."""
+    """The state of a consumer's rollout. Only ``ROLLING`` may change without a new cause."""
 
     ROLLING = "rolling"
-    LIVE = "live"  # all its pods run the new value
+    LIVE = "live"  # all pods of the consumer run the new value
     FAILED = "failed"
-    HELD = "held"  # a setting of the workload keeps the old pods
+    HELD = "held"  # because of a setting of the workload, old pods keep running
     SUPERSEDED = "superseded"  # a later change of the Secret has replaced the rollout
     GONE = "gone"  # the workload no longer reads the Secret
 
 
 @dataclass(slots=True)
 class ConsumerRollout:
-    """The rollout of one consumer. ``note`` is the reason why the rollout is held back or has failed."""
+    """The rollout of one consumer. ``note`` is the reason why the rollout cannot continue or has failed."""
 
     ref: WorkloadRef
     marked_at: float
@@ -43,7 +43,7 @@ class ConsumerRollout:
     note: str = ""
 
     def follow(self, consumer: Consumer, now: float) -> bool:
-        """Update the rollout from the consumer's progress. Return whether anything has changed."""
+        """Update the rollout with the consumer's present progress. Return whether anything has changed."""
         progress, hold = consumer.progress, consumer.hold
         if progress is None:
             return False
@@ -56,12 +56,12 @@ class ConsumerRollout:
         elif progress.is_complete:
             self.leg = RolloutLeg.LIVE
             self.live_at = self.live_at or now
-        elif self.live_at is None:  # later failures of the pods have another reason
+        elif self.live_at is None:  # a failure after the first success has another reason
             self.leg = RolloutLeg.FAILED if progress.state is RolloutState.FAILED else RolloutLeg.ROLLING
         return before != (self.leg, self.wanted, self.updated, self.ready, self.note)
 
     def end(self, leg: RolloutLeg) -> bool:
-        """Stop following an unfinished rollout. Return whether the rollout was unfinished."""
+        """End an unfinished rollout with the state ``leg``. Return whether the rollout was unfinished."""
         if self.leg is not RolloutLeg.ROLLING:
             return False
         self.leg = leg
@@ -83,7 +83,7 @@ class SecretFill:
     reason: str = ""
     error: str = ""
     consumers: dict[WorkloadRef, ConsumerRollout] = field(default_factory=dict)
-    has_more: bool = False  # whether consumers were left out, because there was no room
+    has_more: bool = False  # whether consumers were left out because there was no room
 
     @property
     def is_open(self) -> bool:
@@ -112,7 +112,7 @@ class Rotation:
     outcome: str = ""
     reason: str = ""
     fills: dict[Target, SecretFill] = field(default_factory=dict)
-    has_more: bool = False  # whether Secrets were left out, because there are more than MAX_SECRETS
+    has_more: bool = False  # whether Secrets were left out because there are more than MAX_SECRETS
 
     @property
     def is_open(self) -> bool:
@@ -121,17 +121,17 @@ class Rotation:
 
     @property
     def began_at(self) -> float:
-        """The earlier of two times: the move of the staging label, and the arrival of the rotation at this replica. If
-        the time of the move is not known, it is the arrival."""
+        """The time at which the rotation began: the move of the staging label or the arrival of the rotation at this
+        replica, whichever is earlier. It is the arrival if the time of the move is not known."""
         return self.received_at if self.told_at is None else min(self.told_at, self.received_at)
 
     @property
     def size(self) -> int:
-        """The number of rollouts that are kept."""
+        """The number of consumers' rollouts that this rotation keeps."""
         return sum(len(fill.consumers) for fill in self.fills.values())
 
     def add_consumer(self, fill: SecretFill, ref: WorkloadRef, now: float) -> ConsumerRollout | None:
-        """Add the rollout of a consumer to ``fill``, and return it. Return None if there is no room."""
+        """Add the rollout of a consumer to ``fill``, and return it. Return None if the rotation has no room for it."""
         if len(fill.consumers) >= MAX_CONSUMERS or self.size >= MAX_ROLLOUTS:
             fill.has_more = True
             return None
@@ -139,13 +139,13 @@ class Rotation:
         return rollout
 
     def consumers(self) -> Iterator[ConsumerRollout]:
-        """Yield the rollouts of all Secrets."""
+        """Yield the rollouts of the consumers of all Secrets."""
         for fill in self.fills.values():
             yield from fill.consumers.values()
 
     def live_at(self) -> float | None:
-        """Return the time at which the last pod began to run the new value. Return None before that, or if no pod was
-        restarted."""
+        """Return the time at which the last pod began to use the new value. Return None before that time, or if no
+        consumer was restarted."""
         times = [each.live_at for each in self.consumers()]
         if not times or None in times:
             return None

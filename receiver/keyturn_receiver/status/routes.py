@@ -25,11 +25,12 @@ from keyturn_receiver.status.views import Replica
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_SIZE = 50
-MAX_QUERY = 300  # characters of a search
+MAX_QUERY = 300  # the most characters of a search text
 
 
 def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:
-    """Build the ASGI application. The page shows the data of ``replica`` even before the first snapshot arrives."""
+    """Build the ASGI application. ``replica`` is part of the page itself, so the page shows it even before the first
+    snapshot arrives."""
     style, script = ((TEMPLATES / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; connect-src 'self';"
@@ -101,5 +102,6 @@ def _number(text: str, name: str) -> int:
 
 
 def _hash(text: str) -> str:
-    """Return the source expression of a Content-Security-Policy that permits exactly this inline text."""
+    """Return the source expression for a Content-Security-Policy. The expression permits this inline text and no
+    other."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

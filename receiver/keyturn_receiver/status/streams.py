@@ -1,4 +1,4 @@
-"""Streams of server-sent events to open pages. https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+"""Streams of server-sent events to open pages: https://html.spec.whatwg.org/multipage/server-sent-events.html"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,21 +11,20 @@ from starlette.types import Receive, Scope, Send
 from keyturn_receiver.status.rotation import Rotation
 
 MAX_STREAMS = 8
-INTERVAL = 0.5  # seconds; in this time, a page gets at most one snapshot
-QUIET = 15.0  # seconds without a change after which a page gets a snapshot, as a sign that the receiver lives
-MAX_PENDING = 200  # changed rotations that a stream has not sent yet; the snapshot shows the others
-SEND_TIMEOUT = 15.0  # seconds; if a page does not take an event in this time, its stream ends
+INTERVAL = 0.5  # seconds; a page gets at most one snapshot in this time
+QUIET = 15.0  # seconds without a change; after them, a page gets a snapshot, which shows that the receiver still runs
+MAX_PENDING = 200  # the most changed rotations that wait in a stream; the snapshot shows the other ones
+SEND_TIMEOUT = 15.0  # seconds; if a page does not read an event within this time, its stream ends
 RETRY = 2000  # milliseconds after which a browser connects again
 TOO_MANY = f"{MAX_STREAMS} pages are open already: close one of them, or reload this page to refresh it"
 
-_Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, by its id
+_Pending = dict[str, tuple[str, Rotation]]  # the last change of each rotation, by the rotation's id
 
 
 class Streams:
-    """Publisher. Sends changes to every open stream. Changes within INTERVAL are sent together.
+    """Publisher. It sends changes to every open stream. Changes within INTERVAL seconds are sent together.
 
-    ``snapshot`` returns the first screen as JSON. ``encode`` returns one rotation as JSON. A stream keeps at most
-    MAX_PENDING rotations that it has not sent yet.
+    ``snapshot`` returns the data of the first screen as JSON. ``encode`` returns one rotation as JSON.
     """
 
     def __init__(self, snapshot: Callable[[], bytes], encode: Callable[[Rotation], bytes]) -> None:
@@ -41,7 +40,7 @@ class Streams:
         return len(self._open)
 
     def open(self) -> "Stream | None":
-        """Return a new stream, or None if MAX_STREAMS streams are open already."""
+        """Return a new stream, or None if MAX_STREAMS streams are already open."""
         if len(self._open) >= MAX_STREAMS:
             return None
         stream = Stream(self)
@@ -49,17 +48,17 @@ class Streams:
         return stream
 
     def close(self, stream: "Stream") -> None:
-        """Forget a stream."""
+        """Remove a stream from the open streams."""
         self._open.discard(stream)
 
     def on_rotation(self, rotation: Rotation, kind: str) -> None:
-        """Send a changed rotation to the streams. ``kind`` is the name of the event."""
+        """Send a changed rotation to the streams. ``kind`` is the type of the server-sent event."""
         for stream in self._open:
             stream.add(rotation, kind)
         self.on_change()
 
     def on_change(self) -> None:
-        """Send a snapshot to the streams, after at most INTERVAL."""
+        """Send a snapshot to the streams within INTERVAL seconds."""
         if self._open and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time(), self._told_at + INTERVAL), self._tell)
@@ -77,7 +76,8 @@ class Streams:
             stream.due.set()
 
     def snapshot(self) -> bytes:
-        """Return the first screen. All streams share one snapshot until the next change, for at most INTERVAL."""
+        """Return the data of the first screen as JSON. All streams share one snapshot. It is made again after a change,
+        and when it is INTERVAL seconds old."""
         now = asyncio.get_running_loop().time()
         if self._shared is None or now - self._shared[0] >= INTERVAL:
             self._shared = (now, self._snapshot())
@@ -89,7 +89,7 @@ class Streams:
 
 
 class Stream:
-    """Stream of one open page."""
+    """Stream of events to one open page."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
@@ -97,8 +97,8 @@ class Stream:
         self.due = asyncio.Event()
 
     def add(self, rotation: Rotation, kind: str) -> None:
-        """Keep the last change of a rotation until the next events are sent. If MAX_PENDING rotations are kept already,
-        drop the oldest."""
+        """Keep the last change of a rotation until the next events are sent. If MAX_PENDING rotations already wait,
+        drop the oldest one."""
         if len(self.pending) >= MAX_PENDING and rotation.id not in self.pending:
             del self.pending[next(iter(self.pending))]
         self.pending[rotation.id] = (kind, rotation)
@@ -108,8 +108,8 @@ class Stream:
         self._streams.close(self)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Yield the events of the stream: first a snapshot, and after each change the changed rotations with a new
-        snapshot."""
+        """Yield the events of the stream. The first event is a snapshot. After a change, the changed rotations come
+        first, and then a new snapshot."""
         while not self._streams.ended:
             pending, self.pending = self.pending, {}
             for kind, rotation in pending.values():
@@ -122,10 +122,11 @@ class Stream:
 
 
 class StreamResponse(EventSourceResponse):
-    """The response with a stream's events. At the end of the response, even after an error, the stream is closed."""
+    """HTTP response with the events of a stream. When the response ends, the stream is closed, even if the end is an
+    error."""
 
     def __init__(self, stream: Stream) -> None:
-        # The snapshots keep the connection alive.
+        # The stream's own snapshots keep the connection alive, so the response hardly needs pings.
         super().__init__(stream.events(), ping=3600, send_timeout=SEND_TIMEOUT)
         self._stream = stream
 

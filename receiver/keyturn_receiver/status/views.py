@@ -1,7 +1,7 @@
-"""Views of the caches for the status page and its JSON: pure functions that return frozen structs.
+"""Views of the caches, for the status page and its JSON. The functions are pure, and return frozen structs.
 
-Times are seconds since 1970. A view holds names, states and the texts of statuses. It never holds a value. It names
-only keys that the binding itself or the text of a status names.
+Times are seconds since 1970. A view has names, states and the texts of statuses. It never has a value. It names a key
+only if the binding itself or the text of a status names the key.
 """
 
 from collections import Counter
@@ -14,8 +14,8 @@ from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.status.binding_states import NEEDING_SOMEBODY, BindingState, Trouble
 from keyturn_receiver.status.rotation import ConsumerRollout, Rotation, SecretFill
 
-MAX_ATTENTION = 50  # bindings in a snapshot that need a person
-MAX_SHOWN = 60  # rotations in a snapshot
+MAX_ATTENTION = 50  # the most bindings in a snapshot that need a person
+MAX_SHOWN = 60  # the most rotations in a snapshot
 
 
 class View(msgspec.Struct, frozen=True, rename="camel"):
@@ -23,7 +23,7 @@ class View(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class RolloutView(View, frozen=True):
-    """The rollout of one consumer for one rotation."""
+    """The rollout of one consumer after one rotation."""
 
     kind: str
     namespace: str
@@ -38,8 +38,8 @@ class RolloutView(View, frozen=True):
 
 
 class FillView(View, frozen=True):
-    """The effect of one rotation on one Secret. ``has_more`` is true if not all consumers are remembered. In a
-    snapshot, ``consumers`` is empty once the rotation is no longer open."""
+    """The effect of one rotation on one Secret. ``has_more`` is true if some consumers were left out. In a snapshot,
+    ``consumers`` is empty once the rotation has ended."""
 
     namespace: str
     name: str
@@ -55,9 +55,11 @@ class FillView(View, frozen=True):
 
 
 class RotationView(View, frozen=True):
-    """One rotation, with the times of its legs: told (the staging label moved), received, applied, answered, live.
+    """One rotation, with the times of its legs: told (the staging label moved), received, applied, answered, live (all
+    pods use the new value).
 
-    ``rollouts`` is the number of consumers in each state. ``has_more`` is true if Secrets are left out.
+    ``rollouts`` maps each state to the number of consumers in this state. ``has_more`` is true if some Secrets were
+    left out.
     """
 
     id: str
@@ -100,8 +102,8 @@ class Counts(View, frozen=True):
 
 
 class Propagation(View, frozen=True):
-    """Propagation times of the rotations in memory: seconds from the move of the staging label to the last ready pod.
-    ``count`` is the number of rotations with such a time."""
+    """Propagation times of the rotations in memory. A propagation time is the number of seconds from the move of the
+    staging label until the last pod was ready. ``count`` is the number of rotations that have such a time."""
 
     count: int
     median: float | None
@@ -130,7 +132,7 @@ class Replica(View, frozen=True):
 
 
 class Status(View, frozen=True):
-    """The whole first screen. ``more_attention`` is the number of bindings that need a person but are not listed in
+    """The data of the first screen. ``more_attention`` is the number of bindings that need a person but are not in
     ``attention``."""
 
     replica: Replica
@@ -184,7 +186,8 @@ def rollout_view(rollout: ConsumerRollout) -> RolloutView:
 
 
 def fill_view(fill: SecretFill, with_consumers: bool) -> FillView:
-    """Return the view of a Secret's fill by a rotation. ``with_consumers`` tells whether it lists the consumers."""
+    """Return the view of the effect of a rotation on a Secret. ``with_consumers`` tells whether the view lists the
+    consumers."""
     return FillView(
         fill.target.namespace,
         fill.target.name,
@@ -201,7 +204,7 @@ def fill_view(fill: SecretFill, with_consumers: bool) -> FillView:
 
 
 def snapshot_view(rotation: Rotation) -> RotationView:
-    """Return the view of a rotation in a snapshot. It lists consumers only while the rotation is open."""
+    """Return the view of a rotation for a snapshot. The view lists consumers only while the rotation is open."""
     return rotation_view(rotation, with_consumers=rotation.is_open)
 
 
@@ -235,8 +238,8 @@ def attention_view(trouble: Trouble) -> Attention:
 
 
 def propagation(rotations: Iterable[Rotation]) -> Propagation:
-    """Return how long rotations took from the move of the staging label to the last ready pod. A rotation does not
-    count if the time of the move is not known, or if the rotation restarted no pod."""
+    """Return the propagation times of rotations. A rotation does not count if the time of the move of its staging label
+    is not known, or if it restarted no pod."""
     seconds = sorted(
         max(0.0, live_at - rotation.told_at)
         for rotation in rotations
@@ -252,7 +255,7 @@ def _p95(seconds: Sequence[float]) -> float:
 
 
 def counts(bindings: int, by_state: Mapping[BindingState, int], stuck: int, rotations: int) -> Counts:
-    """Return the counts of the first screen."""
+    """Return the counts on the first screen."""
     return Counts(
         bindings,
         bindings - sum(by_state.get(each, 0) for each in BindingState if each is not BindingState.OK),

@@ -1,20 +1,21 @@
-"""The server's TLS certificate, which is reloaded when its files change."""
+"""The server's TLS certificate. It is reloaded when its files change."""
 
 import asyncio
 import logging
 import ssl
 from pathlib import Path
 
-CHECK_SECONDS = 10.0  # how often the files are checked for changes, in seconds
+CHECK_SECONDS = 10.0  # seconds between two checks of the files
 
 _log = logging.getLogger(__name__)
 
 
 class ReloadingCertificate:
-    """A certificate and its key from two files. They are reloaded when the files change. The files of a mounted Secret
-    change when the Secret changes.
+    """A certificate and its key, from two files. They are reloaded when the files change. If the files are in a mounted
+    Secret, they change when the Secret changes.
 
-    ``context`` stays the same object. New connections use the new certificate, and open connections keep the old one.
+    ``context`` stays the same object. New connections use the new certificate. Open connections keep the old
+    certificate.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -25,14 +26,15 @@ class ReloadingCertificate:
     def reload_if_changed(self) -> None:
         """If the files have changed, load them for new connections.
 
-        If the two files do not match, for example because only one has been replaced so far, the old certificate stays
-        in use and a warning is logged.
+        The two files may not match, for example because only one of them has been replaced so far. In this case the old
+        certificate stays in use, and a warning is logged.
         """
         try:
             versions = self._file_versions()
             if versions == self._versions:
                 return
-            # Try the files in another context first, because ``context`` must never hold only half of a new pair.
+            # The files are first loaded into another context, because ``context`` must never have only one half of a
+            # new pair.
             _tls_context(self._files)
             self.context.load_cert_chain(*self._files)
         except (OSError, ssl.SSLError) as error:
@@ -48,7 +50,8 @@ class ReloadingCertificate:
             self.reload_if_changed()
 
     def _file_versions(self) -> list[tuple[int, int, int]]:
-        # stat() follows the symbolic links of a mounted Secret, so it notices when the Secret's directory is swapped.
+        # stat() follows the symbolic links of a mounted Secret. So it also notices a change when the kubelet replaces
+        # the Secret's directory.
         return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in self._files)]
 
 

@@ -1,4 +1,4 @@
-"""Connection limiter. It limits the number of connections that a server keeps open."""
+"""Connection limiter. It limits the number of open connections of a server."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,19 +15,19 @@ class Connection(Protocol):
 
 
 class ConnectionLimiter:
-    """Connection limiter. If there are more than ``max_connections`` connections, it aborts the one that has been
-    pending for the longest time.
+    """Connection limiter. If there are more than ``max_connections`` connections, it aborts the connection that has
+    been pending for the longest time.
 
-    A connection is pending while the server waits for the client: for a TLS handshake, for a request, or for the client
-    to read a response. A new connection is pending too. So if no other connection is pending, the new one itself is
-    aborted.
+    A connection is pending while the server waits for the client: for a TLS handshake, for a request, or until the
+    client reads a response. A new connection is pending, too. So if no other connection is pending, the new connection
+    is aborted.
     """
 
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
         self._max_connections = max_connections
         self._metrics = metrics
         self._open: set[Connection] = set()
-        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the longest pending one comes first
+        self._pending: OrderedDict[Connection, None] = OrderedDict()  # longest pending first
 
     def add(self, connection: Connection) -> None:
         """Add a new connection as pending. If there are too many connections, abort one."""
@@ -42,16 +42,16 @@ class ConnectionLimiter:
         self.mark_idle(connection)
 
     def mark_pending(self, connection: Connection) -> None:
-        """Note that the server is now waiting for the client."""
+        """Record that the server is now waiting for the client."""
         self._pending[connection] = None
         self._pending.move_to_end(connection)
 
     def mark_idle(self, connection: Connection) -> None:
-        """Note that the server is not waiting for the client."""
+        """Record that the server is not waiting for the client."""
         self._pending.pop(connection, None)
 
     def abort(self, connection: Connection, reason: str) -> None:
-        """Close a connection at once, without sending buffered data."""
+        """Close a connection at once. Buffered data is not sent."""
         self.remove(connection)
         self.count_closed(reason)
         connection.transport.abort()
@@ -62,6 +62,6 @@ class ConnectionLimiter:
             self.abort(connection, "shutdown")
 
     def count_closed(self, reason: str) -> None:
-        """Count a connection that the server closes."""
+        """Count a connection that the server itself closes, with the reason."""
         self._metrics.connections_closed.labels(reason).inc()
         self._metrics.connections_cut.labels(reason).inc()

@@ -1,4 +1,5 @@
-"""Limiter of concurrent deliveries. A delivery beyond the limit gets the reply 503, and SQS delivers it again."""
+"""Limiter of concurrent deliveries. If there are too many, a further delivery gets the reply 503, and SQS delivers it
+again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from keyturn_receiver.web import reply_status
 
 
 class DeliveryLimiter:
-    """Limiter of deliveries. At most ``limit`` of them are handled at once."""
+    """Limiter of deliveries. At most ``limit`` deliveries are handled at once."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -15,7 +16,7 @@ class DeliveryLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Take a place for one delivery while the context lasts. Raises HTTPException (503) if no place is free."""
+        """Context manager that holds a place for one delivery. Raises HTTPException (503) if no place is free."""
         if self._running >= self._limit:
             raise reply_status.busy()
         self._running += 1

@@ -17,8 +17,8 @@ def health_app(
 ) -> Starlette:
     """Build the ASGI application.
 
-    ``stuck`` returns the parts that make no progress, and ``not_ready`` returns the conditions that readiness waits
-    for. /livez and /readyz answer 503 with these names, or 200 if there are none.
+    ``stuck`` returns the names of the parts that make no progress. ``not_ready`` returns the conditions that readiness
+    still waits for. /livez and /readyz answer 503 with these texts. If there are none, they answer 200.
     """
 
     async def livez(_: Request) -> Response:

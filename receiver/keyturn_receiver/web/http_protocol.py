@@ -1,7 +1,7 @@
 """HTTP protocol. It adds timeouts and size limits to uvicorn's own protocol.
 
-uvicorn has no timeout for the rest of a request that has begun, nor for a client that does not read its response
-(measured: docs/adr/013-webhook-server.md).
+uvicorn has two gaps: it has no timeout for the rest of a request that has begun, and no timeout for a client that does
+not read its response (measured: docs/adr/013-webhook-server.md).
 """
 
 import asyncio
@@ -17,25 +17,26 @@ from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 
-# The seconds for the head of a request, counted from the start of the connection or from the head's first byte.
+# Seconds in which the head of a request has to arrive. They are counted from the start of the connection or from the
+# first byte of the head.
 HEADER_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0  # seconds in which a client has to read its response
 HANDSHAKE_TIMEOUT = 10.0  # seconds for a TLS handshake
-MAX_OVERHEAD = 32 * 1024  # bytes of a request besides its body: head, chunk sizes, chunk extensions, trailers
+MAX_OVERHEAD = 32 * 1024  # bytes of a request that are not its body: head, chunk sizes, chunk extensions, trailers
 MAX_HEADERS = 100
-MAX_PIPELINED = 16  # the most requests on one connection that may wait for the response to an earlier one
+MAX_PIPELINED = 16  # the most requests on one connection that may wait while an earlier request is answered
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
-CLOSE_TIMEOUT = 0.5  # seconds; during a shutdown, a closed connection waits for its client for this long
+CLOSE_TIMEOUT = 0.5  # seconds; during a shutdown, the server waits this long for the client of a closed connection
 
-# Headers that a request may have only once. If a request had one of them twice, a proxy could read the first one while
-# the receiver reads the second.
+# A request may have each of these headers only once. If a request had one of them twice, a proxy and the receiver could
+# each read another one.
 _SINGLE = frozenset({b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})
 _SINGLE_PREFIX = b"webhook-"
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One HTTP connection. It adds timeouts and size limits to uvicorn's protocol. The connection limiter counts the
-    connection."""
+    """One HTTP connection. It adds timeouts and size limits to uvicorn's protocol, and reports its state to the
+    connection limiter."""
 
     def __init__(self, limiter: ConnectionLimiter, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, app_state={})
@@ -43,7 +44,7 @@ class HttpConnection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None  # runs until the head of a request is complete
         self._write_timer: asyncio.TimerHandle | None = None  # runs while the client does not read its response
         self._request_complete = False  # whether the last request has been received completely
-        self._overhead = 0  # bytes of the current request besides its body
+        self._overhead = 0  # bytes of the current request that are not its body
         self._in_head = False  # whether a head has begun and is not complete
         self._shutting_down = False
         self._current_cycle: Any = None  # uvicorn's state for the request that is being answered
@@ -55,7 +56,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._request_complete and self._header_timer is None:
-            # This also covers empty lines, which the parser skips without starting a request.
+            # The timer also covers empty lines. The parser skips them without starting a request.
             self._start_header_timer()
         for start in range(0, len(data), PARSE_SIZE):
             if self.transport.is_closing():
@@ -77,7 +78,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._request_complete = False
         self._in_head = True
-        if self._header_timer is None:  # this is so for a later request on the same connection
+        if self._header_timer is None:  # this is the case for a later request on the same connection
             self._start_header_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -107,8 +108,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        # Some responses, such as a 404, are sent before the request is complete. Close the connection in that case.
-        # Otherwise the rest of the body could trickle in forever.
+        # Some responses, such as a 404, are sent before the request has arrived completely. The connection is closed in
+        # this case. Otherwise the client could send the rest of the body slowly without an end.
         incomplete = self.cycle.response_complete and self.cycle.more_body
         super().on_response_complete()
         self.limiter.mark_pending(self)
@@ -118,8 +119,7 @@ class HttpConnection(HttpToolsProtocol):
             self._abort_soon()
 
     def shutdown(self) -> None:
-        """Close the connection. An idle connection is closed at once. Any other connection is closed after the response
-        to its request."""
+        """Close the connection: at once if it is idle, and otherwise after the response to its request."""
         self._shutting_down = True
         if not self._in_head:
             super().shutdown()
@@ -177,7 +177,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
-    """Raise ValueError if a request has no Host, or repeats a header that must not be repeated.
+    """Raise ValueError if a request has no Host, or repeats a header that it may have only once.
 
     https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     """
@@ -189,11 +189,11 @@ def _check_single_headers(http_version: str, names: Iterable[bytes]) -> None:
 
 
 class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
-    """The TLS layer below an HTTP connection. It extends uvloop's TLS layer: it adds the connection to the limiter
+    """The TLS layer below an HTTP connection. It extends uvloop's TLS layer. It adds the connection to the limiter
     before the handshake.
 
-    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, there would be
-    no limit on the number of connections that are still in a handshake.
+    The event loop calls ``HttpConnection.connection_made`` only after the handshake. Without this class, the number of
+    connections that are still in a handshake would have no limit.
     """
 
     def __init__(self, connection: HttpConnection, context: ssl.SSLContext) -> None:
@@ -208,8 +208,8 @@ class TlsHandshake(SSLProtocol):  # type: ignore[misc]  # uvloop ships no types
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        # This lets the limiter abort the connection during the handshake. Afterwards, the TLS transport takes the place
-        # of this transport.
+        # With this transport, the limiter can abort the connection during the handshake. After the handshake, the TLS
+        # transport replaces it.
         self._connection.transport = transport
         self._connection.limiter.add(self._connection)
         super().connection_made(transport)

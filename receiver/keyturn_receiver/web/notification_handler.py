@@ -1,4 +1,4 @@
-"""Notification handler. Turns one verified notification into a result."""
+"""Notification handler. It turns one verified notification into a result."""
 
 import asyncio
 import time
@@ -29,20 +29,20 @@ from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_REASON_LENGTH = 1000  # characters
-# Characters of each list of names in a result. The ten results of a delivery must fit into the reply that the notifier
-# reads.
+# Characters per list of names in a result. The ten results of a delivery must fit into the reply, and the notifier
+# limits the size of a reply.
 MAX_NAMES_LENGTH = 7000
 
-_Completion = ReconcileResult | KeyturnError | None  # None: the reconcile is not done within the deadline
+_Completion = ReconcileResult | KeyturnError | None  # None means that the reconcile has not ended before the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingReconcile:
-    """A reconcile that a notification waits for.
+    """A reconcile whose end a notification waits for.
 
-    ``expected`` has the version ids that the Secret should be made from. ``about`` are the AWS secrets of the binding
-    that the notification concerns. ``may_fail_alone`` is true if the binding reads with an AWS role of its namespace,
-    or reads several AWS secrets. Such reads can fail even if the reads of all other bindings succeed.
+    ``expected`` are the version ids from which the Secret should be made. ``about`` are those AWS secrets of the
+    binding that the notification concerns. ``may_fail_alone`` is true if the binding reads with an AWS role of its
+    namespace, or reads several AWS secrets. Such reads can fail although the reads of all other bindings succeed.
     """
 
     target: Target
@@ -60,14 +60,14 @@ class _PendingReconcile:
 
     @property
     def waits_for_another(self) -> bool:
-        """Whether the binding only waits for other AWS secrets: some could not be read, but the notification concerns
-        none of them."""
+        """Whether the notification does not concern the AWS secrets that the reconcile could not read. The binding then
+        waits only for these other AWS secrets."""
         unavailable = self.future.result().unavailable if self.future.done() else frozenset()
         return bool(unavailable) and self.about.isdisjoint(unavailable)
 
     @property
     def partly_done(self) -> bool:
-        """Whether some keys were changed while an error prevented the change of others."""
+        """Whether some keys were changed, while an error prevented the change of other keys."""
         return self.future.done() and self.future.result().partial
 
 
@@ -75,7 +75,7 @@ class _PendingReconcile:
 class _Outcome:
     """State of one reconcile at the time of the reply.
 
-    ``held_up`` is true if the reconcile waits because its namespace already uses its full share of the work queue.
+    ``held_up`` is true if the reconcile waits because its namespace has used up its share of the work queue.
     """
 
     reconcile: _PendingReconcile
@@ -88,7 +88,7 @@ class _Outcome:
 
 
 class NotificationHandler:
-    """Notification handler. Reconciles every binding that a notification may concern, and reports the outcome.
+    """Notification handler. It reconciles every binding that a notification may concern, and reports the outcome.
 
     ``on_heartbeat`` is called with the time of each heartbeat that is recent enough. ``now`` returns the time in UTC.
     ``versions`` returns the version states that the reply to a heartbeat reports.
@@ -119,10 +119,11 @@ class NotificationHandler:
         deadline: Callable[[], float],
         keeps_running: Callable[[], bool] = lambda: True,
     ) -> Result:
-        """Reconcile the bindings that a notification may concern, and wait for the results.
+        """Reconcile the bindings that a notification may concern, wait for the reconciles, and return the result.
 
-        ``deadline`` returns the end of the wait in monotonic seconds. It is called again every second, because a
-        shutdown can move the end. ``keeps_running`` returns whether this process can retry anything after the reply.
+        ``deadline`` returns the time at which the wait ends, in monotonic seconds. It is called again every second,
+        because a shutdown can change this time. ``keeps_running`` returns whether this process can still retry a
+        reconcile after the reply.
         """
         if notification.type is EventType.HEARTBEAT:
             self._record_heartbeat(notification)
@@ -154,7 +155,8 @@ class NotificationHandler:
             sources = self._sources(bound, notification.subject, names)
             if not sources:
                 continue
-            # A notification about a different staging label does not say from which version this Secret should be made.
+            # If a notification is about another staging label, it does not say from which version this Secret should be
+            # made.
             labelled = [source for source in sources if data.label in (None, source.stage)]
             has_version = notification.type is EventType.CHANGED and len({source.stage for source in labelled}) == 1
             expected = frozenset({data.version_id} if has_version and data.version_id else ())
@@ -176,11 +178,11 @@ class NotificationHandler:
         return reconciles
 
     def _sources(self, bound: BoundSecret, subject: str, names: Set[str]) -> Sequence[Source]:
-        """Return those sources of a bound Secret that a notification may concern."""
+        """Return the sources of a bound Secret that a notification may concern. Leave out all its other sources."""
         sources = bound.spec.sources
         if len(sources) > 1:
-            # A single source is not filtered here. AWS may report an ARN where the binding has a name. The Secret was
-            # then found by an ARN in its record.
+            # A single source is not compared with ``names``, because AWS may report an ARN where the binding has a
+            # name. In that case, the Secret was found by an ARN in its record.
             sources = tuple(
                 source
                 for source in sources
@@ -220,12 +222,12 @@ async def _wait_until(deadline: Callable[[], float], futures: Sequence["asyncio.
 def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: bool) -> Result:
     """Return the result of a notification. If the outcome is FAILED, the sender has to send the notification again.
 
-    A binding may be left undone because of its own namespace. Such a binding does not make the notification
-    fail. Otherwise one namespace could hold up the acknowledgement for all others. The work queue tries the binding
-    again (docs/adr/020-replies-for-what-is-done.md).
+    The reason for an unfinished binding may lie in the namespace of this binding. Such a binding does not make the
+    notification fail, because otherwise one namespace could delay the acknowledgement for all namespaces. The work
+    queue retries such a binding (docs/adr/020-replies-for-what-is-done.md).
     """
-    # Long lists of names and reasons are cut off at the end. The namespaces take turns, so that each has a part of the
-    # list.
+    # A list of names or reasons that is too long loses its end. So the namespaces take turns in the list, and each of
+    # them appears in it.
     outcomes = take_turns(outcomes, lambda each: each.target.namespace)
     done = [(each, each.completion) for each in outcomes if isinstance(each.completion, ReconcileResult)]
     not_done = [each for each in outcomes if not isinstance(each.completion, ReconcileResult)]
@@ -243,8 +245,8 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
     elif retrying:
         outcome = Outcome.RETRYING
     elif refused:
-        # If the notification were sent again, it would fail in the same way. The Secret's status tells its owner what
-        # to correct, and the correction itself starts the next reconcile.
+        # The same notification would fail again in the same way. The Secret's status tells the Secret's owner what to
+        # correct. The correction itself starts the next reconcile.
         outcome = Outcome.IGNORED
     elif not any(completion.bound for _, completion in done):
         outcome, reason = Outcome.IGNORED, REASON_NO_LONGER_BOUND
@@ -257,11 +259,11 @@ def _result(notification_id: str, outcomes: Sequence[_Outcome], keeps_running: b
 
 
 def _is_own_doing(outcome: _Outcome, done_namespaces: Set[str]) -> bool:
-    """Return whether a binding is not done because of its own namespace.
+    """Return whether the reason why a binding is not done lies in the binding's own namespace.
 
-    ``done_namespaces`` are the namespaces in which bindings of the same notification are done. If another namespace is
-    among them, AWS and Kubernetes work. The cause then lies in the binding's namespace: the namespace uses its full
-    share of the work queue, its AWS role fails, or another AWS secret of the binding is slow.
+    ``done_namespaces`` are the namespaces in which the same notification has finished bindings. If another namespace is
+    among them, AWS and Kubernetes work. There are then three possible reasons: the namespace has used up its share of
+    the work queue, its AWS role fails, or another AWS secret of the binding is slow.
     """
     error = outcome.completion
     if isinstance(error, Temporary) and (error.caused_by_tenant or outcome.reconcile.waits_for_another):
@@ -279,7 +281,7 @@ def _reason(error: _Completion) -> str:
 
 
 def _first(names: Sequence[str]) -> tuple[str, ...]:
-    """Return as many of the names as fit into a result."""
+    """Return the first of the names, until they fill MAX_NAMES_LENGTH characters."""
     length, kept = 0, []
     for name in names:
         length += len(name) + len('"",')

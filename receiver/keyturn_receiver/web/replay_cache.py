@@ -1,7 +1,7 @@
-"""Replay cache. A delivery that arrives again, byte for byte, gets the same results as before, and causes no work.
+"""Replay cache. If the same bytes are delivered again, the reply has the same results as before, and no work is done.
 
-The notifier signs each attempt separately, with the time of the attempt. So a delivery with the same bytes is a replay,
-or a proxy has sent it again.
+The notifier signs each attempt separately, with the time of the attempt. So if two deliveries have the same bytes, the
+second is a replay, or a proxy has sent it again.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from keyturn_contract.message import Outcome, Result
 from keyturn_contract.signature import TOLERANCE
 
-TTL = 2 * TOLERANCE  # seconds; a signature with a timestamp TOLERANCE ahead is accepted for this long
+TTL = 2 * TOLERANCE  # seconds; a signature from TOLERANCE in the future is accepted for this long
 MAX_SIZE = 4 * 1024 * 1024  # characters of all kept results together
 FAILURE_TTL = 1.0  # seconds for which failed results are kept; after that, the same bytes are a new attempt
-_OVERHEAD = 1024  # characters that each entry counts besides its results
+_OVERHEAD = 1024  # characters that each entry counts in addition to its results
 
 Results = Sequence[Result]
 
@@ -29,10 +29,11 @@ class _Entry:
 
 
 class ReplayCache:
-    """Replay cache. Keeps the results of the deliveries of the last ``ttl`` seconds. The digest of a delivery is the
+    """Replay cache. It keeps the results of the deliveries of the last ``ttl`` seconds. The digest of a delivery is the
     key.
 
-    If the results take more than ``max_size`` characters, the oldest are forgotten. ``now`` returns monotonic seconds.
+    If all results together take more than ``max_size`` characters, the oldest results are dropped. ``now`` returns
+    monotonic seconds.
     """
 
     def __init__(self, ttl: float = TTL, max_size: int = MAX_SIZE, now: Callable[[], float] = time.monotonic) -> None:
@@ -46,17 +47,17 @@ class ReplayCache:
         return len(self._entries)
 
     def __contains__(self, digest: bytes) -> bool:
-        """Return whether the cache knows a delivery with this digest."""
+        """Return whether the cache has a delivery with this digest."""
         while self._entries and (oldest := next(iter(self._entries.items())))[1].expires <= self._now():
             self._discard(*oldest)
         entry = self._entries.get(digest)
         return entry is not None and entry.expires > self._now()
 
     async def get(self, digest: bytes, handle: Callable[[], Awaitable[Results]]) -> Results:
-        """Return the results of the delivery. ``handle`` is called only if the cache does not know the delivery.
+        """Return the results of the delivery. ``handle`` is called only if the cache does not have the delivery.
 
-        A replay of a delivery that is still being handled waits for the results of that delivery. If ``handle`` raises
-        an error, all waiting calls raise that error, and nothing is kept.
+        If the first delivery is still being handled, a replay waits for its results. If ``handle`` raises an error, all
+        waiting calls raise this error, and nothing is kept.
         """
         if digest in self:
             return await asyncio.shield(self._entries[digest].results)

@@ -1,4 +1,4 @@
-"""The HTTP status of each reply of the webhook: for the results of a delivery, and for each refusal.
+"""The HTTP statuses of the webhook's replies: for the results of a delivery, and for each refusal.
 
 ``keyturn_notifier.disposition`` decides what the notifier does after each status.
 """
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from keyturn_contract.message import MAX_BODY, Outcome, Result, encode_reply
 
-STATUS: Mapping[Outcome, int] = {  # a reply has the highest status among its results
+STATUS: Mapping[Outcome, int] = {  # the status of a reply is the highest status among its results
     Outcome.APPLIED: 200,
     Outcome.UNCHANGED: 200,
     Outcome.SUPERSEDED: 200,
@@ -19,11 +19,11 @@ STATUS: Mapping[Outcome, int] = {  # a reply has the highest status among its re
     Outcome.FAILED: 503,
 }
 _RETRY = {"Retry-After": "2"}  # seconds
-_CLOSE = {"Connection": "close"}  # otherwise the unread part of the body would be parsed as the next request
+_CLOSE = {"Connection": "close"}  # without this header, the unread part of the body would be parsed as the next request
 
 
 def results_reply(results: Sequence[Result]) -> Response:
-    """Return the reply with the results of a delivery. If a result has failed, the status is 503, so that the sender
+    """Return the reply with the results of a delivery. If a result has failed, the status is 503, and the sender then
     sends the notification again."""
     status = max(STATUS[result.outcome] for result in results)
     headers = _RETRY if status == 503 else None
@@ -51,7 +51,7 @@ def body_cut_off() -> HTTPException:
 
 
 def not_verified() -> HTTPException:
-    """Return a reply that does not say why, because the sender may be an attacker."""
+    """Return a refusal without a reason, because the sender may be an attacker."""
     return HTTPException(401, "not verified")
 
 

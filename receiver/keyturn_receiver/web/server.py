@@ -14,13 +14,13 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-# The most seconds between two requests on a connection. Most load balancers allow less time, so the load balancer
-# closes the connection first.
+# The most seconds between two requests on a connection. Most load balancers have a shorter limit. So it is the load
+# balancer that closes an idle connection, and not the receiver.
 KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """HTTP server, one of several in a process. It leaves signals, logging and the event loop to the process.
+    """HTTP server. A process may have several of them. The process itself handles signals, logging and the event loop.
 
     After ``should_exit`` is set, open requests may take ``shutdown_timeout`` more seconds.
     """
@@ -59,14 +59,14 @@ class Server(uvicorn.Server):
         return HttpConnection(self._limiter, self.config, self.server_state)
 
     async def startup(self, sockets: object = None) -> None:
-        """Start to listen. This replaces uvicorn's own method, which would leave TLS to the event loop (see
+        """Start to listen. uvicorn's own method is not used, because it would leave TLS to the event loop (see
         TlsHandshake)."""
         config, loop = self.config, asyncio.get_running_loop()
 
         def new_protocol() -> Any:
             return TlsHandshake(self.new_connection(), config.ssl) if config.ssl else self.new_connection()
 
-        host = config.host or None  # None stands for all addresses, IPv4 and IPv6
+        host = config.host or None  # None means all addresses, IPv4 and IPv6
         self.servers = [await loop.create_server(new_protocol, host=host, port=config.port, backlog=config.backlog)]
         self.started = True
 
@@ -74,11 +74,12 @@ class Server(uvicorn.Server):
         """Close idle connections at once, and wait for the responses to open requests."""
         for server in self.servers:
             server.close()
-        # uvicorn does not know the connections that are still in a TLS handshake, but would wait for their end.
+        # uvicorn does not know the connections that are still in a TLS handshake. But it would wait until they are
+        # closed.
         self._limiter.abort_all_but(self.server_state.connections)
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process."""
+        """Do nothing, because the process handles the signals."""
         yield

@@ -1,8 +1,8 @@
 """Webhook to which the notifier delivers: ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-The webhook checks each delivery in this order: the size of its body, its signature, its content, whether it is a
-replay, and the free capacity. The cheapest check comes first. A delivery that is refused, or that is a replay, causes
-no call to AWS or Kubernetes.
+The webhook makes five checks of each delivery, the cheapest check first: the size of the body, the signature, the
+content, whether the delivery is a replay, and the free capacity. A delivery that is refused, or that is a replay,
+causes no call to AWS or Kubernetes.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from keyturn_receiver.web import reply_status
 from keyturn_receiver.web.delivery_limiter import DeliveryLimiter
 from keyturn_receiver.web.replay_cache import ReplayCache
 
-BODY_TIMEOUT = 10.0  # seconds for a body of at most MAX_BODY bytes (16 KiB)
+BODY_TIMEOUT = 10.0  # seconds in which a body of at most MAX_BODY bytes (16 KiB) has to arrive
 _MARK = (RECEIVER_HEADER.lower().encode(), CONTRACT_VERSION.encode())
 
 _log = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
-    """Handles notifications (``notification_handler.py``)."""
+    """A handler of notifications (``notification_handler.py``)."""
 
     async def handle(
         self, notification: Notification, deadline: Callable[[], float], keeps_running: Callable[[], bool] = ...
@@ -56,9 +56,9 @@ class Handler(Protocol):
 class WebhookConfig:
     """The settings of the webhook.
 
-    ``deadline`` is the number of seconds in which a delivery has to be answered. ``max_deliveries`` is how many
-    deliveries are handled at once. Signatures by one of ``public_keys`` are always accepted, in addition to those by
-    the signing keys.
+    ``deadline`` is the number of seconds in which a delivery has to be answered. ``max_deliveries`` is the number of
+    deliveries that are handled at once. Signatures by one of ``public_keys`` are always accepted, in addition to
+    signatures by the signing keys.
     """
 
     public_keys: Sequence[Ed25519]
@@ -67,7 +67,8 @@ class WebhookConfig:
 
 
 class WebhookEndpoint:
-    """Webhook endpoint. Checks each delivery, hands its notifications to the handler, and answers with their results.
+    """Webhook endpoint. It checks each delivery, passes its notifications to the handler, and replies with their
+    results.
 
     ``keys`` returns the signing keys that are valid now. ``now`` returns seconds since 1970.
     """
@@ -98,16 +99,16 @@ class WebhookEndpoint:
     def app(self) -> ASGIApp:
         """Build the ASGI application. Each of its replies has RECEIVER_HEADER."""
         app = Starlette(routes=[Route("/v1/notifications", self._post, methods=["POST"])])
-        app.router.redirect_slashes = False  # a redirect would go to the host that the client's Host header names
+        app.router.redirect_slashes = False  # a redirect would go to any host in the Host header
         return _mark_replies(app)
 
     def start_draining(self) -> None:
-        """Close each connection after its next response. Clients then open new connections, which reach other
-        replicas."""
+        """Close each connection after its next response. Clients then open new connections, and the new connections
+        reach other replicas."""
         self._draining = True
 
     def set_deadline(self, seconds: float) -> None:
-        """Answer current and later deliveries within ``seconds`` from now."""
+        """Answer all deliveries, including those that arrive later, within ``seconds`` from now."""
         self._shutdown_deadline = time.monotonic() + seconds
 
     async def _post(self, request: Request) -> Response:
@@ -134,7 +135,7 @@ class WebhookEndpoint:
         )
 
     async def _handle(self, delivery: str, notifications: Sequence[Notification], deadline: float) -> Sequence[Result]:
-        # Only verified deliveries take up capacity, so that a client without a key cannot use it up.
+        # Only verified deliveries use capacity. So a client without a key cannot use up the capacity.
         with (
             self._limiter.slot(),
             self._span("delivery", [notification.id for notification in notifications], delivery=delivery),
@@ -151,7 +152,7 @@ class WebhookEndpoint:
         return results
 
     def _verify_and_decode(self, headers: Mapping[str, str], body: bytes) -> tuple[str, Sequence[Notification]]:
-        """Verify the signature, then decode the body. Returns the delivery's id and its notifications."""
+        """Verify the signature, then decode the body. Return the delivery's id and its notifications."""
         try:
             delivery = verify(self._keys(), headers, body, self._now(), public_keys=self._config.public_keys)
             return delivery, decode(headers.get("content-type", ""), body)
@@ -164,8 +165,8 @@ class WebhookEndpoint:
             raise reply_status.malformed(str(error)) from None
 
     def _log_rejection(self, reason: str) -> None:
-        # At most one line a second is logged, so that forged deliveries cannot flood the log. The metric counts all of
-        # them.
+        # At most one line per second is logged, so that forged deliveries cannot flood the log. The metric counts every
+        # forged delivery.
         if time.monotonic() - self._rejection_logged_at >= 1:
             self._rejection_logged_at = time.monotonic()
             _log.warning("delivery refused", extra={"fields": {"reason": reason}})
@@ -188,7 +189,7 @@ class WebhookEndpoint:
 
 
 def _mark_replies(app: ASGIApp) -> ASGIApp:
-    """Put RECEIVER_HEADER on every reply, including Starlette's own 404, 405 and 500."""
+    """Put RECEIVER_HEADER on every reply, including the replies 404, 405 and 500 that Starlette itself makes."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_marked(message: Message) -> None:
