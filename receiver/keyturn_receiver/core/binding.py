@@ -201,10 +201,10 @@ class BindingSpec:
 class Binding:
     """The desired state of one Secret, after a check.
 
-    If there are no ``entries``, the Secret gets a key for each top-level property of ``everything_of``, or the single
-    key ``value`` if that AWS secret is not a JSON object. ``origin`` is the kind of the object that declares the
-    binding. ``service_account`` is the ServiceAccount whose AWS role reads the secret. It is empty if the receiver's
-    own role reads the secret.
+    If there are no ``entries``, the Secret gets a key for each top-level property of ``everything_of``. If that AWS
+    secret is not a JSON object, the Secret gets the single key ``value``. ``origin`` is the kind of the object that
+    declares the binding. ``service_account`` is the ServiceAccount whose AWS role reads the secret. It is empty if the
+    receiver's own role reads the secret.
     """
 
     target: Target

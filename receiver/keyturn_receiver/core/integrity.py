@@ -1,5 +1,5 @@
-"""Integrity: whether a Secret's keys and record are as Keyturn wrote them. The Secret alone shows it, so no API is
-called."""
+"""Integrity: whether a Secret's keys and its record (Keyturn's notes in annotations) are as Keyturn wrote them. The
+Secret alone shows it, so no API is called."""
 
 import hmac
 from base64 import b64decode

@@ -2,8 +2,8 @@
 
 Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
 that the pods already run the values that the mark stands for (``core/rollout.py``). If such a workload has an
-unfinished rollout, somebody else has started it. Where ``spec.restartAt`` restarts the pods, the mark on the workload
-asks for the restart.
+unfinished rollout, somebody else has started it. If ``spec.restartAt`` restarts the pods, this rule does not hold,
+because a restart then writes its mark on the workload itself.
 """
 
 from keyturn_receiver.core.consumer import Consumer, mark_name

@@ -35,7 +35,8 @@ Fingerprint = Callable[[bytes], bytes]
 class LiveSecret:
     """A Secret in the cluster. It has the fingerprints of the values, and not the values.
 
-    ``holders`` maps each key that Keyturn has not applied to the name of the field manager that holds it.
+    ``holders`` has the keys that Keyturn has not applied. It maps each of these keys to the name of the field manager
+    that holds the key.
     """
 
     target: Target
@@ -84,10 +85,10 @@ def plan(
     ``request`` is the text with which the Secret's author asks for a reconcile (``BindingSpec.reconcile``). The planned
     record says that this request has been served. ``request`` is empty if nobody has asked.
 
-    ``versions`` has the AWS secrets that this reconcile has read. If the binding names several AWS secrets, some may
-    not have been read, because reading them was not necessary or failed. A key that depends on such an AWS secret keeps
-    its present value, if it has one, and ``data`` has this value. ``status`` is OK, or the error that keeps some keys
-    from being filled.
+    ``versions`` has the AWS secrets that this reconcile has read. If the binding names several AWS secrets, some of
+    them can be missing here, because reading them was unnecessary or failed. A key that depends on a missing AWS secret
+    keeps its present value, if it has one, and ``data`` has this value. ``status`` is OK, or the error that keeps some
+    keys from being filled.
 
     ``former`` is about an earlier Secret that had the name of this Secret. It has the keys whose value in ``data``
     equals their value in the earlier Secret. The mapping gives the revision of each of these keys in the earlier

@@ -21,8 +21,8 @@ class Pod:
     of each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
     kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of the
     containers that read it does not run. ``has_started`` tells whether a container of the pod has ever started.
-    ``ready_at`` is the time at which the pod became ready, in seconds since 1970, or None if it is not ready or the
-    time is not known.
+    ``ready_at`` is the time at which the pod became ready, in seconds since 1970. It is None if the pod is not ready,
+    or if the time is not known.
     """
 
     reads: Mapping[str, Reads]

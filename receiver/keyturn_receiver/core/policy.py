@@ -53,8 +53,8 @@ def check_id(tenancy: Tenancy, secret_id: str) -> None:
 
 
 def allows_every_reading(tenancy: Tenancy, secret_id: str) -> bool:
-    """Return whether the namespace may read every name that ``secret_id`` can refer to. If not, AWS has to be asked for
-    the name first."""
+    """Return whether the namespace may read every name that ``secret_id`` can refer to. If the result is false, the
+    caller has to ask AWS for the name before it reads the secret."""
     return all(_allows(tenancy, name) for name in candidate_names(secret_id))
 
 

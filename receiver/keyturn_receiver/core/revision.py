@@ -70,8 +70,8 @@ class Record:
     hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request for a reconcile that
     Keyturn has served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status.
     ``write_times`` has the time at which each key was last written, as far as it is known. ``moved_at`` is the time at
-    which the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock, or None if
-    the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
+    which the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock. It is None
+    if the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
     beginning tell nothing about this record. ``unknown_until`` is about the keys that ``write_times`` lacks: they were
     last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
     ``notice`` is the text of the status if a failed rollout halts the others (``core/rollout_halt.py``), or if another

@@ -3,9 +3,11 @@ record, and the values that the pods run.
 
 A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
 that the pods read. On the pod template, a mark asks for a restart. A mark on the workload itself restarts nothing. Such
-a mark is *settled*: the pods were found to run these revisions, or the workload is new. A settled mark takes precedence
-over a mark on the template. A consumer is up to date if its mark equals the mark that follows from the Secret's record.
-Otherwise the consumer is restarted if one of its pods is behind. It gets a settled mark if no pod is behind.
+a mark is *settled*: the pods were found to run these revisions, or the workload is new. There is one exception: if
+``spec.restartAt`` restarts the pods (``core/argo_rollouts.py``), a restart writes its mark on the workload itself. A
+settled mark takes precedence over a mark on the template. A consumer is up to date if its mark equals the mark that
+follows from the Secret's record. Otherwise the consumer is restarted if one of its pods is behind, which means that the
+pod may have read an older value. The consumer gets a settled mark if no pod is behind.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,9 +31,9 @@ _NOW = 1 << 62  # later than every time of the API server, in seconds
 class RolloutAnnotation:
     """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
-    ``undecided`` is true if the pods still have to be read: the mark restarts them only if one of them ``is_behind``.
-    ``marked`` is true if the consumer has an older mark. The consumer's pods may then have read values that the
-    Secret's record no longer describes.
+    ``undecided`` is true if the pods have to be read before the decision. The mark then restarts the pods only if a pod
+    is behind (``is_behind``). ``marked`` is true if the consumer has an older mark. The consumer's pods may then have
+    read values that the Secret's record no longer describes.
     """
 
     name: str

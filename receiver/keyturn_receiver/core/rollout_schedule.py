@@ -45,12 +45,12 @@ class Candidate:
     """A consumer of a Secret, as the schedule needs it.
 
     ``order`` is None if the consumer has no order. ``window_opens_at`` is the time from which the consumer may be
-    restarted. It is in the past while the consumer's window is open. ``takes_slot`` is false if the restart does not
-    add to the number of unfinished rollouts. That is so if the pods do not restart, or if the consumer's rollout is
-    unfinished already. ``backed_off_until`` is the time until which the consumer's mark must not be written.
-    ``fails_at`` is the time from which the unfinished rollout counts as failed. ``backed_off_until`` and ``fails_at``
-    are infinite if only a change of state ends the wait. Until the time ``quiet_at``, the other Secrets of the consumer
-    may be about to change, too. All times are in seconds since 1970.
+    restarted. It is in the past while the consumer's window is open. A slot is room for one unfinished rollout.
+    ``takes_slot`` is false if the restart does not add to the number of unfinished rollouts. That is so if the pods do
+    not restart, or if the consumer's rollout is unfinished already. ``backed_off_until`` is the time until which the
+    consumer's mark must not be written. ``fails_at`` is the time from which the unfinished rollout counts as failed.
+    ``backed_off_until`` and ``fails_at`` are infinite if only a change of state ends the wait. Until the time
+    ``quiet_at``, the other Secrets of the consumer may be about to change, too. All times are in seconds since 1970.
     """
 
     ref: WorkloadRef

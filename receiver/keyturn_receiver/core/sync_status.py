@@ -21,7 +21,8 @@ class SyncStatus(StrEnum):
 def sync_status(
     record: Record, spec: BindingSpec, intact: bool, secret_name: str, consumers: Iterable[Consumer]
 ) -> SyncStatus:
-    """Compare a Secret's ``record`` with the ``spec`` of its binding and with its ``consumers``.
+    """Compare a Secret's ``record`` (Keyturn's notes in annotations) with the ``spec`` of its binding and with its
+    ``consumers``.
 
     ``intact`` is true if the Secret's keys and record are as Keyturn wrote them (integrity.py). Changes in AWS are not
     considered here, because notifications and the poller detect them.

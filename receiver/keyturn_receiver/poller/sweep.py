@@ -331,8 +331,7 @@ class StoreSweep:
         return self._result
 
     async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
-        """Describe the secret of each binding. This is done if the mode asks for it, or if the role is not allowed to
-        list secrets.
+        """Describe the secret of each binding, and compare the binding with the description.
 
         If every call failed with a ``Temporary`` error, raises the last error, because then the cause is not a single
         secret.

@@ -83,7 +83,7 @@ class AccessPolicy:
 
         ``source`` is one of the AWS secrets that the bound Secret names. ``names`` are all possible names of the AWS
         secret that a notification or a sweep is about. The owner of a Secret can write any name and any ARN into its
-        annotations. So a delivery waits only for bindings that may read the AWS secret that the notification names.
+        annotations. So a delivery waits only for bindings that may read the AWS secret in the notification.
         """
         tenancy = self._tenancy(bound.target.namespace, bool(bound.spec.account))
         return self.allows_source(bound, source) and policy.could_apply(tenancy, names)

@@ -38,9 +38,9 @@ from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
-# The seconds in which a reconcile may start writes of baselines. After that, it has the same time to start restarts.
-# The next reconcile marks the consumers that are left. So a Secret with very many consumers does not hold a slot of the
-# work queue for long, and does not delay the reply to a delivery.
+# The seconds in which a reconcile may start writes of baselines (marks with the revisions from before a write). After
+# that, it has the same time to start restarts. The next reconcile marks the consumers that are left. So a Secret with
+# very many consumers does not hold a slot of the work queue for long, and does not delay the reply to a delivery.
 MARK_SECONDS = 3.0
 
 
@@ -134,17 +134,17 @@ class ConsumerRestarter:
     def in_turn(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
     ) -> tuple[Sequence[Consumer], str]:
-        """Return those of ``consumers`` that need a new mark and may get it now, and a text about a halt for the
-        Secret's status.
+        """Return the consumers that need a new mark and may get it now, and a text about a halt for the Secret's
+        status.
 
-        The text is empty if no failed rollout halts the others.
+        The text is empty if no failed rollout halts the others. ``consumers`` are the consumers that may be restarted.
         """
         turn = self._pacer.turn(target, spec, consumers, record)
         return (*turn.start, *turn.unpaced), turn.halt
 
     def look_again_in(self, target: Target) -> float | None:
-        """Return the seconds after which other consumers may be marked although nothing in the cluster has changed, for
-        example because a rollout window opens. Return None if no such time is known."""
+        """Return the seconds until other consumers may be marked without any change in the cluster, for example because
+        a rollout window opens. Return None if no such time is known."""
         return self._pacer.look_again_in(target)
 
     def fight_delay(self, target: Target, consumers: Sequence[Consumer], record: Record) -> float:

@@ -75,8 +75,8 @@ def restarted(record: Record, changed_keys: str, consumer: Consumer) -> str:
 
 
 def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
-    """Return a message that names the consumers that wait for a rollout window, and those that wait for a consumer with
-    a lower rollout order.
+    """Return a message that names waiting consumers. Some of them wait for a rollout window, and the others wait for a
+    consumer with a lower rollout order.
 
     The message is empty if there are no such consumers. Consumers that wait for a slot are left out, because they
     change all the time.
@@ -101,8 +101,8 @@ def _utc(wait: Wait) -> str:
 
 
 def live(record: Record, seconds: int | None, moved: bool) -> str:
-    """Return a text with the version that pods run, and the ``seconds`` until they ran it. If ``seconds`` is None, the
-    text has only the version.
+    """Return a text with the version that pods run, and the ``seconds`` until all of them ran it. If ``seconds`` is
+    None, the text has only the version.
 
     If ``moved`` is true, the seconds count from the move of the staging label, and otherwise from the write of the
     Secret.

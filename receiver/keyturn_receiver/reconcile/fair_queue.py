@@ -69,9 +69,9 @@ class PriorityQueues:
     """Fair queues, one for each priority. At most ``slots`` targets can be taken at the same time.
 
     Background work takes at most half of the slots, so that the other slots stay free for notifications. A group takes
-    at most a quarter of the slots, so that an AWS secret that hangs holds up only its own bindings. The notifications
-    of one namespace take at most half of all slots. The background work of one namespace takes at most half of the
-    slots for background work. Of the slots for a group, one namespace takes at most three quarters.
+    at most a quarter of the slots, so that slow reads of one AWS secret delay only the bindings of this secret. The
+    notifications of one namespace take at most half of all slots. The background work of one namespace takes at most
+    half of the slots for background work. Of the slots for a group, one namespace takes at most three quarters.
     """
 
     def __init__(self, slots: int) -> None:

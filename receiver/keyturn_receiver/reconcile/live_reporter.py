@@ -355,8 +355,9 @@ def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int 
     """Return the start of a rollout, from which its duration counts, and whether the start is the move of the staging
     label.
 
-    The start is in seconds since 1970. It is the write of the Secret if the time of the move is not known, or if the
-    keys that the pods read were written before the move. It is None if the time of the write is not known either.
+    The start is in seconds since 1970. If the time of the move is not known, or if the keys that the pods read were
+    written before the move, the start is the time of the write. It is None if the time of the write is not known
+    either.
     """
     written = written_at(consumer, bound.target.name, bound.record)
     moved = bound.record.moved_at

@@ -33,8 +33,8 @@ WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two look
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the reason
 FINISH_SECONDS = 600.0  # seconds to wait until the new pods are Ready; then another workload may have its pods evicted
 REFUSED_SECONDS = 300.0  # seconds until a refused eviction is tried again
-# Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if too many other
-# workloads are in progress, if they have begun already, or if this replica does not lead.
+# Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if the pods of too
+# many other workloads are being evicted, if they have begun already, or if this replica does not lead.
 RECHECK = 15.0
 WAITS = "RestartWaits"
 
@@ -137,7 +137,7 @@ class PodEvictor:
                     return
                 await asyncio.sleep(pause)
         except Exception:
-            # A bug must not stop the evictions of others.
+            # A bug must not stop the evictions for other workloads.
             _log.exception("evictions of the pods of %s have failed", ref)
         finally:
             self._runs.pop(ref.namespace, ref)
@@ -189,7 +189,8 @@ class PodEvictor:
         return STEP_SECONDS
 
     async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:
-        """Wait until the pods that replace the evicted ones are Ready. The result is that of ``_try_step``."""
+        """Wait until the pods that replace the evicted pods are Ready. Returns the seconds until the next step, or None
+        if nothing is left to do."""
         if run.replaced_at is None or self._now() - run.replaced_at > FINISH_SECONDS:
             return None
         ready, ready_at = 0, None

@@ -66,7 +66,7 @@ class Renderer:
         """Return what can be rendered from these versions, for a Secret of this type. ``errors`` say why other versions
         are missing.
 
-        Raises InvalidValue if nothing can be rendered because of the values, or NamespaceBusy.
+        Raises InvalidValue if the values prevent any rendering. Raises NamespaceBusy.
         """
         groups = binding.groups
         if len(groups) == 1 and not errors:

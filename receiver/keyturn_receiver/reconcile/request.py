@@ -113,15 +113,15 @@ def _union(
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """The result of a reconcile, with the error in which it ended, if any.
+    """The result of a reconcile. ``error`` is the error with which it ended, or None.
 
     ``version_ids`` are the versions that the Secret is now made from. ``restarted`` has the consumers that were
     restarted. ``filled`` is true if the Secret was filled, or needed no change. A binding can name several AWS secrets.
-    ``met`` has those AWS secrets that the error does not concern: every key that depends on them was filled.
-    ``unavailable`` has those AWS secrets that could not be read now, but that a retry may read. Both sets are empty if
-    restarts failed, too. ``partial`` is true if some keys were changed, and the error prevented the change of others.
-    If no retry can help until the Secret changes, ``terminal_version`` is the resource version of the Secret. Otherwise
-    it is empty.
+    ``met`` has the AWS secrets that the error does not concern. Every key that depends on them was filled.
+    ``unavailable`` has the AWS secrets that could not be read now, although a retry may read them. Both sets are empty
+    if restarts failed, too. ``partial`` is true if some keys were changed, and the error prevented the change of
+    others. If no retry can help until the Secret changes, ``terminal_version`` is the resource version of the Secret.
+    Otherwise it is empty.
     """
 
     bound: bool

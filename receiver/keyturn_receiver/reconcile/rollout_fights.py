@@ -68,8 +68,8 @@ class RolloutFights:
     def observe(self, before: Consumer, after: Consumer) -> None:
         """Note a change of a consumer. Any writer may have made the change.
 
-        This replica notes each of its own writes twice: after the write itself, and when the watch shows it. The two
-        may come in either order. The write counts once.
+        This replica notes each of its own writes twice: after the write itself, and when the watch shows it. The watch
+        may show the write first. Both notes together count as one change.
         """
         names = before.baseline.keys() | before.marks.keys() | after.baseline.keys() | after.marks.keys()
         if before.reads.keys() != after.reads.keys():

@@ -34,8 +34,8 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
 
-# Seconds after which a Secret that waits for the rollouts of other Secrets is checked again, even if the watches show
-# no change.
+# A Secret that waits for the rollouts of other Secrets is checked again after this number of seconds, even if the
+# watches show no change.
 MAX_WAIT = 30.0
 MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be set meanwhile
 MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace

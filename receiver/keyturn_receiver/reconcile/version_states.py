@@ -46,9 +46,9 @@ class _Followed:
 
 
 class VersionStates:
-    """Version states. ``may_read`` is ``AccessPolicy.may_concern``. A Secret does not count if its namespace may not
-    read the AWS secret, because any tenant can name any AWS secret in a Secret. ``wall`` returns the time in seconds
-    since 1970."""
+    """Version states. ``may_read`` is ``AccessPolicy.may_concern``. A Secret counts only if its namespace may read the
+    AWS secret, because any tenant can name any AWS secret in a binding. ``wall`` returns the time in seconds since
+    1970."""
 
     def __init__(
         self,
@@ -160,9 +160,9 @@ def _changed_at(bound: BoundSecret) -> float:
 
 
 def _ended_at(consumer: Consumer, bound: BoundSecret) -> int | None:
-    """Return the time at which the last pod of a consumer began to run the present values, or 0 if all pods run them
-    but that time is not known. Return None if some pod does not run the present values, or if it is not known whether
-    all pods do."""
+    """Return the time at which the last pod of a consumer began to run the present values, in seconds since 1970.
+    Return 0 if all pods run the present values, but the time is not known. Return None if a pod may not run them
+    yet."""
     name = bound.target.name
     if lacks_keys(consumer, name, bound.record) or rollout(consumer, name, bound.record):
         return None

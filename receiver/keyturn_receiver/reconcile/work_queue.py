@@ -232,7 +232,8 @@ class WorkQueue:
             self._finish(target, item, turn, result)
 
     def _finish(self, target: Target, item: WorkItem, turn: Turn, result: ReconcileResult) -> None:
-        """Decide what follows a reconcile: nothing, a retry, or a wait for somebody to change something."""
+        """Finish a reconcile. If another run was requested in the meantime, it is queued. Otherwise a temporary error
+        leads to a retry, and after a permanent error the binding waits for a new request."""
         self._queues.release(target, item.group, item.priority)
         item.task = item.turn = None
         item.settled_at = self._now() + SETTLE_SECONDS
