@@ -17,9 +17,9 @@ MAX_BODY = 16 * 1024  # bytes
 MAX_EVENTS = 10
 CONTENT_TYPE = "application/cloudevents+json"
 CONTENT_TYPE_BATCH = "application/cloudevents-batch+json"
-# Every reply of a receiver has this header. A reply without it comes from something in front of the receiver, such as a
-# load balancer or a firewall, or from a receiver of release 0.2 or earlier. The header's value is the version of the
-# contract and not the receiver's release, so strangers do not learn the release.
+# Every reply of a receiver has this header. A reply without it comes from another server in front of the receiver, such
+# as a load balancer or a firewall, or from a receiver of release 0.2 or earlier. The header's value is the version of
+# the contract and not the receiver's release, so strangers do not learn the release.
 RECEIVER_HEADER = "Keyturn-Receiver"
 CONTRACT_VERSION = "1"
 
@@ -28,7 +28,7 @@ _MAX_TEXT = 2048  # characters in one field; the longest real value is an ARN of
 
 
 class MalformedMessage(ValueError):
-    """The body violates the contract. The text names the field, but never quotes its content."""
+    """The body violates the contract. The text names the field, but does not quote its content."""
 
 
 class UnsupportedMediaType(ValueError):
@@ -47,8 +47,8 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationData:
-    """The CloudEvents ``data`` of an AWS event. ``event_name`` is the name of the event in AWS. Fields that the event
-    lacks are None."""
+    """The CloudEvents ``data`` of an AWS event. ``event_name`` is the name of the event in AWS. A field is None if the
+    event does not have it."""
 
     event_name: str
     account: str
@@ -62,7 +62,7 @@ class NotificationData:
 class Notification:
     """One CloudEvent.
 
-    ``id`` is the event id of EventBridge, which stays the same in retries. ``subject`` is the secret's ARN, or its name
+    ``id`` is the event id of EventBridge. It is the same in every retry. ``subject`` is the secret's ARN, or its name
     if AWS gave no ARN. ``time`` is in the format of RFC 3339.
     """
 
@@ -74,21 +74,22 @@ class Notification:
     data: NotificationData
 
 
-# A heartbeat that is older than this (in seconds) was stuck in the queue, so it does not prove that the event path is
-# healthy. The rotation of the signing key tests only the receivers, so it sends an older heartbeat on purpose.
+# If a heartbeat is older than this (in seconds), it was delayed in the queue, and does not prove that the event path is
+# healthy. The rotation of the signing key sends such an old heartbeat on purpose, because it tests only the receivers
+# and not the event path.
 MAX_HEARTBEAT_AGE = 300.0
 
-# The three reasons for ignoring a notification that concerns no binding. Every other reason in a result is about a
-# binding (``Result.is_refused_by_binding``).
+# These three reasons are used if a notification is ignored because it concerns no binding. Every other reason in a
+# result is about a binding (``Result.is_refused_by_binding``).
 REASON_HEARTBEAT = "heartbeat"
 REASON_NOT_BOUND = "no Secret is bound to it"
 REASON_NO_LONGER_BOUND = "no Secret is bound to it any more"
 
 
 class Outcome(StrEnum):
-    """The outcome of a notification at the receiver. Only FAILED asks the sender to retry.
+    """The outcome of a notification at the receiver. The sender has to retry only after FAILED.
 
-    RETRYING means that the receiver itself retries the Secrets in the result's ``retrying``.
+    After RETRYING, the receiver itself retries the Secrets in the result's ``retrying``.
     """
 
     APPLIED = "applied"
@@ -107,7 +108,7 @@ class State(StrEnum):
     STUCK = "stuck"
 
 
-MAX_VERSIONS = 200  # states of versions in one result
+MAX_VERSIONS = 200  # the most states of versions in one result
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,11 @@ class VersionState:
     since 1970.
 
     ``seconds`` is the time from the move of the staging label until all pods used the version, or None if it is not
-    known. ``consumers`` are the workloads that are stuck, as "Kind/namespace/name". ``changed`` is the time at which
-    the values of the Secrets last changed, in seconds since 1970, or 0 if it is not known. All replicas report the same
-    ``changed``. If a version becomes current again, its ``changed`` is later than the first time.
+    known. ``consumers`` are the workloads whose rollout is stuck, as "Kind/namespace/name".
+
+    ``changed`` is the time at which the values of the Secrets last changed, in seconds since 1970, or 0 if it is not
+    known. All replicas report the same ``changed``. If a version becomes current a second time, its ``changed`` is
+    later than before.
     """
 
     arn: str
@@ -139,9 +142,10 @@ class VersionState:
 class Result:
     """The result of the notification ``id``. Secrets are "namespace/name", and consumers are "Kind/namespace/name".
 
-    The receiver touched the Secrets in ``secrets`` and the workloads in ``consumers``. It retries the Secrets in
-    ``retrying`` by itself; a result with the outcome APPLIED may have them, too. Only the result of a heartbeat has
-    ``versions``: the recent states of versions of AWS secrets. Releases up to 0.2 neither send nor read ``versions``.
+    The receiver has changed the Secrets in ``secrets``, and restarted the workloads in ``consumers``. It retries the
+    Secrets in ``retrying`` by itself; a result with the outcome APPLIED may have them, too. Only the result of a
+    heartbeat has ``versions``: the recent states of versions of AWS secrets. Releases up to 0.2 neither send nor read
+    ``versions``.
     """
 
     id: str
@@ -161,7 +165,7 @@ class Result:
     @property
     def is_refused_by_binding(self) -> bool:
         """Whether a Secret could not be filled, or a consumer could not be restarted. ``reason`` names the Secret or
-        the consumer, and says why."""
+        the consumer, and gives the cause."""
         return self.reason is not None and self.reason not in (
             REASON_HEARTBEAT,
             REASON_NOT_BOUND,
@@ -177,9 +181,9 @@ _DATA_FIELDS = {
     "versionId": "version_id",
     "label": "label",
 }
-# RETRYING is encoded as IGNORED, because notifiers of release 0.2 or earlier do not know RETRYING. Such a notifier
-# treats a whole reply as malformed if it has an unknown outcome. ``_parse_result`` restores RETRYING if the result
-# names Secrets in ``retrying``.
+# RETRYING is encoded as IGNORED, because notifiers of release 0.2 or earlier do not know RETRYING. They would treat a
+# whole reply as malformed if it had an unknown outcome. ``_parse_result`` restores RETRYING if the result names Secrets
+# in ``retrying``.
 _WORDS = {Outcome.RETRYING: Outcome.IGNORED}
 _REQUIRED_DATA = frozenset({"eventName", "account", "region"})
 
@@ -322,8 +326,8 @@ def _encode_state(state: VersionState) -> dict[str, object]:
 
 
 def _parse_states(states: object) -> tuple[VersionState, ...]:
-    """Parse the states of versions. A state that is malformed or unknown is left out. Later releases may send states
-    that this release does not know."""
+    """Parse the states of versions. If a state is malformed or unknown, it is left out, because a later release may
+    send states that this release does not know."""
     parsed = []
     for each in states[:MAX_VERSIONS] if isinstance(states, list) else ():
         try:
@@ -358,7 +362,8 @@ def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
 
 
 def _is_encodable(text: str) -> bool:
-    """Return whether UTF-8 can encode a text. JSON can escape half of a surrogate pair, but UTF-8 cannot encode it."""
+    """Return whether a text can be encoded as UTF-8. A JSON text may contain an unpaired surrogate, which UTF-8 cannot
+    encode."""
     return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
 
 

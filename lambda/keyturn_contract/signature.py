@@ -2,8 +2,9 @@
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 
-The standard library has no Ed25519, so callers pass it in as a function. docs/adr/002-own-webhook-signature.md explains
-why this module is used instead of the published package of Standard Webhooks.
+The standard library has no Ed25519. So callers pass functions that sign or verify with it.
+docs/adr/002-own-webhook-signature.md explains why this module is used instead of the published package of Standard
+Webhooks.
 """
 
 import base64
@@ -14,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
-TOLERANCE = 300.0  # seconds, in both directions
-MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, times two schemes, plus two to spare
-MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and each check with one key takes 0.1 ms
+TOLERANCE = 300.0  # seconds by which the timestamp of a signature may be in the past or in the future
+MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, each with two schemes, and two more
+MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and a check takes 0.1 ms per key
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -26,7 +27,7 @@ _SIGNATURE_ED25519 = re.compile(r"v1a,([A-Za-z0-9+/]{86}==)")
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 
 Ed25519 = Callable[[bytes, bytes], bool]
-"""Function ``fits(signature, content)`` of one public key. It returns whether the 64-byte signature is valid."""
+"""Function ``fits(signature, content)`` for one public key. It returns whether the 64-byte signature is valid."""
 
 
 class InvalidKey(ValueError):
@@ -34,8 +35,8 @@ class InvalidKey(ValueError):
 
 
 class NotVerified(Exception):
-    """The signature does not match, or the timestamp is out of range. ``reason`` is meant for logs, not for the
-    sender."""
+    """The signature does not match, or the timestamp is out of range. ``reason`` is for logs. The sender must not see
+    it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("not verified")
@@ -45,8 +46,8 @@ class NotVerified(Exception):
 def parse_key(text: str) -> bytes:
     """Parse a symmetric key: base64 of 24 to 64 bytes, with or without ``whsec_`` in front.
 
-    The specification requires the prefix. But CloudFormation generates the first key of a stack, and cannot write the
-    prefix. Raises InvalidKey, which never quotes the key.
+    The specification requires this prefix. CloudFormation generates the first key of a stack, and cannot add the
+    prefix. So keys without it are accepted, too. Raises InvalidKey, which never quotes the key.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PREFIX), validate=True)
@@ -65,9 +66,10 @@ def new_key(random: bytes) -> str:
 
 
 def parse_public_key(text: str) -> bytes:
-    """Parse an Ed25519 public key: ``whpk_`` and base64 of 32 bytes, or the output of ``aws kms get-public-key``.
+    """Parse an Ed25519 public key: ``whpk_`` and base64 of 32 bytes, or the output of ``aws kms get-public-key``. The
+    output is the base64 of a SubjectPublicKeyInfo.
 
-    That output is the base64 of a SubjectPublicKeyInfo. Raises InvalidKey.
+    Raises InvalidKey.
     """
     try:
         key = base64.b64decode(text.strip().removeprefix(PUBLIC_PREFIX), validate=True)
@@ -85,13 +87,12 @@ def content(message_id: str, timestamp: int | str, body: bytes) -> bytes:
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one attempt of a delivery with HMAC. ``timestamp`` is in seconds since the epoch. Returns
-    ``v1,<base64>``."""
+    """Sign one attempt of a delivery with HMAC. ``timestamp`` is in seconds since the epoch. Return ``v1,<base64>``."""
     return "v1," + _base64(_digest(key, content(message_id, timestamp, body)))
 
 
 def sign_ed25519(sign: Callable[[bytes], bytes], message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one attempt of a delivery with Ed25519. ``sign`` must return 64 bytes. Returns ``v1a,<base64>``."""
+    """Sign one attempt of a delivery with Ed25519. ``sign`` has to return 64 bytes. Return ``v1a,<base64>``."""
     return "v1a," + _base64(sign(content(message_id, timestamp, body)))
 
 
@@ -103,10 +104,10 @@ def verify(
     tolerance: float = TOLERANCE,
     public_keys: Sequence[Ed25519] = (),
 ) -> str:
-    """Verify a delivery, and return its ``webhook-id``. One signature that is valid for one of the keys is enough.
+    """Verify a delivery, and return its ``webhook-id``. One signature is enough if it is valid for one of the keys.
 
-    ``headers`` must have lower-case names. ``now`` is in seconds since the epoch, and ``tolerance`` is in seconds.
-    Raises NotVerified, and no other exception, for any input.
+    The names in ``headers`` must be in lower case. ``now`` is in seconds since the epoch, and ``tolerance`` is in
+    seconds. Raises NotVerified, and no other exception, for any input.
     """
     message_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
@@ -123,7 +124,7 @@ def verify(
     if not (given and keys) and not (given_ed25519 and public_keys):
         raise NotVerified("webhook-signature has no signature of a scheme that keys are configured for")
     signed = content(message_id, timestamp, body)
-    # Every pair is checked, even after a match, so that the duration of the check reveals nothing.
+    # Every pair is checked, even after a match. So the duration of the check reveals nothing about the keys.
     matches = [hmac.compare_digest(digest, each) for digest in (_digest(key, signed) for key in keys) for each in given]
     matches += [fits(each, signed) for fits in public_keys for each in given_ed25519]
     if not any(matches):

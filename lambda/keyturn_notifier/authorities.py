@@ -13,16 +13,17 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-CA_FAULT = "fault in a private CA"  # a log message; the reason in the log line names the CA and says what to do
-RELOAD_SECONDS = 60.0  # seconds between two reads of the secret, at least
+CA_FAULT = "fault in a private CA"  # a log message; its field ``reason`` names the CA and says what to do
+RELOAD_SECONDS = 60.0  # the shortest time between two reads of the secret, in seconds
 
 
 class Authorities:
-    """The TLS context for the calls to all receivers. It trusts the public and the private CAs. Thread-safe.
+    """The TLS context for the calls to all receivers. It trusts the public and the private CAs. It is thread-safe.
 
-    A CA that is added to the secret is also added to the context, so a CA can be rolled over without a deployment. A CA
-    that is removed from the secret stays trusted until Lambda replaces the execution environment. ``report`` is called
-    with a description of each fault of a private CA. ``read`` returns the content of the secret, which is a PEM file.
+    If a CA is added to the secret, it is also added to the context. So an operator can replace a CA without a
+    deployment. If a CA is removed from the secret, it stays trusted until Lambda replaces the execution environment.
+    ``report`` is called with a description of each fault of a private CA. ``read`` returns the content of the secret,
+    which is a PEM file.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class Authorities:
         self._read_secret()
 
     def reload(self) -> bool:
-        """Read the secret again, and return whether it has a new CA. Within RELOAD_SECONDS after the last reload,
-        return False without a read."""
+        """Read the secret again, and return whether it has a new CA. If the last reload was less than RELOAD_SECONDS
+        ago, return False without a read."""
         with self._lock:
             if self._monotonic() < self._next_read:
                 return False
@@ -73,7 +74,7 @@ class Authorities:
 def tls_context() -> ssl.SSLContext:
     """Return a TLS context that trusts the system's CAs. It always verifies certificates.
 
-    The context applies RFC 5280 strictly. Python does this by default since 3.13, and the functions run on 3.13:
+    The context applies RFC 5280 strictly. This is Python's default since 3.13, and the functions run on 3.13:
     https://docs.python.org/3.13/library/ssl.html#ssl.create_default_context
     """
     context = ssl.create_default_context()

@@ -1,6 +1,6 @@
 """Clients for AWS.
 
-``client`` imports boto3 when it is called, because this import takes longer than all other imports together.
+boto3 is imported only when ``client`` is called, because this import takes longer than all other imports together.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ from keyturn_notifier.proxy import Proxy
 
 CONNECT_SECONDS = 1
 READ_SECONDS = 3
-ATTEMPTS = 2  # including the first attempt
+ATTEMPTS = 2  # number of attempts, including the first one
 
 
 def client(name: str, proxy: Proxy | None) -> Any:
-    """Return a client whose calls time out well before the end of the invocation. The caller has to annotate the
+    """Return a client. Its calls time out well before the end of the invocation. The caller has to annotate the
     client's type."""
     import boto3
     from botocore.config import Config
@@ -23,6 +23,6 @@ def client(name: str, proxy: Proxy | None) -> Any:
     made = boto3.client(name, config=config)
     if proxy is None or not proxy.serves(made.meta.endpoint_url):
         return made
-    # botocore chooses the endpoint, so only a finished client shows whether the proxy is needed.
+    # botocore chooses the endpoint. So whether the proxy is needed is known only after a client was built.
     proxies = {"http": proxy.url, "https": proxy.url}
     return boto3.client(name, config=config.merge(Config(proxies=proxies)))

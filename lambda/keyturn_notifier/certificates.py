@@ -1,4 +1,4 @@
-"""Parses the CA certificates that an operator gives, either as a parameter (base64) or as a PEM file."""
+"""Parser of the CA certificates that an operator gives, either as a parameter (base64) or as a PEM file."""
 
 import base64
 import binascii
@@ -15,8 +15,8 @@ ADVICE = "give a certificate in PEM, or what this prints: openssl x509 -in ca.pe
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """The result of parsing one text. ``der`` has the certificates in DER. ``faults`` describes what is wrong with the
-    text, and never quotes the text."""
+    """The result of parsing one text. ``der`` has the certificates in DER. ``faults`` describe the errors in the text,
+    and never quote it."""
 
     der: tuple[bytes, ...] = ()
     faults: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ def _decode(text: str) -> Iterator[bytes]:
 
 
 def _parse(name: str, content: bytes) -> Certificates:
-    """Parse a certificate in DER or a PEM file. The descriptions of faults call it ``name``."""
+    """Parse a certificate in DER or a PEM file. ``name`` is its name in the descriptions of faults."""
     blocks = _CERTIFICATE.findall(content)
     certificates = [content] if content.startswith(_DER) else [_pem_to_der(block) for block in blocks]
     faults = []
@@ -68,7 +68,7 @@ def _pem_to_der(block: bytes) -> bytes:
 
 
 def _fault(der: bytes) -> str:
-    """Return a description of what is wrong with a certificate, or an empty text if nothing is wrong."""
+    """Return a description of the fault of a certificate, or an empty text if it has no fault."""
     if not _is_readable(der):
         return f"is not a certificate: {ADVICE}"
     context = _context(der)

@@ -1,8 +1,8 @@
-"""Connection failures: describes why a POST got no answer, according to the class of urllib3's error.
+"""Connection failures. This module describes why a POST got no answer, by the class of urllib3's error.
 
-The descriptions are for logs and dead letters. They never quote text that the other side wrote. They quote only
-OpenSSL's message about a certificate. If the certificate is for another host name, this message contains the host of
-the receiver's URL.
+The descriptions are for logs and dead letters. They quote no text that the other side wrote. They quote only OpenSSL's
+message about a certificate. If the certificate is for another host name, this message contains the host of the
+receiver's URL.
 """
 
 import errno
@@ -63,7 +63,7 @@ def _refused(error: NewConnectionError) -> str:
 def _proxy(error: Exception, connect_seconds: float, reply_seconds: float) -> str:
     if isinstance(error, HTTPError):
         return describe(error, connect_seconds, reply_seconds)
-    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the rest is the proxy's own text
+    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the proxy writes the rest
     return f"it refuses the receiver with status {status[1]}" if status else f"no answer: {type(error).__name__}"
 
 

@@ -28,23 +28,24 @@ from keyturn_notifier.proxy import Proxy
 from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
 
 CONNECT_SECONDS = 3.0
-REPLY_SECONDS = 10.0  # longer than the receiver's own deadline of 8 s
-COOLDOWN_SECONDS = 5.0  # seconds for which nothing is sent to an unavailable receiver that has sent no Retry-After
-MAX_REPLY = 256 * 1024  # bytes, enough for ten results that each name hundreds of Secrets
-MAX_DELIVERED = 10_000  # results that are kept in memory
-MAX_KEPT_NAMES = 20  # names in each list of a result that is kept in memory
+REPLY_SECONDS = 10.0  # seconds, longer than the receiver's own deadline of 8 s
+COOLDOWN_SECONDS = 5.0  # seconds in which nothing is sent to an unavailable receiver, if it has sent no Retry-After
+MAX_REPLY = 256 * 1024  # bytes; ten results that each name hundreds of Secrets are shorter than this
+MAX_DELIVERED = 10_000  # the most results that are kept in memory
+MAX_KEPT_NAMES = 20  # the most names in each list of a result that is kept in memory
 
 
 class ReceiverClient:
     """HTTP client for one receiver, with a circuit breaker.
 
-    Connections stay open across invocations. A notification that the receiver has accepted is not sent to it again.
+    Connections stay open across invocations. If the receiver has accepted a notification, the notification is not sent
+    to it again.
 
-    Circuit breaker: if a reply shows that the receiver is unavailable (no answer, 429, or 503 without results), nothing
-    is sent to that receiver for a cooldown, so that a dead receiver does not delay the others.
+    Circuit breaker: a receiver is unavailable after no answer, a 429, or a 503 without results. Then nothing is sent to
+    it for a cooldown, so that a dead receiver does not delay the deliveries to other receivers.
 
     ``now`` returns seconds since the epoch. ``monotonic`` returns the seconds of the clock that deadlines use.
-    ``reload_authorities`` reads the CAs again and returns whether there are new ones.
+    ``reload_authorities`` reads the CAs again, and returns whether there are new ones.
     """
 
     def __init__(
@@ -68,13 +69,13 @@ class ReceiverClient:
         self._delivered: OrderedDict[str, DeliveryResult] = OrderedDict()
 
     def deliver(self, notifications: Sequence[Notification], deadline: float) -> DeliveryReport:
-        """Post the notifications in as few batches as possible. A batch that could end after ``deadline`` is not
+        """Post the notifications in as few batches as possible. If a batch might not end before ``deadline``, it is not
         posted.
 
-        If there is no answer, or the status is 408, 429 or 5xx, the notifications are to be retried, except for those
-        that the reply lists as done. After a 401, the keys are read again and the batch is posted once more
-        immediately. After any other 4xx, each notification is posted separately. Those that the receiver itself still
-        refuses are poison.
+        If there is no answer, or the status is 408, 429 or 5xx, the notifications have to be retried, except those that
+        the reply lists as done. After a 401, the keys are read again, and the batch is posted a second time. After any
+        other 4xx, each notification is posted separately. If the receiver itself refuses it again, the notification is
+        poison.
         """
         results = {
             notification.id: self._delivered[notification.id]
@@ -110,7 +111,7 @@ class ReceiverClient:
     ) -> dict[str, DeliveryResult]:
         results = classify(batch, reply, self._now())
         if refuses(reply) and len(batch) > 1:
-            # Each notification is posted separately, so that one refused notification does not make the others fail.
+            # Each notification is posted separately. So one refused notification does not make the other ones fail.
             singles = [self._deliver([notification], deadline, replies) for notification in batch]
             return {event_id: result for single in singles for event_id, result in single.items()}
         if unavailable(reply):
@@ -148,7 +149,8 @@ class ReceiverClient:
         try:
             return self._exchange(body, headers)
         except urllib3.exceptions.ProtocolError:
-            # The receiver or a load balancer has closed an idle keep-alive connection. Sending twice does no harm.
+            # The receiver or a load balancer has closed an idle connection. The receiver may now get the batch twice,
+            # which does no harm.
             return self._exchange(body, headers)
         except urllib3.exceptions.SSLError:
             if not self._reload_authorities():
@@ -168,7 +170,7 @@ class ReceiverClient:
         )
         content = response.read(MAX_REPLY + 1, decode_content=True)
         if len(content) > MAX_REPLY:
-            response.close()  # this is not a Keyturn receiver, so do not wait for the rest
+            response.close()  # such a long reply is not from a Keyturn receiver, so the rest is not read
             content = b""
         response.release_conn()
         return response, content
@@ -190,9 +192,9 @@ def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> u
 
 
 def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:
-    """Split notifications into as few batches as possible. Nearly always, one batch is enough.
+    """Split notifications into as few batches as possible. One batch is nearly always enough.
 
-    If KMS signs, batches are smaller, because KMS signs fewer bytes than the contract allows.
+    If KMS signs, the batches are smaller, because KMS signs fewer bytes than the contract allows in a batch.
     """
     batches: list[list[Notification]] = []
     for notification in notifications:
@@ -204,7 +206,8 @@ def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bo
 
 
 def message_id(batch: Sequence[Notification]) -> str:
-    """Return the ``webhook-id`` of a batch. A batch of the same events in the same order has the same id."""
+    """Return the ``webhook-id`` of a batch. If two batches have the same events in the same order, they have the same
+    id."""
     event_ids = "\n".join(notification.id for notification in batch)
     return "msg_" + hashlib.sha256(event_ids.encode()).hexdigest()[:32]
 

@@ -1,4 +1,5 @@
-"""Decides from a receiver's reply what is done with the SQS message of each notification. Pure."""
+"""Disposition of messages. From a receiver's reply, this module decides what to do with the SQS message of each
+notification. It is pure."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,10 +14,11 @@ MAX_RETRY_AFTER = 900.0  # seconds
 
 
 class Disposition(IntEnum):
-    """What is done with the message of a notification. If there are several receivers, the highest value applies."""
+    """What is to be done with the message of a notification. If several receivers give different results, the highest
+    value applies."""
 
     DONE = 0  # delete it from the queue
-    POISON = 1  # move it to the dead-letter queue, because every retry would be refused, too
+    POISON = 1  # move it to the dead-letter queue, because every further attempt would be refused, too
     RETRY = 2  # leave it in the queue
 
 
@@ -24,8 +26,9 @@ class Disposition(IntEnum):
 class DeliveryResult:
     """The result of one notification at one receiver.
 
-    ``status`` is the HTTP status, or 0 if there was no answer or nothing was sent. ``retry_after`` is in seconds, and
-    is 0 if the receiver named no time. ``result`` is the receiver's own result, if the reply lists the notification.
+    ``status`` is the HTTP status. It is 0 if there was no answer, or if nothing was sent. ``retry_after`` is in
+    seconds. It is 0 if the receiver named no time. ``result`` is the receiver's own result, if the reply lists the
+    notification.
     """
 
     disposition: Disposition
@@ -37,12 +40,12 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply to one POST. If there was no answer, ``status`` is 0 and ``failure`` says why. ``seconds`` is the
+    """The reply to one POST. If there was no answer, ``status`` is 0, and ``failure`` is the reason. ``seconds`` is the
     duration of the POST.
 
     ``retry_after`` and ``content_type`` are the unparsed headers. ``from_receiver`` is true if the reply has
-    RECEIVER_HEADER. ``tls_failed`` is true if there was no answer because the receiver's certificate is not trusted, or
-    because the handshake failed.
+    RECEIVER_HEADER. ``tls_failed`` is true if there was no answer because the TLS handshake failed, for example because
+    the receiver's certificate is not trusted.
     """
 
     status: int
@@ -67,10 +70,10 @@ class DeliveryReport:
 def classify(batch: Sequence[Notification], reply: Reply, now: float) -> dict[str, DeliveryResult]:
     """Return the result of each notification in ``batch``, by its id. ``now`` is in seconds since the epoch.
 
-    A notification is done only if a 200 or 503 reply lists it with an outcome other than failed. Otherwise, if the
-    receiver itself refuses it, it is poison. In all other cases it is to be retried. This includes a refusal by
-    something in front of the receiver, such as a load balancer, a firewall or an ingress, because such a refusal can
-    end without any change to the notification.
+    A notification is done if a reply 200 or 503 lists it with an outcome other than FAILED. Otherwise it is poison if
+    the receiver itself refuses it. In all other cases it has to be retried. This includes a refusal by another server
+    in front of the receiver, such as a load balancer, a firewall or an ingress. Such a refusal can end although the
+    notification stays the same.
     """
     if refuses(reply) and reply.from_receiver:
         refused = DeliveryResult(Disposition.POISON, f"the receiver refuses it: {describe_reply(reply)}", reply.status)
@@ -98,7 +101,7 @@ def describe_reply(reply: Reply) -> str:
 
 
 def refuses(reply: Reply) -> bool:
-    """Return whether the reply refuses the whole batch: 4xx, except for 401, 408 and 429, which ask for another
+    """Return whether the reply refuses the whole batch. This is any 4xx except 401, 408 and 429, which ask for another
     attempt."""
     return 400 <= reply.status < 500 and reply.status not in (401, 408, 429)
 
@@ -125,8 +128,8 @@ def parse_retry_after(reply: Reply, now: float) -> float:
 
 
 def unavailable(reply: Reply) -> bool:
-    """Return whether the receiver is down or refuses every request. A 503 that has results comes from a receiver that
-    works."""
+    """Return whether the receiver is down or refuses every request. A 503 with results does not count, because it comes
+    from a receiver that works."""
     return reply.status in (0, 429) or (reply.status == 503 and not _results(reply))
 
 

@@ -1,6 +1,6 @@
-"""Parses EventBridge events. Each event becomes a notification, is ignored, or is malformed. Pure.
+"""Parser of EventBridge events. An event becomes a notification, or is ignored, or is malformed. Pure.
 
-``aws_event_types`` lists the events by name, and ``_secret_id`` knows which fields identify the secret.
+``aws_event_types`` lists the events by name. ``_secret_id`` knows the fields that identify the secret.
 """
 
 import re
@@ -21,9 +21,9 @@ from keyturn_notifier.aws_event_types import (
 )
 
 SOURCE = "aws.secretsmanager"
-HEARTBEAT_SOURCE = "dev.keyturn"  # the source of the events that the schedules in our templates send
+HEARTBEAT_SOURCE = "dev.keyturn"  # the source of the events that the schedules in Keyturn's templates send
 
-# Rotations move these labels, and applications do not use them to read secrets:
+# A rotation moves these staging labels, but applications do not read secrets by them:
 # https://docs.aws.amazon.com/secretsmanager/latest/userguide/whats-in-a-secret.html#term_version
 _IGNORED_LABELS = frozenset({"AWSPENDING", "AWSPREVIOUS"})
 _ARN_SUFFIX = len("-a1b2c3")  # in a complete ARN, AWS appends six random characters to the name
@@ -31,21 +31,21 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 
 
 class MalformedEvent(ValueError):
-    """The event is neither a valid event of Secrets Manager nor a valid heartbeat. The text says what is missing or has
-    to be corrected."""
+    """The event is neither a valid event of Secrets Manager nor a valid heartbeat. The text says what is missing or
+    what to correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event that does not change a value in use, and the reason for ignoring it."""
+    """An event that changes no value in use. ``reason`` says why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class MemberHeartbeat:
-    """A heartbeat from a member: an account and region that forward their events to this stack. EventBridge wrote both
-    fields, so the sender cannot forge them."""
+    """A heartbeat from a member. A member is an account and a region that forward their events to this stack.
+    EventBridge has written both fields, so the sender cannot forge them."""
 
     account: str
     region: str
@@ -56,9 +56,9 @@ def parse_event(
 ) -> Notification | Ignored | MemberHeartbeat:
     """Parse an EventBridge event. Raises MalformedEvent.
 
-    Events about the secret ``signing_key_id`` (a name or an ARN) are ignored. If ``name_prefixes`` is not empty, events
-    about secrets whose names have none of these prefixes are ignored, too. EventBridge cannot filter events by the
-    secret's name, because some CloudTrail events have only an ARN.
+    Events about the secret ``signing_key_id`` (a name or an ARN) are ignored. If ``name_prefixes`` is not empty, an
+    event is also ignored if the name of its secret has none of these prefixes. EventBridge itself cannot filter events
+    by the secret's name, because some CloudTrail events have only an ARN.
     """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
@@ -85,8 +85,8 @@ def parse_event(
 
 
 def _name(notification: Notification) -> str:
-    """Return the secret's name. If the event has only an ARN, the name is the ARN's last part without its random
-    suffix. AWS wrote the ARN, so the suffix is always there."""
+    """Return the secret's name. If the event has only an ARN, the name is the last part of the ARN without the random
+    suffix. AWS wrote the ARN, so it always has the suffix."""
     _, separator, resource = notification.subject.partition(":secret:")
     return notification.data.name or (_SUFFIX.sub("", resource) if separator else notification.subject)
 
@@ -136,7 +136,7 @@ def _parse_cloudtrail(event: Mapping[str, Any], detail: Mapping[str, Any], detai
 
 
 def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
-    """Return the staging labels that the call names. If the call names none, AWS moves AWSCURRENT."""
+    """Return the staging labels that the call names. If it names none, the call moves AWSCURRENT."""
     request = detail.get("requestParameters")
     stages = request.get("versionStages") if isinstance(request, dict) else None
     labels = [stage for stage in stages if isinstance(stage, str)] if isinstance(stages, list) else []
@@ -144,7 +144,8 @@ def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _secret_id(detail: Mapping[str, Any]) -> str | None:
-    """Return the secret's ARN if the record has it. Otherwise return the name or partial ARN that the caller wrote."""
+    """Return the secret's ARN if the record of the call has it. Otherwise return the name or partial ARN that the
+    caller wrote."""
     candidates = (
         ("responseElements", "arn"),
         ("responseElements", "aRN"),  # until February 2024: https://repost.aws/knowledge-center/secrets-manager-arn
@@ -178,8 +179,8 @@ def _notification(
         data=data,
     )
     try:
-        # A receiver refuses a whole batch for one malformed notification, so each notification is checked before it is
-        # in a batch.
+        # A receiver refuses a whole batch because of one malformed notification. So each notification is checked before
+        # it is put into a batch.
         validate(notification)
         datetime.fromisoformat(notification.time)
     except MalformedMessage as error:

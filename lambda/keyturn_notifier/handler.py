@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from keyturn_notifier.delivery import ReceiverClient
 
 MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
-RESERVE_SECONDS = 4.0  # seconds that are kept free at the end of an invocation for the calls to SQS
+RESERVE_SECONDS = 4.0  # seconds at the end of an invocation that are kept free for the calls to SQS
 
 MARGIN_SECONDS = 0.5  # all waits end this number of seconds before the end of an invocation
 
@@ -37,7 +37,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A notification, and the SQS records that carried it. There may be several records, because EventBridge may send
+    """A notification, and the SQS records that contain it. There may be several records, because EventBridge may send
     an event twice."""
 
     notification: Notification
@@ -45,7 +45,7 @@ class Envelope:
 
 
 class Notifier:
-    """Delivers the events of one invocation to all receivers in parallel."""
+    """Notifier. It delivers the events of one invocation to all receivers in parallel."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Notifier:
         self._receipts = receipts
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
-        """Deliver the events in ``records`` within ``seconds``. Return the ids of the messages that stay in the
+        """Deliver the events in ``records`` within ``seconds``. Return the ids of the messages that have to stay in the
         queue."""
         deadline = time.monotonic() + seconds - MARGIN_SECONDS
         add_metric(Metric.EVENTS_RECEIVED, len(records))
@@ -78,7 +78,7 @@ class Notifier:
             _report(envelope.notification, disposition, results, age)
             self._collect_receipts(envelope, results, age)
             if envelope.notification.type is EventType.HEARTBEAT:
-                continue  # not retried, because a late heartbeat proves nothing and the next one follows
+                continue  # no retry, because a late heartbeat proves nothing, and the next one follows
             if disposition is Disposition.RETRY:
                 retry_after = max(result.retry_after for result in results.values())
                 postponed += [(record, retry_after) for record in envelope.records]
@@ -92,11 +92,11 @@ class Notifier:
                     message_id for record in envelope.records for message_id in self._dead_letter(record, reason)
                 ]
         self._queue.postpone(postponed)
-        self._flush_receipts(deadline)  # last, because no message may wait for a receipt
+        self._flush_receipts(deadline)  # receipts come last, because no message may wait for a receipt
         return failed_ids + [record["messageId"] for record, _ in postponed]
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Envelope], list[str]]:
-        """Parse the records. Return envelopes, and the ids of malformed messages that could not be moved to the
+        """Parse the records. Return envelopes, and the ids of those malformed messages that could not be moved to the
         dead-letter queue."""
         by_id: dict[str, tuple[Notification, list[Record]]] = {}
         failed_ids: list[str] = []
@@ -120,8 +120,8 @@ class Notifier:
     def _deliver(
         self, notifications: Sequence[Notification], seconds: float
     ) -> Mapping[str, Mapping[str, DeliveryResult]]:
-        """Deliver all notifications to every receiver, in parallel. Return the results by host and by notification
-        id."""
+        """Deliver all notifications to every receiver, in parallel. Return the results by host, and for each host by
+        notification id."""
         if not notifications:
             return {}
         deadline = time.monotonic() + seconds
@@ -140,7 +140,7 @@ class Notifier:
                     add_metric(Metric.TLS_FAILURES)
         return results_by_host
 
-    # A failed receipt must not fail the batch, because SQS would deliver all messages of the batch again.
+    # If receipts fail, the batch must not fail. Otherwise SQS would deliver all messages of the batch again.
     def _collect_receipts(self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float) -> None:
         try:
             if self._receipts:
@@ -156,7 +156,8 @@ class Notifier:
             _report_receipts(0, 1, type(error).__name__)
 
     def _dead_letter(self, record: Record, reason: str) -> list[str]:
-        """Move a message to the dead-letter queue. If that fails, return its id, so that it stays in the queue."""
+        """Move a message to the dead-letter queue. Return no ids, or the message's id if the move fails, so that the
+        message stays in the queue."""
         add_metric(Metric.DELIVERIES_POISON)
         logger.error("poison message", extra={"message_id": record["messageId"], "reason": reason})
         return [] if self._queue.dead_letter(record, reason) else [record["messageId"]]
@@ -224,7 +225,7 @@ def _report_ca_fault(fault: str) -> None:
 @cache
 def _notifier() -> Notifier:
     """Build the notifier once, for all invocations of one execution environment."""
-    # The import is here, because the import of the HTTP client takes long, as does that of boto3.
+    # This import is not at the top of the module, because the HTTP client takes long to import.
     from keyturn_notifier.delivery import ReceiverClient, connection_pool
 
     settings = read_settings()
@@ -247,7 +248,7 @@ def _notifier() -> Notifier:
     ]
     bus = settings.receipts_bus and ReceiptBus(aws.client("events", proxy), settings.receipts_bus, _report_receipts)
     receipts = ReceiptWriter(bus, settings.receipt_details) if bus else None
-    # Each receiver has two threads, so that a delivery that outlives its invocation does not block the next one.
+    # Each receiver has two threads. If a delivery outlives its invocation, the second thread makes the next delivery.
     threads = ThreadPoolExecutor(2 * len(receivers))
     return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads, receipts)
 

@@ -1,4 +1,4 @@
-"""Decides which hosts the functions call through an HTTP proxy. Pure."""
+"""Proxy rules. This module decides which hosts the functions call through an HTTP proxy. It is pure."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class InvalidProxy(ValueError):
-    """The proxy's URL is invalid, or the list of hosts that are called without the proxy has an invalid entry.
+    """The URL of the proxy is invalid, or the list of hosts that are called without the proxy has an invalid entry.
 
-    The text says what to write.
+    The text says what to write instead.
     """
 
 
@@ -19,9 +19,9 @@ class InvalidProxy(ValueError):
 class Proxy:
     """An HTTP proxy that tunnels TLS (CONNECT), and the hosts that are called without it.
 
-    ``domains`` are host names that are called without the proxy. Each also covers its subdomains, and ``*`` covers all
-    hosts. ``networks`` are called without the proxy, too. They apply only to URLs that contain an IP address, because
-    host names are not resolved. Loopback is never called through the proxy.
+    ``domains`` are host names that are called without the proxy. Each name also covers its subdomains, and ``*`` covers
+    all hosts. The addresses in ``networks`` are called without the proxy, too. Networks apply only to URLs that contain
+    an IP address, because host names are not resolved here. Loopback is never called through the proxy.
     """
 
     url: str
@@ -29,7 +29,7 @@ class Proxy:
     networks: tuple[Network, ...] = ()
 
     def serves(self, url: str) -> bool:
-        """Return whether this URL is called through the proxy."""
+        """Return whether the proxy is used for this URL."""
         host = (urlsplit(url).hostname or "").rstrip(".")
         try:
             address = ipaddress.ip_address(host)
@@ -41,7 +41,7 @@ class Proxy:
 
 
 def parse_proxy(url: str, no_proxy: Sequence[str]) -> Proxy:
-    """Parse ``http://HOST:PORT``, and the hosts, domains and networks that are called without the proxy. Raises
+    """Parse the proxy ``http://HOST:PORT``, and the hosts, domains and networks that are called without it. Raises
     InvalidProxy."""
     try:
         parts = urlsplit(url)
@@ -65,7 +65,7 @@ def parse_proxy(url: str, no_proxy: Sequence[str]) -> Proxy:
 
 
 def _network(entry: str) -> Network | None:
-    """Return the network that an entry denotes, or None if the entry is a name."""
+    """Return the network that an entry names, or None if the entry is a host name."""
     try:
         return ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:

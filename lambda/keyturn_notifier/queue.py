@@ -1,4 +1,5 @@
-"""The SQS queue of events. Its visibility timeout delays retries, and poison messages move to the dead-letter queue."""
+"""The SQS queue of events. A visibility timeout delays each retry. Poison messages are moved to the dead-letter
+queue."""
 
 import math
 import random
@@ -11,16 +12,16 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 FIRST_DELAY = 2.0  # seconds
-# In seconds, equal to VisibilityTimeout in template.yaml. Together with maxReceiveCount, this value determines how long
-# messages survive an outage of a receiver.
+# Seconds, equal to VisibilityTimeout in template.yaml. A message becomes a dead letter after maxReceiveCount receives.
+# So this delay also determines the longest outage of a receiver that a message survives.
 MAX_DELAY = 180.0
 
 
 def retry_delay(receives: int, retry_after: float, jitter: float) -> int:
-    """Return the seconds until a message that has been received ``receives`` times becomes visible again.
+    """Return the number of seconds until a message that was received ``receives`` times becomes visible again.
 
-    The delay is an exponential back-off with jitter. It doubles from FIRST_DELAY to MAX_DELAY. A ``jitter`` from 0 to 1
-    shortens the delay by up to half. The delay is never shorter than ``retry_after`` seconds.
+    The delay is an exponential back-off with jitter. It doubles from FIRST_DELAY to MAX_DELAY. ``jitter`` is between 0
+    and 1, and shortens the delay by up to half. The delay is never shorter than ``retry_after`` seconds.
     """
     exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(receives - 1, 16))
     return max(round(exponential * (1 - jitter / 2)), math.ceil(retry_after))
@@ -45,8 +46,8 @@ class SqsQueue:
         self._jitter = jitter
 
     def postpone(self, records: Sequence[tuple[Mapping[str, Any], float]]) -> None:
-        """Hide messages until their next attempt. Each record comes with the receiver's Retry-After in seconds, or
-        with 0 if the receiver sent none."""
+        """Hide messages until their next attempt. Each record comes with the receiver's Retry-After in seconds. It is 0
+        if the receiver sent none."""
         entries: Sequence[Any] = [
             {
                 "Id": str(number),
@@ -67,8 +68,8 @@ class SqsQueue:
                 self._warn("retry delay not set: the queue's own visibility timeout applies", {"errors": codes})
 
     def dead_letter(self, record: Mapping[str, Any], reason: str) -> bool:
-        """Send a message and the reason to the dead-letter queue. Return whether the original message may be
-        deleted."""
+        """Send a message and the reason to the dead-letter queue. Return whether the caller may delete the original
+        message."""
         clean = "".join(char if char.isprintable() else "?" for char in reason)  # SQS refuses control characters
         attributes: dict[str, Any] = {
             "reason": {"DataType": "String", "StringValue": clean[:1000]},

@@ -1,8 +1,8 @@
 """Best-effort publisher of receipts on their event bus. It raises no error, and delays an invocation by at most
 MAX_SECONDS.
 
-Circuit breaker: after a failed call, receipts are dropped for a minute. A network without a route to EventBridge thus
-delays only one invocation per minute.
+Circuit breaker: after a failed call, receipts are dropped for a minute. So in a network without a route to EventBridge,
+at most one invocation per minute is delayed.
 """
 
 import time
@@ -16,17 +16,18 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
-MAX_SECONDS = 4.0  # the longest wait of an invocation for its receipts
+MAX_SECONDS = 4.0  # seconds that an invocation waits for its receipts at most
 COOLDOWN_SECONDS = 60.0
-MAX_ENTRIES = 10  # receipts in one call
-ATTEMPTS = 2  # attempts for a receipt that EventBridge refuses although the call itself succeeds
+MAX_ENTRIES = 10  # the most receipts in one call
+ATTEMPTS = 2  # number of attempts; EventBridge may refuse a receipt although the call itself succeeds
 
-Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why the others are not
+Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why the other receipts are not
 
 
 class ReceiptBus:
-    """Client for the event bus ``bus``. ``report`` is called with the number of receipts that were put, the number of
-    receipts that were not, and the reason. ``monotonic`` returns the seconds of the clock that deadlines use."""
+    """Client for the event bus ``bus``. ``report`` is called with the number of receipts that are on the bus, the
+    number of receipts that were lost, and the reason. ``monotonic`` returns the seconds of the clock that deadlines
+    use."""
 
     def __init__(
         self,
@@ -39,19 +40,19 @@ class ReceiptBus:
         self._bus = bus
         self._report = report
         self._monotonic = monotonic
-        # The calls run in a thread, because a DNS look-up has no time-out.
+        # The calls run in a thread, because a DNS lookup has no timeout.
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[Put] | None = None
         self._cooldown_end = float("-inf")
 
     def put(self, receipts: Sequence[Receipt], deadline: float) -> Sequence[Receipt]:
-        """Put receipts, and wait until ``deadline`` or for MAX_SECONDS at most. Return the receipts that are on the
+        """Put receipts, and wait until ``deadline``, but at most MAX_SECONDS. Return the receipts that are on the
         bus."""
         if not receipts:
             return ()
         try:
             put, reason = self._put(receipts, deadline)
-        except Exception as error:  # such as a thread that cannot be started
+        except Exception as error:  # for example because no thread can be started
             put, reason = (), error_code(error)
         self._report(len(put), len(receipts) - len(put), reason)
         return put

@@ -1,5 +1,5 @@
-"""Writer of receipts. It collects the receipts of an invocation while results arrive, and puts them on the bus at the
-end."""
+"""Writer of receipts. It collects receipts while the results of an invocation arrive, and puts them on the bus at the
+end of the invocation."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from keyturn_notifier.disposition import DeliveryResult, Disposition
 from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipts import Receipt
 
-MAX_TOLD = 10_000  # ids that are kept in memory, of receipts that have been put
-MAX_PENDING = 200  # receipts about versions per invocation; the next heartbeat repeats the others
+MAX_TOLD = 10_000  # the most ids of written receipts that are kept in memory
+MAX_PENDING = 200  # the most receipts about versions in one invocation; the next heartbeat repeats the others
 
 
 class ReceiptWriter:
-    """Writer for one bus. ``with_details`` tells whether receipts have the names of Kubernetes objects.
+    """Writer of receipts for one bus. ``with_details`` tells whether receipts contain the names of Kubernetes objects.
 
     Receivers repeat each state of a version for a quarter of an hour. The writer remembers the receipts that it has
-    put, so each execution environment of the function puts the receipt of a state once.
+    written. So each execution environment of the function writes the receipt of a state only once.
     """
 
     def __init__(self, bus: ReceiptBus, with_details: bool) -> None:
@@ -36,7 +36,7 @@ class ReceiptWriter:
         results: Mapping[str, DeliveryResult],
         age: float,
     ) -> None:
-        """Collect the receipts about one notification. ``records`` are the SQS records that carried it. ``results`` has
+        """Collect the receipts about one notification. ``records`` are the SQS records that contain it. ``results`` has
         the result of each host. ``age`` is in seconds."""
         if notification.type is EventType.HEARTBEAT:
             self._collect_versions(results)
@@ -49,8 +49,8 @@ class ReceiptWriter:
             self._pending.append(receipt)
 
     def flush(self, deadline: float) -> None:
-        """Put the collected receipts before ``deadline``, which is a time of the monotonic clock. A receipt that cannot
-        be put is lost, unless it is about a version and a later heartbeat repeats it."""
+        """Put the collected receipts on the bus before ``deadline``, a time of the monotonic clock. A receipt that
+        cannot be put is lost. But a receipt about a version is written again if a later heartbeat repeats the state."""
         pending = [*self._pending, *self._of_versions.values()]
         self._pending, self._of_versions = [], {}
         for receipt in self._bus.put(pending, deadline):

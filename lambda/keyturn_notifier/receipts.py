@@ -1,6 +1,6 @@
-"""Receipts: events on an event bus that report the result of a secret's change. Pure.
+"""Receipts. A receipt is an event on an event bus that reports what a change of a secret has led to. Pure.
 
-docs/receipts.md describes each kind. A receipt has names, but never a value.
+docs/receipts.md describes each kind. A receipt contains names, but never a value.
 """
 
 import json
@@ -19,10 +19,10 @@ WAITING = "Keyturn Secret Waiting"
 LIVE = "Keyturn Secret Live"
 STUCK = "Keyturn Rollout Stuck"
 WAITING_SECONDS = 300.0
-# The receive count of a message at which a waiting event is reported. With the back-off, this is 3.5 to 7.5 minutes
-# after the first receive.
+# The number of receives of a message after which a waiting event is reported. With the back-off, this is 3.5 to 7.5
+# minutes after the first receive.
 WAITING_RECEIVE = 9
-# The limit for all names and reasons in one receipt. One call accepts ten receipts with a total of 256 KB.
+# The limit for all names and reasons in one receipt, in bytes. One call accepts ten receipts with a total of 256 KB.
 MAX_NAMES_BYTES = 12 * 1024
 MAX_REASON = 500  # bytes
 _ARN_SUFFIX = len("-a1b2c3")  # AWS appends such a suffix to the name
@@ -30,15 +30,15 @@ _ARN_SUFFIX = len("-a1b2c3")  # AWS appends such a suffix to the name
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One event for the receipts' bus. ``detail`` is the event's content. ``resources`` has the ARN of the secret, or
-    nothing if the ARN is not known."""
+    """One event for the receipts' bus. ``detail`` is the event's content. ``resources`` has the ARN of the secret. It
+    is empty if the ARN is not known."""
 
     detail_type: str
     resources: Sequence[str]
     detail: Mapping[str, Any]
 
     def entry(self, bus: str) -> dict[str, Any]:
-        """Return the entry of PutEvents for a bus.
+        """Return the receipt as an entry of PutEvents for the bus ``bus``.
 
         https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEventsRequestEntry.html
         """
@@ -54,9 +54,9 @@ class Receipt:
 def applied(
     notification: Notification, results: Mapping[str, DeliveryResult], age: float, with_details: bool
 ) -> Receipt | None:
-    """Return the receipt for a change that every receiver has taken, or None for an event that changes no value.
+    """Return the receipt for a change that every receiver has taken. Return None if the event changes no value.
 
-    ``results`` has the result of each host, and ``age`` is in seconds. ``with_details`` tells whether the receipt has
+    ``results`` has the result of each host. ``age`` is in seconds. ``with_details`` tells whether the receipt contains
     the names of Kubernetes objects.
     """
     if notification.type is not EventType.CHANGED:
@@ -75,11 +75,12 @@ def waiting(
     age: float,
     with_details: bool,
 ) -> Receipt | None:
-    """Return the receipt for a change that some receiver has not taken, or None if no receipt is due.
+    """Return the receipt for a change that some receiver has not taken yet. Return None if no such receipt has to be
+    written now.
 
-    A receipt for poison is due at once. Otherwise one receipt is due for each message: at the first receive if the
-    event is then at least five minutes old, or else at receive number WAITING_RECEIVE. The function keeps no state, so
-    only the receive count of SQS can show whether the change was reported before.
+    For poison, the receipt is written at once. Otherwise it is written once per message: at the first receive if the
+    event is then at least five minutes old, or else at receive number WAITING_RECEIVE. The function keeps no state. So
+    only SQS's receive count can show whether the change was reported before.
     """
     if notification.type is not EventType.CHANGED:
         return None
@@ -93,7 +94,8 @@ def waiting(
 def of_version(host: str, state: VersionState, with_details: bool) -> Receipt:
     """Return the receipt for the state of a version in a receiver's cluster.
 
-    ``host`` is the host of the receiver's URL, so a receiver cannot report on another cluster.
+    ``host`` is the host of the receiver's URL and does not come from the reply. So a receiver cannot report on another
+    cluster.
     """
     is_live = state.state is State.LIVE
     _, separator, resource = state.arn.partition(":secret:")
@@ -117,7 +119,7 @@ def _is_due(record: Mapping[str, Any], age: float) -> bool:
     if receives == 1:
         return age >= WAITING_SECONDS
     attributes = record.get("attributes", {})
-    # SQS gives these times in milliseconds. A message without these attributes does not come from SQS.
+    # SQS gives these times in milliseconds. If a message does not have these attributes, it does not come from SQS.
     sent, first = (str(attributes.get(name, "")) for name in ("SentTimestamp", "ApproximateFirstReceiveTimestamp"))
     was_old = sent.isdecimal() and first.isdecimal() and int(first) - int(sent) >= WAITING_SECONDS * 1000
     return receives == WAITING_RECEIVE and not was_old
@@ -154,7 +156,7 @@ def _receipt(
 
 def _receiver(host: str, result: DeliveryResult, room: int | None) -> dict[str, Any]:
     """Return the part of a receipt that describes one receiver's answer. ``room`` is the number of bytes for names. If
-    it is None, the part has no names and no reason."""
+    it is None, the part contains no names and no reason."""
     answer: dict[str, Any] = {"host": host, "outcome": _outcome(result)}
     if room is None:
         return answer

@@ -2,9 +2,8 @@
 
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
 
-The new key becomes current only after every receiver has accepted a heartbeat that is signed with the new key and not
-with the old one. Until then, and after any failure, the old key stays current, and Secrets Manager retries the
-rotation.
+The new key becomes current only after every receiver has accepted a heartbeat that is signed with the new key alone.
+Until then, and after any failure, the old key stays current, and Secrets Manager retries the rotation.
 """
 
 import os
@@ -36,14 +35,15 @@ TRY_SECONDS = 30.0  # seconds for one attempt, which is one call of ReceiverClie
 
 
 class RotationFailed(Exception):
-    """The rotation stops, and the old key stays current. The text says why, and what to do if it fails again."""
+    """The rotation stops, and the old key stays current. The text gives the reason, and says what to do if the rotation
+    fails again."""
 
 
 class Rotation:
     """The steps of the rotation of one secret.
 
-    ``receivers`` takes a staging label, and builds the clients for the test step. The clients sign with the key that
-    has this label.
+    ``receivers`` takes a staging label, and returns the clients for the test step. These clients sign with the key that
+    has this staging label.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Rotation:
         self._sleep = sleep
 
     def is_open(self, version_id: str) -> bool:
-        """Return True if a rotation to this version is in progress, and False if that rotation has ended already.
+        """Return True if a rotation to this version is in progress. Return False if this rotation has already ended.
 
         Raises RotationFailed if rotation is not enabled, or if the version belongs to no rotation.
 
-        A caller of the function can pass any version, so every step makes the same checks as AWS's own template:
+        A caller of the function can pass any version. So every step makes the same checks as AWS's own template:
         https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
         """
         secret = self._secrets_manager.describe_secret(SecretId=self._secret_id)
@@ -89,12 +89,12 @@ class Rotation:
             )
 
     def test(self, version_id: str, seconds: float) -> None:
-        """Send heartbeats until every receiver has accepted one, for at most ``seconds``. Raises RotationFailed.
+        """Send heartbeats until every receiver has accepted one, but at most for ``seconds``. Raises RotationFailed.
 
-        A receiver accepts the new key only after it has read the keys again, so the first heartbeats may be refused.
+        A receiver accepts the new key only after it has read the keys again. So the first heartbeats may be refused.
 
         Dry run: if there is no pending key, the current key is tested. When a rotation is configured but not started,
-        Secrets Manager runs only this step, on a version that it creates for this purpose and then removes.
+        Secrets Manager runs only this step. It creates a version for this purpose, and then removes it.
         """
         is_dry_run = not self._has_key(version_id)
         end = time.monotonic() + seconds
@@ -110,7 +110,8 @@ class Rotation:
                 self._sleep(PAUSE_SECONDS)
 
     def finish(self, version_id: str) -> None:
-        """Make the pending key current. Receivers still accept the old key, because running notifiers have cached it.
+        """Make the pending key current. Receivers still accept the old key, because running notifiers may have cached
+        it.
 
         Raises RotationFailed if the version has no key.
         """
@@ -130,10 +131,10 @@ class Rotation:
 
 
 def _refusal(receiver: ReceiverClient) -> str:
-    """Send one heartbeat. If the receiver does not accept it, return the reason. Otherwise return an empty string."""
+    """Send one heartbeat. Return the reason if the receiver does not accept it, or else an empty text."""
     data = NotificationData("SigningKeyTest", account="-", region=os.environ.get("AWS_REGION", "-"))
-    # This heartbeat does not take the event path, so it must not make a broken event path look healthy. The receiver
-    # does not count it, because its time is too old, even if the receiver's clock differs.
+    # This heartbeat does not take the event path, so it must not make a broken event path look healthy. Its time is so
+    # old that the receiver does not count it, even if the receiver's clock differs.
     sent_at = datetime.now(UTC) - timedelta(seconds=MAX_HEARTBEAT_AGE + 2 * TOLERANCE)
     at = sent_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     heartbeat = Notification(str(uuid.uuid4()), HEARTBEAT_SOURCE, EventType.HEARTBEAT, "heartbeat", at, data)
@@ -153,8 +154,8 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     authorities = Authorities(settings.ca_bundle, read, lambda fault: logger.warning(CA_FAULT, extra={"reason": fault}))
 
     def receivers(stage: str) -> list[ReceiverClient]:
-        # If there is a KMS key, KMS also signs these heartbeats, as it signs deliveries. A receiver that has only the
-        # public part of the KMS key could not verify any other signature.
+        # If there is a KMS key, KMS also signs these heartbeats, just as it signs deliveries. A receiver may have only
+        # the public part of the KMS key, and cannot verify any other signature.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         return [
             ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)
@@ -166,7 +167,7 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: "LambdaContext") -> None:
-    """Execute one step of a rotation. After RotationFailed, Secrets Manager retries later."""
+    """Execute one step of a rotation. If it raises RotationFailed, Secrets Manager retries later."""
     settings, rotation = _rotation()
     step, version_id = event["Step"], event["ClientRequestToken"]
     if event["SecretId"] != settings.signing_key_secret_id:
@@ -183,7 +184,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> None:
             rotation.test(version_id, context.get_remaining_time_in_millis() / 1000 - TRY_SECONDS)
         elif step == "finishSecret":
             rotation.finish(version_id)
-        # setSecret needs no action, because receivers read the pending key on their own schedule.
+        # setSecret has nothing to do, because receivers read the pending key by themselves.
     except RotationFailed as error:
         logger.error("signing key rotation step failed", extra={"step": step, "reason": str(error)})
         raise

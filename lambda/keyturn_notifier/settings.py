@@ -12,7 +12,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class InvalidSettings(ValueError):
-    """A setting is missing or wrong. The text names it and says what to write."""
+    """A setting is missing or invalid. The text names the setting, and says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 
 def _certificates(text: str) -> Certificates:
-    """Parse the private CAs. ``Authorities`` reports the faults of single CAs later. Raises InvalidSettings if no CA is
-    usable, because nothing could be delivered then."""
+    """Parse the private CAs. Raises InvalidSettings if no CA is usable, because nothing could be delivered then. If
+    only some CAs have faults, ``Authorities`` reports them later."""
     certificates = parse_parameter(text)
     if text and not certificates.der:
         raise InvalidSettings(f"KEYTURN_CA_BUNDLE: {'; '.join(certificates.faults)}")

@@ -1,7 +1,7 @@
 """The keys that sign deliveries: the signing key in Secrets Manager and, if the stack has one, a KMS key.
 
-Both the current and the previous key sign, as Standard Webhooks specifies for rotations. A receiver that has not read
-the new key yet accepts the signature of the previous one, so a rotation does not make a receiver refuse a delivery.
+Both the current and the previous key sign, as Standard Webhooks specifies for rotations. A receiver that has not yet
+read the new key accepts the signature of the previous key. So no receiver refuses a delivery because of a rotation.
 """
 
 import threading
@@ -23,7 +23,7 @@ KMS_LIMIT = 4096  # bytes: https://docs.aws.amazon.com/kms/latest/APIReference/A
 
 
 class SigningUnavailable(Exception):
-    """No usable key can be read now, or KMS cannot sign now. The text says why, and never quotes a key."""
+    """No usable key can be read now, or KMS cannot sign now. The text gives the reason, and never quotes a key."""
 
 
 class UnusableKey(SigningUnavailable):
@@ -53,10 +53,10 @@ class Keys:
 
 
 class KeyRing:
-    """A thread-safe cache of the signing keys that have the staging labels ``stages``.
+    """A thread-safe cache of the signing keys. It reads the keys that have the staging labels ``stages``.
 
-    The keys are read at the first use, and again when a caller reports them as stale. Only the key with the first of
-    these staging labels is required.
+    The keys are read at the first use, and again when a caller reports them as stale. Only the first staging label must
+    have a key.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class KeyRing:
 
     @property
     def signs_with_kms(self) -> bool:
-        """Whether KMS signs too, in addition to the signing key. KMS can sign at most KMS_LIMIT bytes."""
+        """Whether KMS signs, too, in addition to the signing key. KMS can sign at most KMS_LIMIT bytes."""
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """Return the cached keys. If the cache is empty or still holds the keys ``stale``, read the keys first.
+        """Return the cached keys. Read them before that if the cache is empty, or if its keys are the ``stale`` ones
+        that the caller has used.
 
         Raises SigningUnavailable.
         """
@@ -96,16 +97,16 @@ class KeyRing:
         try:
             return read_key(self._secrets_manager, self._secret_id, stage)
         except UnusableKey:
-            # An unusable older key is skipped, because the key with the first staging label has replaced it.
+            # An unusable older key is skipped, because the key with the first staging label has already replaced it.
             return None
 
 
 def read_key(
     secrets_manager: "SecretsManagerClient", secret_id: str, stage: str, version_id: str | None = None
 ) -> bytes | None:
-    """Read the key that has the staging label ``stage``. Returns None if there is no such version.
+    """Read the key that has the staging label ``stage``. Return None if no version has this staging label.
 
-    If ``version_id`` is given, that version must have the staging label. Raises SigningUnavailable.
+    If ``version_id`` is given, this version must have the staging label. Raises SigningUnavailable.
     """
     version: dict[str, Any] = {"VersionId": version_id} if version_id else {}
     try:
@@ -134,8 +135,8 @@ def kms_signer(kms: "KMSClient", key_id: str) -> Callable[[bytes], bytes]:
 
 
 def error_code(error: Exception) -> str:
-    """Return AWS's error code, or the name of the exception's class. The exception's text may quote anything, so it is
-    never logged."""
+    """Return AWS's error code, or else the name of the exception's class. The text of the exception is never logged,
+    because it may quote anything."""
     response = getattr(error, "response", None)
     fields = response.get("Error") if isinstance(response, dict) else None
     return str(fields.get("Code")) if isinstance(fields, dict) and fields.get("Code") else type(error).__name__

@@ -8,7 +8,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 NAMESPACE = "Keyturn"
-# template.yaml sets this variable to the name of the stack, which distinguishes several stacks in one account.
+# template.yaml sets this variable to the name of the stack. An account may have several stacks.
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "keyturn")
 
 logger = Logger(service=SERVICE)
@@ -95,8 +95,8 @@ def add_metric(metric: Metric, value: float = 1) -> None:
 
 
 def count_member_heartbeat(account: str, region: str) -> None:
-    """Count a heartbeat twice: in the metric with the dimension ``origin``, and in the one without it, which the alarm
-    uses."""
+    """Count a heartbeat in two metrics: one with the dimension ``origin``, and one without it. The alarm uses the
+    second metric."""
     metric, metrics_of_origin = Metric.MEMBER_HEARTBEATS, EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
     metrics_of_origin.add_metric(name=metric.value, unit=DEFINITIONS[metric][0], value=1)
     metrics_of_origin.add_dimensions(service=SERVICE, origin=f"{account}/{region}")

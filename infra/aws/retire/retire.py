@@ -1,10 +1,10 @@
 """Lambda function that retires the previous credential once every cluster uses the current one. This is a sample:
 change `revoke`.
 
-Each receipt `Keyturn Secret Live` starts the function (docs/receipts.md). A table holds, for each cluster, the version
-of the last receipt and the time since which this version is live. The last two steps of a run revoke the previous
-credential and remove the staging label AWSPREVIOUS. If a run ends between them, Lambda's next attempt repeats both. If
-no version has AWSPREVIOUS, there is nothing to retire.
+Each receipt `Keyturn Secret Live` starts the function (docs/receipts.md). A table has two facts for each cluster: the
+version in the cluster's last receipt, and the time since which this version is live. The last two steps of a run revoke
+the previous credential, and remove the staging label AWSPREVIOUS. If a run ends between these two steps, Lambda's next
+attempt repeats both. If no version has AWSPREVIOUS, there is nothing to retire.
 """
 
 import json
@@ -19,7 +19,7 @@ MAX_AGE = 3600  # seconds; an older receipt was delayed or replayed
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Handle one receipt. Errors of AWS are raised, so that Lambda tries again."""
+    """Handle one receipt. An error of AWS is raised, so that Lambda tries again."""
     reason = refusal(event, time.time())
     if not reason:
         reason = retire(event["detail"])
@@ -28,10 +28,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def refusal(event: dict[str, Any], now: float) -> str:
-    """Return the reason for which a receipt is refused, or an empty text.
+    """Return the reason why a receipt is refused, or an empty text if it is accepted.
 
-    Only the notifier may put events on the receipts' bus, whose rule starts this function. These checks protect against
-    principals that may invoke the function directly, and against events that EventBridge replays.
+    Only the notifier may put events on the receipts' bus. A rule of this bus starts this function. These checks are
+    against principals that invoke the function directly, and against events that EventBridge replays.
     """
     if event.get("source") != "dev.keyturn" or event.get("detail-type") != "Keyturn Secret Live":
         return "it is no receipt about a version that is live"
@@ -53,7 +53,7 @@ def clusters() -> set[str]:
 
 def retire(detail: dict[str, Any]) -> str:
     """Record that a version is live in a cluster. If it is now live in all clusters, retire the previous credential.
-    Return the reason for which the credential is not retired, or an empty text."""
+    Return the reason why the credential was not retired, or an empty text."""
     arn, version = detail["secretArn"], detail["versionId"]
     live = note(detail)
     if live is None:
@@ -68,9 +68,9 @@ def retire(detail: dict[str, Any]) -> str:
     if previous is None:
         return "it was retired before"
     read = [secrets_manager.get_secret_value(SecretId=arn, VersionId=each) for each in (previous, version)]
-    # After a rollback, the table may hold a cluster's receipt from before the rollback, while the cluster's pods use
-    # the version that is now the previous one. So each cluster must have become live after the previous version was
-    # created, and after the staging label last moved.
+    # After a rollback, the table may still have a receipt from before the rollback. The cluster's pods may then use the
+    # version that is now the previous one. So in each cluster, the version must have become live after the previous
+    # version was created, and after the staging label last moved.
     current_since = max(int(read[0]["CreatedDate"].timestamp()), *(moved for _, moved in live.values()))
     if missing := {host for host, (since, _) in live.items() if since < current_since}:
         return not_yet(missing)
@@ -82,12 +82,11 @@ def retire(detail: dict[str, Any]) -> str:
 
 
 def note(detail: dict[str, Any]) -> dict[str, tuple[int, int]] | None:
-    """Record the version that is live in a cluster. Return the clusters whose last receipt is about this version.
+    """Record the version that is live in a cluster. Return the clusters whose last receipt is about this version, each
+    with two times in seconds since 1970: since when the version is live, and when the staging label moved (0 if this is
+    not known).
 
-    The value for each cluster is the time since which the version is live, and the time at which the staging label
-    moved (0 if unknown), both in seconds since 1970.
-
-    Return None if the table holds a later receipt of the cluster. Receipts may arrive twice, and in any order.
+    Return None if the table has a later receipt of the cluster. Receipts may arrive twice, and in any order.
     """
     since = int(datetime.fromisoformat(detail["since"]).timestamp())
     moved = since - detail["seconds"] if "seconds" in detail else 0
@@ -114,7 +113,7 @@ def note(detail: dict[str, Any]) -> dict[str, tuple[int, int]] | None:
 
 
 def not_yet(missing: set[str]) -> str:
-    """Return the reason for which a version is not retired yet."""
+    """Return the reason why a version is not retired yet. ``missing`` are the clusters in which it is not live."""
     return f"not live yet in {', '.join(sorted(missing))}"
 
 
@@ -122,8 +121,8 @@ def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
     """Revoke the old credential, and return True. If the new credential is the same, do nothing, and return False. This
     must be idempotent, because Lambda may repeat a run.
 
-    This sample makes an access key of IAM inactive, which can be undone. For a database in which each version has a
-    different user, change the password of the old user, or lock the old user.
+    This sample makes an access key of IAM inactive, which can be undone. If each version has a user of its own in a
+    database, change the password of the old user, or lock the old user.
     """
     if old["AccessKeyId"] == new["AccessKeyId"]:
         return False
