@@ -23,7 +23,8 @@ DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Aut
 
 
 class AwsError(CliError):
-    """AWS refuses a call, or does not answer. ``code`` is AWS's error code, or the name of the exception's class."""
+    """AWS refuses a call, or does not answer. ``code`` is AWS's error code, or else the name of the exception's
+    class."""
 
     def __init__(self, call: str, code: str, advice: str) -> None:
         super().__init__(f"AWS: {call}: {code}", advice)
@@ -34,8 +35,8 @@ class AwsError(CliError):
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A deployed stack of template.yaml. ``resources`` maps each logical id to its physical id. ``date`` is the time by
-    AWS's clock at which the stack was read. ``skew`` is the difference between this machine's clock and AWS's clock, in
-    seconds."""
+    AWS's clock at which the stack was read. ``skew`` is the difference in seconds between this machine's clock and
+    AWS's clock."""
 
     name: str
     outputs: Mapping[str, str]
@@ -46,20 +47,21 @@ class Stack:
 
 
 def configured_region() -> str | None:
-    """Return AWS_REGION, or None to leave the region to boto3.
+    """Return the value of AWS_REGION. Return None if it is not set, so that boto3 finds the region.
 
     boto3 reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION. AWS's other SDKs read AWS_REGION:
+
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     """
     return os.environ.get("AWS_REGION") or None
 
 
 class Aws:
-    """Access to AWS. Clients are created at their first use. The region is AWS_REGION, or else the region in boto3's
+    """Access to AWS. A client is created at its first use. The region is AWS_REGION, or else the region in boto3's
     configuration. boto3 finds the credentials. Raises AwsError if boto3's configuration cannot be used."""
 
     def __init__(self) -> None:
-        # The import of AWS's SDK takes half a second. Help and completion do not need the SDK.
+        # It takes half a second to import AWS's SDK. Help and completion do not need the SDK.
         import boto3
         from botocore.exceptions import BotoCoreError
 
@@ -75,7 +77,7 @@ class Aws:
 
     @functools.cache  # noqa: B019 - one object lives as long as the process
     def client(self, service: str, region_name: str = "") -> Any:
-        """Return a client. Raises AwsError if no region is known."""
+        """Return the client for an AWS service. Raises AwsError if no region is known."""
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, NoRegionError
 
@@ -89,7 +91,7 @@ class Aws:
             raise AwsError(service, type(error).__name__, _CONFIGURATION) from None
 
     def stack(self, name: str) -> Stack:
-        """Read a stack. Raises AwsError."""
+        """Read the stack with this name. Raises AwsError."""
         cloudformation = self.client("cloudformation")
         with errors(f"DescribeStacks {name}", "name the stack: --stack NAME, and its region: AWS_REGION"):
             reply = cloudformation.describe_stacks(StackName=name)
@@ -103,7 +105,7 @@ class Aws:
             {each["ParameterKey"]: each.get("ParameterValue", "") for each in stack.get("Parameters", [])},
             {each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in resources},
             date,
-            # The Date header has whole seconds, so the time is on average half a second later than the header says.
+            # The Date header has whole seconds. So the true time is on average half a second later than the header.
             received - date.timestamp() - 0.5,
         )
 
@@ -115,8 +117,8 @@ class Aws:
         return outputs[name]
 
     def secrets_manager(self, secret_id: str) -> Any:
-        """Return a client for Secrets Manager in the region of a secret. Raises AwsError. Raises UsageError if
-        ``secret_id`` is neither a name nor an ARN."""
+        """Return a client for Secrets Manager in the region of a secret. Raises UsageError if ``secret_id`` is neither
+        a name nor an ARN. Raises AwsError."""
         if not is_secret_id(secret_id):
             raise UsageError(f"{secret_id} is no name of a secret", "write the name or ARN of an AWS secret")
         return self.client("secretsmanager", region(secret_id))
@@ -133,8 +135,8 @@ class Aws:
 
 @contextmanager
 def errors(call: str, advice: str = "") -> Iterator[None]:
-    """Turn errors of the SDK into AwsError. ``call`` names the call. ``advice`` says what to do if AWS refuses the call
-    for a reason other than credentials or rights, such as an object that does not exist."""
+    """Context manager that turns errors of the SDK into AwsError. ``call`` is the name of the call. If AWS refuses the
+    call, and the reason is not the credentials or a missing right, ``advice`` says what to do."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

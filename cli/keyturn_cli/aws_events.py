@@ -8,7 +8,7 @@ from keyturn_receiver.core.arn import account_id, region
 
 
 def label_move(arn: str, name: str, label: str, version_id: str, now: datetime) -> dict[str, Any]:
-    """Return the event for a move of a secret's staging label to a version."""
+    """Return the event that AWS emits when a secret's staging label moves to a version."""
     return {
         "version": "0",
         "id": str(uuid4()),

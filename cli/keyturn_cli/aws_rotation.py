@@ -15,7 +15,7 @@ PAUSE = 1.0  # seconds between two calls of DescribeSecret
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A rotation that has been started. ``version_id`` is the version that becomes current."""
+    """A started rotation. ``version_id`` is the version that is to become current."""
 
     arn: str
     name: str
@@ -52,7 +52,7 @@ def wait_for_label(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait until the new version has AWSCURRENT. Return the duration of the wait in seconds.
+    """Wait until the new version has AWSCURRENT. Return the number of seconds of the wait.
 
     Raises TimedOut after ``seconds``, CliError if the rotation was cancelled, and AwsError.
     """
@@ -73,7 +73,7 @@ def wait_for_label(
 
 
 def _pending(secret: Mapping[str, Any]) -> str:
-    """Return the version of an incomplete rotation, or an empty text.
+    """Return the id of the version with AWSPENDING if its rotation is not complete, or an empty text.
 
     https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
     """

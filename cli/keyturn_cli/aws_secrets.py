@@ -1,4 +1,4 @@
-"""Reads of AWS Secrets Manager with the credentials and the rights of the caller."""
+"""Reads of AWS Secrets Manager, with the credentials and the rights of the caller."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ def read_file(file: Path, secret_id: str) -> SecretVersion:
 
 
 def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersion:
-    """Return the version that has a staging label. ``in_region`` is the secret's region if ``secret_id`` is not an ARN.
-    Raises CliError."""
+    """Return the version that has a staging label, with its value. ``in_region`` is the secret's region if
+    ``secret_id`` is not an ARN. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -46,8 +46,8 @@ def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersi
 
 
 def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT, instead: str = "--version ID") -> str:
-    """Return the id of the version that has a staging label. No value is read. ``in_region`` is the secret's region if
-    ``secret_id`` is not an ARN. ``instead`` is the option that makes the call needless. Raises CliError."""
+    """Return the id of the version that has a staging label. The version's value is not read. ``in_region`` is the
+    secret's region if ``secret_id`` is not an ARN. Raises CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

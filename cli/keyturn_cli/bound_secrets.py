@@ -22,9 +22,10 @@ _RAW = Decoder(Raw)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound Secret, or a watched one if ``is_watched`` is true.
+    """A Secret whose consumers Keyturn restarts. ``is_watched`` is true if the Secret is watched, and false if it is
+    bound.
 
-    ``keys`` are the keys that Keyturn has recorded, and the keys in the Secret's managed fields.
+    ``keys`` are the keys in Keyturn's record, and the keys in the Secret's managed fields.
     """
 
     target: Target
@@ -56,11 +57,11 @@ class Bound:
         return tuple(dict.fromkeys(self.record.version_ids.values()))
 
     def sources_of(self, secret_id: str) -> tuple[Source, ...]:
-        """Return the AWS secrets of the binding that may have the name or ARN ``secret_id``."""
+        """Return those AWS secrets of the binding that may have the name or ARN ``secret_id``."""
         return tuple(source for source in self.spec.sources if may_be_same(source.secret_id, secret_id))
 
     def versions_of(self, secret_id: str) -> frozenset[str]:
-        """Return the ids of those versions of one AWS secret from which the Secret's values come."""
+        """Return the version ids of one AWS secret from which values of this Secret come."""
         found = (versions_of(source, self.record.version_ids) for source in self.sources_of(secret_id))
         return frozenset(version for versions in found for version in versions.values())
 
@@ -102,20 +103,21 @@ def read_bound(obj: Mapping[str, Any]) -> Bound:
 
 
 def get_bound(cluster: Cluster, target: Target) -> Bound | None:
-    """Return the Secret, or None if it is not bound. Raises NotFound, and the other errors of ``Cluster``."""
+    """Return a bound Secret, or None if the Secret is not bound. Raises NotFound, and the other errors of
+    ``Cluster``."""
     obj = cluster.get(path("v1", "secrets", target.namespace, target.name), accept=METADATA)
     return read_bound(obj) if is_bound(as_object(obj.get("metadata"))) else None
 
 
 def list_bound(cluster: Cluster, namespace: str | None = None, secret_id: str | None = None) -> Iterator[Bound]:
-    """Yield the bound Secrets of a namespace, or of all namespaces. With ``secret_id``, yield only the Secrets that are
-    bound to this AWS secret."""
+    """Yield the bound Secrets of a namespace, or of all namespaces. If ``secret_id`` is given, yield only the Secrets
+    that are bound to this AWS secret."""
     names = [name.encode() for name in candidate_names(secret_id)] if secret_id else []
     query = {"labelSelector": BIND_LABEL}
     for raw in cluster.list(path("v1", "secrets", namespace), query, _RAW, METADATA_LIST):
         text = memoryview(raw).tobytes()
         if names and not any(name in text for name in names):
-            continue  # parsing every Secret would take ten times as long
+            continue  # only the possible Secrets are parsed: parsing all would take ten times as long
         obj = OBJECT.decode(text)
         if is_bound(as_object(obj.get("metadata"))):
             bound = read_bound(obj)

@@ -1,7 +1,7 @@
 """Client for the API server of one cluster, with the rights of the caller.
 
-The official Python client supplies credentials and connections. The models of that client are not used, because they
-take several times as much CPU time as decoding only the needed fields from JSON.
+The official Python client supplies credentials and connections. Its models are not used, because they take several
+times as much CPU time as a decoder that keeps only the needed fields.
 """
 
 import json
@@ -54,10 +54,10 @@ class Reply:
 class Cluster:
     """One cluster. Its methods can be called from several threads.
 
-    ``context`` is the name of the kubeconfig's context, and ``namespace`` the context's namespace. ``in_pod`` is true
-    if the rights are those of the pod in which this process runs. Each method raises Unreachable if the API server does
-    not answer, Forbidden if the caller lacks a right, NotFound if the object does not exist, and Refused for any other
-    refusal.
+    ``context`` is the name of the kubeconfig's context, and ``namespace`` is the namespace of this context. ``in_pod``
+    is true if the process runs in a pod, with the pod's rights. Each method raises Unreachable if the API server does
+    not answer, Forbidden if the caller does not have a right, NotFound if the object does not exist, and Refused for
+    any other refusal.
     """
 
     def __init__(self, client: "ApiClient", context: str, namespace: str, in_pod: bool = False) -> None:
@@ -71,12 +71,12 @@ class Cluster:
 
     @classmethod
     def connect(cls, context: str | None = None) -> "Cluster":
-        """Read the kubeconfig, or the pod's own configuration. No request is made yet.
+        """Read the kubeconfig, or the pod's own configuration. This method makes no request.
 
         Raises Unreachable if there is no configuration, or if its credentials cannot be obtained. Raises UsageError if
-        the kubeconfig has no such context.
+        the kubeconfig does not have the context.
         """
-        # The import of the official client takes half a second. Help and completion do not need the client.
+        # It takes half a second to import the official client. Help and completion do not need it.
         from keyturn_cli.kubeconfig import IN_POD, load
 
         loaded = load(context, CONNECTIONS)
@@ -89,7 +89,7 @@ class Cluster:
         decoder: Decoder[Any] = OBJECT,
         accept: str = JSON,
     ) -> Any:
-        """Return an object or another JSON reply, reduced to the fields that ``decoder`` keeps."""
+        """Return an object or another JSON reply. It has only the fields that ``decoder`` keeps."""
         return self._decoded(decoder, path, self._request("GET", path, query, None, accept).data)
 
     def list(
@@ -99,7 +99,7 @@ class Cluster:
         decoder: Decoder[Any] = OBJECT,
         accept: str = JSON,
     ) -> Iterator[Any]:
-        """Yield the objects of a list, page by page, reduced to the fields that ``decoder`` keeps.
+        """Yield the objects of a list, page by page. They have only the fields that ``decoder`` keeps.
 
         Secrets are listed with ``accept=METADATA_LIST``, so that their values never reach this process.
         """
@@ -116,8 +116,8 @@ class Cluster:
             page_query["continue"] = next_page
 
     def watch(self, path: str, query: Mapping[str, str], decoder: Decoder[Any], accept: str = JSON) -> Iterator[Any]:
-        """Yield the events of a watch until the API server ends the watch. A watch begins with one event for each
-        existing object."""
+        """Yield the events of a watch until the API server ends the watch. The first events are one event per existing
+        object."""
         reply = self._request("GET", path, {**query, "watch": "true"}, None, accept, stream=True)
         try:
             rest = b""
@@ -149,8 +149,8 @@ class Cluster:
         return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.data)
 
     def dial(self, namespace: str, pod: str, port: int) -> Any:
-        """Open a connection to a port of a pod, and return its socket. This may raise any kind of error, because the
-        official client does."""
+        """Open a connection to a port of a pod, and return its socket. Raises errors of any kind, because the official
+        client raises them."""
         from kubernetes.client import CoreV1Api
         from kubernetes.stream import portforward
 
@@ -179,7 +179,7 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         sent = {"User-Agent": "keyturn", **headers}
         timeout = WATCH_TIMEOUT if stream else TIMEOUT
-        with self._lock, credentials_errors(self.context):  # a token that expires soon is renewed here
+        with self._lock, credentials_errors(self.context):  # this also renews a token that expires soon
             self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
         try:
             return self._pool.request(

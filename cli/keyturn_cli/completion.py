@@ -1,7 +1,7 @@
 """Shell completion of names: bound Secrets, and the AWS secrets that they are made from.
 
-A completion runs while a person types, so it has a time limit. It prints nothing but names: every error gives no names.
-It reads the metadata of Secrets, with the rights of the caller.
+A completion runs while a person types, so it has a time limit. It prints nothing but names. After an error, it prints
+nothing. It reads the metadata of Secrets, with the rights of the caller.
 """
 
 import os
@@ -19,9 +19,9 @@ from keyturn_cli.secret_rows import Row, list_rows
 from keyturn_receiver.core.arn import candidate_names
 
 SECONDS, MAX_SECONDS = 2.0, 60.0
-TIME_LIMIT = "KEYTURN_COMPLETION_SECONDS"  # environment variable with another limit, for slow credentials
-# Tenants write the names of AWS secrets, and the shell puts a name into the command line as it is. So a name counts
-# only if no shell gives a meaning to one of its characters, and if it cannot be an option.
+TIME_LIMIT = "KEYTURN_COMPLETION_SECONDS"  # environment variable with another limit in seconds, for slow credentials
+# Tenants write the names of AWS secrets, and the shell inserts a completed name into the command line unchanged. So a
+# name is completed only if no shell gives a meaning to one of its characters, and if it cannot be an option.
 _PLAIN = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9/_+=.@-]*")
 
 
@@ -50,20 +50,21 @@ def _name(params: dict[str, Any], row: Row) -> str:
 
 def _names(row: Row) -> Iterator[str]:
     for secret_id in row.secret_ids:
-        yield candidate_names(secret_id)[-1]  # the shells part a word at the colons of an ARN
+        yield candidate_names(secret_id)[-1]  # a shell may split a word at the colons of an ARN
 
 
 def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row], Any]) -> list[str]:
-    """Return the names that are found within the time limit. If the list is not complete then, return none."""
+    """Return the names that begin with ``incomplete``. If they are not complete within the time limit, return no
+    names."""
     listed: list[set[str]] = []
 
     def look() -> None:
-        with suppress(Exception):  # without a cluster or a right there is nothing to complete
+        with suppress(Exception):  # without a cluster or a right, there are no names
             names = {name for row in _rows(params) for name in names_of(row)}
             listed.append({name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)})
 
     _be_silent()
-    thread = threading.Thread(target=look, daemon=True)  # a daemon does not keep the process from its end
+    thread = threading.Thread(target=look, daemon=True)  # the process can end although a daemon thread runs
     thread.start()
     thread.join(_time_limit())
     return sorted(listed[0]) if listed else []
@@ -71,7 +72,7 @@ def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row],
 
 def _rows(params: dict[str, Any]) -> Iterator[Row]:
     context, namespace = params.get("context"), params.get("namespace")
-    if isinstance(context, list | tuple):  # of a command that takes several contexts
+    if isinstance(context, list | tuple):  # the command takes several contexts
         context = context[0] if context else None
     cluster = Cluster.connect(context)
     try:
@@ -89,8 +90,8 @@ def _time_limit() -> float:
 
 
 def _be_silent() -> None:
-    """Detach stdin and stderr from the terminal. A library may log there, and the exec plugin of a kubeconfig may ask
-    for a password, while the person goes on typing."""
+    """Detach stdin and stderr from the terminal, because the person goes on typing. A library may log to the terminal,
+    and the exec plugin of a kubeconfig may ask for a password."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 2)

@@ -1,5 +1,5 @@
 """Errors of credentials. If an exec plugin fails, the official client only logs the error, and then sends requests
-without credentials."""
+without credentials. This module raises an error instead."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from keyturn_cli.errors import CliError, Unreachable
 
 @contextmanager
 def credentials_errors(context: str) -> Iterator[None]:
-    """Turn errors that the official client raises or logs into Unreachable."""
+    """Context manager that raises Unreachable for errors that the official client raises or logs."""
     told: list[str] = []
 
     class _Told(logging.Handler):

@@ -1,7 +1,7 @@
-"""Dead letters: events that the notifier could not deliver, and their way back to the queue.
+"""Dead letters: events that the notifier could not deliver. They can be sent back to the queue.
 
-An event is first sent to the queue and then deleted from the dead-letter queue. A crash between the two steps leaves
-the event in both queues. The second delivery changes nothing, because a receiver compares each event with AWS.
+An event is first sent to the queue, and then deleted from the dead-letter queue. After a crash between the two steps,
+the event is in both queues. The second delivery changes nothing, because a receiver compares each event with AWS.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from typing import Any
 from keyturn_cli.aws import AwsError, errors
 from keyturn_receiver.core.json_access import as_object
 
-LEASE_SECONDS = 60  # seconds for which SQS hides received letters from other consumers
+LEASE_SECONDS = 60  # seconds for which SQS hides received letters from other readers
 ROUND = 100  # letters per round; a round receives letters and then sends them back, within LEASE_SECONDS
 MAX_LISTED = 1000
-EMPTY_REPLIES = 2  # empty replies in a row that end the reads; one does not suffice, because SQS samples its servers
+EMPTY_REPLIES = 2  # empty replies in a row that end the reads; one is not enough, as SQS asks only some of its servers
 TRIED = "tried 1000 times: see 'not delivered' in the notifier's log"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One event in the dead-letter queue. ``event_id`` is empty if the body is no event. ``messages`` has the ids and
-    receipt handles of all messages with this event, because EventBridge may send an event twice."""
+    """One event in the dead-letter queue. ``event_id`` is empty if the body is not an event. ``messages`` has the ids
+    and receipt handles of all messages with this event, because EventBridge may send an event twice."""
 
     event_id: str
     secret: str
@@ -44,8 +44,7 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return at most MAX_LISTED letters, oldest first. Afterwards, the letters are visible to other consumers
-        again."""
+        """Return at most MAX_LISTED letters, oldest first. After that, other readers can see the letters again."""
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
         self._release(letters)
@@ -54,8 +53,8 @@ class DeadLetterQueue:
     def redeliver(self, event_ids: Collection[str] | None) -> Iterator[DeadLetter]:
         """Send the events with these ids, or all events, back to the queue. Yield each event after it was sent.
 
-        An event that becomes a dead letter again during the call stays in the dead-letter queue. Afterwards, other
-        consumers can see the letters that stay there again.
+        If an event becomes a dead letter again during the call, it stays in the dead-letter queue. At the end, other
+        readers can see the remaining letters again.
         """
         seen: set[str] = set()
         done: set[str] = set()
@@ -64,7 +63,7 @@ class DeadLetterQueue:
             while letters := self._receive(ROUND, seen):
                 held += letters
                 for letter in letters:
-                    name = letter.event_id or letter.body  # a body that is no event has no id
+                    name = letter.event_id or letter.body  # a body that is not an event has no id
                     if name in done or (event_ids is not None and letter.event_id not in event_ids):
                         continue
                     self._send_back(letter)
@@ -82,8 +81,8 @@ class DeadLetterQueue:
                 self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=handle)
 
     def _receive(self, limit: int, seen: set[str]) -> list[DeadLetter]:
-        """Receive letters, and hide them from other consumers for LEASE_SECONDS. Messages whose ids are in ``seen`` are
-        left out. The ids of the other messages are added to ``seen``."""
+        """Receive letters, and hide them from other readers for LEASE_SECONDS seconds. Leave out messages whose ids are
+        in ``seen``. Add the ids of the other messages to ``seen``."""
         messages: dict[str, Mapping[str, Any]] = {}
         empty = 0
         while empty < EMPTY_REPLIES and len(messages) < limit:
@@ -108,8 +107,8 @@ class DeadLetterQueue:
         return sorted(letters.values(), key=lambda letter: letter.sent)
 
     def _release(self, letters: Sequence[DeadLetter]) -> None:
-        """Make letters visible to other consumers again. If a call fails, the letters become visible after
-        LEASE_SECONDS."""
+        """Make letters visible to other readers again. If the call fails, the letters become visible after
+        LEASE_SECONDS seconds."""
         with contextlib.suppress(AwsError), errors("sqs:ChangeMessageVisibility"):
             for handle in (handle for letter in letters for _, handle in letter.messages):
                 self._sqs.change_message_visibility(QueueUrl=self._url, ReceiptHandle=handle, VisibilityTimeout=0)

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 class CliError(Exception):
-    """An error that ends the command. ``advice`` says what to do next; it may be empty."""
+    """An error that ends the command. ``advice`` says what to do next. It may be empty."""
 
     exit_code = ExitCode.FINDING
 
@@ -51,7 +51,7 @@ class UsageError(CliError):
 
 
 class TimedOut(CliError):
-    """The time-out of the command has passed."""
+    """The command has reached its time limit."""
 
     exit_code = ExitCode.TIMEOUT
 
@@ -79,10 +79,10 @@ class NotFound(Refused):
 
 
 def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """Decorator for the function of a command. The result of the function becomes the exit code of the process, and
-    each error becomes a line on stderr.
+    """Decorator for the function of a command. The result of the function becomes the exit code of the process. Each
+    error becomes a line on stderr.
 
-    The command ends without a message on Ctrl-C, and when the reader of a pipe, such as `head`, closes the pipe.
+    The command ends without a message after Ctrl-C, and when the reader of a pipe, such as `head`, closes the pipe.
     """
 
     @wraps(command)
@@ -103,7 +103,8 @@ def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """End the process without a flush of stdout. Python would otherwise flush stdout at exit and print a second error.
+    """End the process without flushing stdout. At its exit, Python would otherwise flush stdout and print a second
+    error.
 
     https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from keyturn_cli.errors import CliError, UsageError
 
 TIMEOUT = 10.0  # seconds for the connection, and for each read or write
-MAX_REPLY = 256 * 1024  # bytes, as much as the notifier reads
+MAX_REPLY = 256 * 1024  # bytes; the notifier has the same limit
 
 
 class NoReply(CliError):

@@ -1,5 +1,5 @@
-"""Loader of the caller's kubeconfig. Exec plugins, client certificates and tokens work as in kubectl. In a pod without
-a kubeconfig, the client has the rights of the pod's ServiceAccount."""
+"""Loader of the caller's kubeconfig. Exec plugins, client certificates and tokens work as in kubectl. If there is no
+kubeconfig, and the process runs in a pod, the client has the rights of the pod's ServiceAccount."""
 
 import os
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def load(context: str | None, connections: int) -> Loaded:
     """Read the kubeconfig, or the pod's own configuration. ``connections`` is the maximum number of open connections.
 
     Raises Unreachable if there is no configuration, or if its credentials cannot be obtained. Raises UsageError if the
-    kubeconfig cannot be read, or has no such context.
+    kubeconfig cannot be read, or does not have the context.
     """
     settings = Configuration()
     settings.connection_pool_maxsize = connections
@@ -62,9 +62,9 @@ def _context(files: str, name: str | None) -> Mapping[str, Any]:
     except config.ConfigException as error:
         if name is None:
             raise UsageError(f"kubeconfig {files}: {error}", "choose a context with --context") from None
-        # The loader reads the contexts only if the kubeconfig has a current context.
+        # If the kubeconfig has no current context, the loader does not read the contexts.
         raise UsageError(f"kubeconfig {files}: {error}", f"set one: kubectl config use-context {name}") from None
-    except Exception as error:  # the loader raises errors of any kind for a file that is not a kubeconfig
+    except Exception as error:  # the loader raises errors of any kind if the file is not a kubeconfig
         raise UsageError(f"kubeconfig {files} cannot be read ({type(error).__name__})", "correct it") from None
     if name is None:
         return as_object(current)

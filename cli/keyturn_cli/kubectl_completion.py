@@ -1,8 +1,8 @@
 """Completion for `kubectl keyturn`. kubectl runs the program ``kubectl_complete-keyturn`` with the words of the command
-line. The program prints one suggestion per line. The last line is a directive after a colon.
+line. The program prints one suggestion per line. The last line is a colon and a directive for kubectl.
 
 https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/ and ShellCompDirective in github.com/spf13/cobra. The
-suggestions are those of bash, for which the words are in environment variables
+suggestions are the same as for bash. Click reads the words for bash from environment variables
 (https://click.palletsprojects.com/en/stable/shell-completion/).
 """
 

@@ -33,7 +33,7 @@ DEFAULT_RELEASE = "keyturn/keyturn"
 @dataclass(frozen=True, slots=True)
 class Release:
     """A Helm release of the chart. ``full_name`` is the name of the release's Deployment. It is known only in a
-    receiver's pod, and is empty elsewhere."""
+    receiver's pod, and is otherwise empty."""
 
     namespace: str
     name: str
@@ -49,8 +49,8 @@ def read_release(text: str) -> Release:
 
 
 def read_target(text: str, namespace: str) -> Target:
-    """Parse the argument ``NS/NAME`` or ``NAME`` of a command. ``NAME`` is in the namespace ``namespace``. Raises
-    UsageError."""
+    """Parse the argument ``NS/NAME`` or ``NAME`` of a command. If only ``NAME`` is given, the namespace is
+    ``namespace``. Raises UsageError."""
     parts = [namespace, text] if "/" not in text else text.split("/")
     if len(parts) != 2 or not all(map(is_object_name, parts)):
         raise UsageError(f"{text} is not the name of a Secret", "write NAMESPACE/NAME, or NAME and -n NAMESPACE")

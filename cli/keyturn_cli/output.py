@@ -1,7 +1,8 @@
 """Output: tables, JSON and YAML on stdout; notes and progress on stderr.
 
-On a terminal, the output has colours, and its lines fit the width. In a pipe or a file, the output has no colours and
-no folded lines, and blanks align the columns, as in kubectl. A colour never carries information alone.
+On a terminal, the output has colours, and its lines are as long as the terminal is wide. In a pipe or a file, the
+output has no colours, no line is folded, and blanks align the columns, as in kubectl. No information is shown by a
+colour alone.
 """
 
 import json
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from keyturn_receiver.core.printable import printable
 
-MIN_LAST = 24  # cells; a table whose last column would be narrower is shown as blocks
+MIN_LAST = 24  # cells; if the last column had fewer, the rows are shown as blocks
 
 
 class Format(StrEnum):
@@ -76,21 +77,21 @@ class Output:
         return Text(printable(text))
 
     def show(self, content: RenderableType) -> None:
-        """Write anything that rich can render. Its texts must have no control characters."""
+        """Write an object that rich can render. Its texts must not contain control characters."""
         self._out.print(content)
 
     def note(self, text: str) -> None:
-        """Write a line to stderr, for people. JSON and YAML on stdout stay whole."""
+        """Write a line for people to stderr. So JSON and YAML on stdout stay complete."""
         self.err.print(Text(printable(text)), soft_wrap=True)
 
     def notes(self, texts: Iterable[str]) -> None:
-        """Write notes about what the answer leaves out or assumes, one line each."""
+        """Write notes, one per line. A note says what the output leaves out or assumes."""
         for text in texts:
             self.note(f"note: {text}")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """Write a table. On a terminal, the last column is folded. If this column would be narrower than MIN_LAST, each
-        row becomes a block of lines. ``styles`` has a style of rich for each row."""
+        """Write a table. On a terminal, the last column is folded. If the last column would be narrower than MIN_LAST,
+        each row is written as a block of lines. ``styles`` has a style of rich for each row."""
         texts = [[printable(each) for each in row] for row in rows]
         widths = [max(map(_width, column)) for column in zip(columns, *texts, strict=True)]
         room = self._out.width - sum(widths[:-1]) - 2 * (len(columns) - 1)
@@ -129,7 +130,7 @@ class Output:
     def _write(self, line: str, style: str) -> None:
         if style and not self._out.no_color:
             self._out.print(Text(line.rstrip(), style, no_wrap=True, overflow="ignore"), crop=False)
-        else:  # rich is left out, because it takes a tenth of a millisecond for a line
+        else:  # rich is not used here, because it takes a tenth of a millisecond per line
             self._out.file.write(line.rstrip() + "\n")
 
 

@@ -1,8 +1,8 @@
-"""Port forwarding from this machine's loopback to a pod. kubectl forwards the port, or the official client if there is
-no kubectl.
+"""Port forwarding from this machine's loopback to a pod. kubectl forwards the port. If there is no kubectl, the
+official client does it.
 
-The connections end on the pod's loopback, which only port forwarding reaches from outside the pod. The caller needs the
-right to create pods/portforward.
+The connections end on the pod's loopback. Only port forwarding reaches this loopback from outside the pod. The caller
+needs the right to create pods/portforward.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ Dial = Callable[[], Any]
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
-    """TCP server on loopback. For each connection, it opens another one with ``dial``, and relays between the two."""
+    """TCP server on loopback. For each connection to it, it opens a connection to the pod with ``dial``, and relays
+    between the two."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -36,7 +37,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Relay)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore a broken connection. The client notices by itself that the connection has ended."""
+        """Ignore a broken connection. The client itself notices that the connection has ended."""
 
 
 class _Relay(socketserver.BaseRequestHandler):
@@ -54,7 +55,7 @@ class _Relay(socketserver.BaseRequestHandler):
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy until the source ends, and then shut down the target for writing."""
+    """Copy until the source ends. Then shut down the target for writing."""
     with contextlib.suppress(OSError):
         while data := source.recv(_CHUNK):
             target.sendall(data)
@@ -72,8 +73,8 @@ def free_port(preferred: int) -> int:
 
 @contextlib.contextmanager
 def by_kubectl(command: Sequence[str], local: int) -> Iterator[Callable[[], None]]:
-    """Run ``kubectl port-forward``, and yield a function that waits until kubectl ends. Raises CliError with kubectl's
-    message."""
+    """Context manager that runs ``kubectl port-forward``. It yields a function that waits until kubectl ends. Raises
+    CliError with kubectl's message."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - found on the PATH, without a shell
     try:
         end = time.monotonic() + START_SECONDS
@@ -94,7 +95,7 @@ def by_kubectl(command: Sequence[str], local: int) -> Iterator[Callable[[], None
 
 @contextlib.contextmanager
 def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
-    """Relay through the official client, and yield a function that waits until Ctrl-C."""
+    """Context manager that relays through the official client. It yields a function that waits until Ctrl-C."""
     with Forwarder(local, dial) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()

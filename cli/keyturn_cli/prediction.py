@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     """The predicted outcome for a workload."""
 
     RESTARTS = "restarts"
-    HELD = "held"  # it is marked, but a setting of the workload keeps some or all old pods
+    HELD = "held"  # it gets its mark, but a setting of the workload keeps some or all old pods
     WAITS = "waits"  # it is restarted later
     OFF = "off"  # Keyturn may not restart it, or Reloader restarts it
     UNCONCERNED = "unconcerned"  # its pods read no key that changes
@@ -50,10 +50,10 @@ class Outcome(StrEnum):
 class Change:
     """The predicted change of one Secret.
 
-    ``before`` has the revisions before the write, and ``after`` is the record after it. ``keys`` are the keys whose
-    values change. ``present`` are all keys of the Secret after the write. ``unknown`` are keys that may change, because
-    they also depend on an AWS secret whose value is not known here. If the Secret would not be filled, ``error`` says
-    why, and nothing changes.
+    ``before`` has the revisions before the write, and ``after`` is the record after the write. ``keys`` are the keys
+    whose values change. ``present`` are all keys of the Secret after the write. ``unknown`` are keys that may change,
+    because they also depend on an AWS secret whose value is not known here. ``error`` is the reason why the Secret
+    would not be filled, or an empty text. If there is an error, nothing changes.
     """
 
     before: Mapping[str, str] = field(default_factory=dict)
@@ -82,8 +82,8 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The input of a prediction: the present state of one Secret and its consumers. ``in_namespace`` has the
-    annotations of the Secret's namespace. ``pods`` has the pods of the consumers that ``needs_pods`` returns. ``now``
+    """The input of a prediction: the present state of one Secret and its consumers. ``in_namespace`` are the
+    annotations of the Secret's namespace. ``pods`` are the pods of those consumers that ``needs_pods`` returns. ``now``
     is in seconds since 1970."""
 
     bound: Bound
@@ -95,7 +95,7 @@ class Scene:
 
 
 def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], settings: Settings) -> str:
-    """Return the reason for which the Secret's namespace may not read an AWS secret, or an empty text if it may."""
+    """Return the reason why the Secret's namespace may not read an AWS secret, or an empty text if it may read it."""
     if settings.namespaces and bound.target.namespace not in settings.namespaces:
         return f"the receiver does not serve namespace {bound.target.namespace} (chart value namespaces)"
     if bound.spec.account and not settings.tenant_roles:
@@ -108,8 +108,8 @@ def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], 
 
 
 def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
-    """Return the change for a rotation of ``sources``. This assumes that every key that depends on them gets another
-    value."""
+    """Return the change for a rotation of ``sources``, under the assumption that every key that depends on them gets
+    another value."""
     try:
         binding = read_binding(bound.target, bound.spec)
     except KeyturnError as error:
@@ -134,8 +134,8 @@ def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
 def planned_change(
     bound: Bound, sources: Collection[Source], live: LiveSecret, values: Mapping[str, bytes], version: SecretVersion
 ) -> Change:
-    """Return the change for a rotation that gives ``sources`` the value of ``version``. ``values`` has the Secret's
-    present values. ``live`` is the Secret, with the values themselves as fingerprints, because these never leave this
+    """Return the change for a rotation that gives ``sources`` the value of ``version``. ``values`` are the Secret's
+    present values. ``live`` is the Secret. Its fingerprints are the values themselves, because they do not leave this
     process."""
     try:
         binding = read_binding(bound.target, bound.spec)
@@ -164,7 +164,7 @@ def _planned(
     data = complete(live.type, binding, versions, data)
     made = plan(binding, bound.spec.hash, live, data, versions, data, lambda content: "", bound.spec.reconcile)
     record = made.record
-    if unknown:  # treated as changed, because a prediction must not wrongly promise that nothing happens
+    if unknown:  # unknown keys are treated as changed, so that the prediction does not wrongly say that nothing happens
         after = dict(record.revisions) | {key: f"{NEW_VERSION}.{key}" for key in unknown}
         times = next_times(record.write_times, after, unknown, (), removed=False)
         record = replace(record, revisions=after, write_times=times)
@@ -174,7 +174,7 @@ def _planned(
 
 
 def fates(scene: Scene, change: Change) -> list[Fate]:
-    """Return the predicted outcome for each consumer of a Secret, in the order of the workloads' names."""
+    """Return the predicted outcome for each consumer of a Secret, sorted by kind, namespace and name."""
     name, after, before = scene.bound.target.name, change.after, Record(revisions=change.before)
     made: dict[WorkloadRef, Fate] = {}
     due: dict[WorkloadRef, Consumer] = {}
@@ -199,8 +199,7 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
 
 
 def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
-    """Return the consumers whose pods decide about the restart. ``fates`` needs the pods of these consumers in
-    ``Scene.pods``."""
+    """Return the consumers whose pods decide about the restart. ``fates`` needs these pods in ``Scene.pods``."""
     name, before = scene.bound.target.name, Record(revisions=change.before)
     marks = ((each, _mark(each, name, before, change.after)) for each in scene.consumers if not _why_off(each, scene))
     return [consumer for consumer, mark in marks if mark and mark.undecided and not mark.restart]
@@ -209,8 +208,8 @@ def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
 def readers_left(
     readers: Iterable[Reader], target: Target, change: Change, restarted: Collection[str], limit: int = 20
 ) -> list[Reader]:
-    """Return at most ``limit`` readers that Keyturn does not restart. They would keep an old value, or read the new one
-    at their next run. ``restarted`` has the names of the Secret's consumers."""
+    """Return at most ``limit`` readers that Keyturn does not restart. They keep an old value, or read the new value at
+    their next run. ``restarted`` are the names of the Secret's consumers."""
     keys = frozenset(change.keys)
     told = (each for each in readers if has_to_be_told(each, target.name, keys, change.after, frozenset(restarted)))
     return list(islice({each.name: each for each in told}.values(), limit))
@@ -222,8 +221,9 @@ def is_left_alone(reader: Reader) -> bool:
 
 
 def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> RolloutAnnotation | None:
-    """Return the mark that a reconcile writes after it has written the record ``after``. If the consumer needs a
-    baseline, the reconcile writes the baseline first."""
+    """Return the mark (Keyturn's annotation on the consumer) that a reconcile would write, or None if it would write
+    none. The reconcile replaces the record ``before`` by the record ``after``. If the consumer has no mark yet, the
+    reconcile first writes a baseline, which is a mark for ``before``."""
     if made := baseline(consumer, name, before, after):
         consumer = replace(consumer, baseline={**consumer.baseline, made.name: made.value})
     return rollout(consumer, name, after, before)
@@ -235,7 +235,7 @@ def _has_pod_behind(scene: Scene, consumer: Consumer, name: str, after: Record, 
 
 
 def _why_off(consumer: Consumer, scene: Scene) -> str:
-    """Return the reason for which a consumer may not be restarted, or an empty text."""
+    """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted."""
     settings, bound = scene.settings, scene.bound
     if not settings.rollouts:
         return "Keyturn restarts nothing here (chart value rollouts.enabled)"
@@ -259,8 +259,8 @@ def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fat
 def _waits(
     scene: Scene, due: Sequence[Consumer], others: Sequence[Consumer], after: Record
 ) -> Mapping[WorkloadRef, Wait]:
-    """Return the reason of the wait for each due consumer that has to wait. A rollout that fails would halt the later
-    ones, but a failure cannot be predicted."""
+    """Return the consumers that have to wait, each with the reason. ``due`` are the consumers that need a restart. A
+    failed rollout would also make later consumers wait, but a failure cannot be predicted."""
     bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
     candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
     candidates += (other_candidate(each, bound.target.name, after, now) for each in others)

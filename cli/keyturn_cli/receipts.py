@@ -1,8 +1,9 @@
-"""Reader of receipts. The log group of infra/aws/receipts.yaml shows whether a version has arrived in every cluster.
+"""Reader of receipts. Receipts are Keyturn's events about the way of a version. The log group of
+infra/aws/receipts.yaml has them, so it shows whether a version has arrived in every cluster.
 
-The reader needs only the right to logs:FilterLogEvents on that group, and no access to a cluster. A line counts only if
-it is an event with Keyturn's source and the region of the group. docs/receipts.md names the principals that may write
-to the group.
+The reader needs only the right to logs:FilterLogEvents on this log group, and no access to a cluster. A line counts
+only if it is an event with Keyturn's source and the region of the log group. docs/receipts.md names the principals that
+may write to the log group.
 """
 
 import json
@@ -23,7 +24,7 @@ APPLIED, LIVE = "applied", "live"
 KIND_APPLIED, KIND_WAITING = "Keyturn Secret Applied", "Keyturn Secret Waiting"
 KIND_LIVE, KIND_STUCK = "Keyturn Secret Live", "Keyturn Rollout Stuck"
 SOURCE = "dev.keyturn"
-LOOK_BACK = 7 * 24 * 3600  # seconds before the start of the wait; older receipts do not count
+LOOK_BACK = 7 * 24 * 3600  # seconds before the start of the wait; older receipts are ignored
 POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
 _UNNAMED = "a cluster that the receipt does not name"
 _NOT_CONCERNED = (REASON_HEARTBEAT, REASON_NOT_BOUND, REASON_NO_LONGER_BOUND)
@@ -33,12 +34,12 @@ _ADVICE_GROUP = "deploy infra/aws/receipts.yaml there, or name the log group, th
 
 @dataclass(slots=True)
 class Arrival:
-    """The state of one version, as the receipts show it. Each cluster has the host of its receiver's URL as its name.
+    """The state of one version according to the receipts. The name of a cluster is the host of its receiver's URL.
 
     ``applied`` is true if every receiver has taken the version. ``hosts`` are the clusters that use the version. It is
-    empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` has the names of
-    the stuck workloads by cluster. ``problems`` has the reasons of refusals by cluster. A problem with an empty host
-    belongs to a cluster that the receipt does not name.
+    empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` maps a cluster
+    to the names of its stuck workloads. ``problems`` maps a cluster to the reasons of its refusals. The host is empty
+    if the receipt does not name the cluster.
     """
 
     applied: bool = False
@@ -48,7 +49,7 @@ class Arrival:
     problems: dict[str, str] = field(default_factory=dict)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Take one receipt into account. Receipts may arrive twice and in any order."""
+        """Update the state with one receipt. Receipts may arrive twice, and in any order."""
         detail, kind = event["detail"], event["detail-type"]
         if kind == KIND_LIVE:
             self.live.add(str(detail["host"]))
@@ -59,8 +60,8 @@ class Arrival:
             self._take_applied(detail)
 
     def is_reached(self, goal: str, hosts: Sequence[str] = ()) -> bool:
-        """Return whether the goal is reached in the clusters ``hosts``. Without them, every cluster that uses the
-        version counts."""
+        """Return whether the goal is reached in the clusters ``hosts``. If ``hosts`` is empty, it has to be reached in
+        every cluster that uses the version."""
         if goal == APPLIED:
             return self.applied
         wanted = set(hosts) or self.hosts
@@ -75,7 +76,7 @@ class Arrival:
         self.applied = self.applied or detail.get("complete") is True
         receivers = [(str(each["host"]), str(each["outcome"]), each) for each in detail["receivers"]]
         self.hosts |= {host for host, outcome, _ in receivers if outcome != "ignored"}
-        # A Secret that the receiver retries by itself is no problem.
+        # If the receiver itself retries a Secret, this is not a problem.
         refused = {
             host: str(each["reason"])
             for host, _, each in receivers
@@ -100,12 +101,12 @@ def wait_for_receipts(
 ) -> Arrival:
     """Wait until the receipts show that a version is applied, or live, in every cluster. Return the last state.
 
-    ``logs`` is a client of CloudWatch Logs. ``secret_id`` is the name or ARN of the AWS secret. ``goal`` is APPLIED or
-    LIVE. ``hosts`` are the receivers of the clusters that must be live. Without them, a receipt of the kind Applied
-    says which clusters use the version.
+    ``logs`` is a client for CloudWatch Logs. ``secret_id`` is the name or ARN of the AWS secret. ``goal`` is APPLIED or
+    LIVE. ``hosts`` are the hosts of the receivers in whose clusters the version must be live. If ``hosts`` is empty, a
+    receipt of the kind Applied says which clusters use the version.
 
     Raises UsageError, TimedOut after ``seconds``, RolloutFailed, CliError if no cluster uses the version, and AwsError
-    if the group cannot be read.
+    if the log group cannot be read.
     """
     if not _VERSION_ID.fullmatch(version_id):
         raise UsageError(f"{version_id} is no version id", "give the VersionId that AWS has answered")
@@ -157,7 +158,7 @@ def await_version(
     hosts: Sequence[str] = (),
     group: str = LOG_GROUP,
 ) -> ExitCode:
-    """Wait as ``wait_for_receipts`` does, and print the result. The exit code is FINDING if a binding has refused the
+    """Call ``wait_for_receipts``, and print the result. The exit code is FINDING if a binding has refused the
     version."""
     arrival = wait_for_receipts(logs, secret_id, version_id, goal, seconds, hosts, group)
     names = sorted(arrival.live if goal == LIVE else arrival.hosts)
@@ -187,8 +188,8 @@ def read_receipts(logs: Any, group: str, about: tuple[str, str], since: float) -
 
 
 def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str, Any] | None:
-    """Parse a line of the log. Return the receipt if it is about this version of this AWS secret. Return None for any
-    other line."""
+    """Parse a line of the log. Return the receipt if it is about this version of this AWS secret. Return None if the
+    line is anything else."""
     secret_id, version_id = about
     try:
         event = json.loads(message)
@@ -198,7 +199,7 @@ def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str,
         named = str(detail.get("secretArn") or detail["name"])
         if detail["versionId"] != version_id or not may_be_same(named, secret_id):
             return None
-        Arrival().take(event)  # raises if the receipt lacks a field
+        Arrival().take(event)  # an error is raised if the receipt does not have a field
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return dict(event) if isinstance(detail, dict) else None

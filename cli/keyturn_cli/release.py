@@ -12,7 +12,7 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 
-PER_SECRET = 10  # unfinished rollouts of one Secret
+PER_SECRET = 10  # the most unfinished rollouts of one Secret at a time
 CHART = "keyturn"
 COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
 
@@ -52,8 +52,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
 def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
     """Return the Deployment of a release's receivers.
 
-    The Deployment is found by the chart's labels (charts/keyturn/templates/_names.tpl), because the Deployment's name
-    may differ from the release's name. Raises NotFound, and the other errors of ``Cluster``.
+    It is found by the chart's labels (charts/keyturn/templates/_names.tpl), because its name may differ from the name
+    of the release. Raises NotFound, and the other errors of ``Cluster``.
     """
     if release.full_name:
         deployment: Mapping[str, Any] = cluster.get(
@@ -62,7 +62,7 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
         return deployment
     query = {"labelSelector": f"app.kubernetes.io/instance={release.name},app.kubernetes.io/part-of={CHART}"}
     for each in cluster.list(path("apps/v1", "deployments", release.namespace), query):
-        # Only the Deployment's pods have a label for the component, so the selector of the Deployment shows it.
+        # The chart puts the label for the component into the Deployment's selector, and not on the Deployment itself.
         labels = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
         if labels.get(COMPONENT) == RECEIVER:
             return as_object(each)
@@ -73,9 +73,9 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
 
 
 def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> str:
-    """Return the prefix of the names of a release's objects, which is the name of the Deployment.
+    """Return the prefix of the names of a release's objects. It is the name of the Deployment.
 
-    Without ``deployment``, this is ``full_name`` or the chart's default name for the release.
+    If ``deployment`` is not given, the prefix is ``full_name``, or else the chart's default name for the release.
     """
     if deployment is not None and (name := as_object(deployment.get("metadata")).get("name")):
         return str(name)
@@ -84,8 +84,8 @@ def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> 
 
 
 def settings_of(cluster: Cluster, release: Release) -> tuple[Settings, str]:
-    """Return the settings of a release, and an empty text. If the release cannot be read, return the chart's defaults,
-    and a note that says so."""
+    """Return the settings of a release, and a note. The note is empty if the release can be read. Otherwise the
+    settings are the chart's defaults, and the note says so."""
     try:
         deployment = find_deployment(cluster, release)
     except Refused as error:

@@ -1,5 +1,5 @@
-"""Progress of one version of an AWS secret in a cluster. It is derived from the cluster's present state, in the same
-way as in the receiver. This module reads no clock and does no I/O."""
+"""Progress of one version of an AWS secret in a cluster. The progress is derived from the cluster's present state with
+the same rules as in the receiver. This module reads no clock and does no I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from keyturn_receiver.core.rollout_progress import RolloutState
 class Stage(StrEnum):
     """The stage of a Secret or a workload."""
 
-    WAITING = "waiting"  # the Secret has another version, or the workload is not marked yet
+    WAITING = "waiting"  # the Secret has another version, or the workload still needs a restart
     FAILING = "failing"  # the Secret's status is an error
     APPLIED = "applied"  # the Secret has the version
     ROLLING = "rolling"  # the workload's pods are being restarted
@@ -32,7 +32,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A Secret or a workload that reads it, with its stage. ``why`` is a text for people."""
+    """The stage of a Secret, or of a workload that reads the Secret. ``why`` is a text for people."""
 
     name: str
     stage: Stage
@@ -40,15 +40,15 @@ class Place:
 
 
 def has_current(bound: Bound, secret_id: str | None) -> bool:
-    """Return whether a Secret follows the staging label AWSCURRENT of an AWS secret. If ``secret_id`` is None, any AWS
-    secret of the binding counts."""
+    """Return whether a Secret uses the staging label AWSCURRENT of an AWS secret. If ``secret_id`` is None, this may be
+    any AWS secret of the binding."""
     sources = bound.sources_of(secret_id) if secret_id else bound.spec.sources
     return any(source.stage == CURRENT for source in sources)
 
 
 def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
-    """Return the stage that a Secret has reached on its way to a version. If ``secret_id`` is None, the version may
-    belong to any AWS secret of the binding."""
+    """Return the stage of a Secret on its way to a version. If ``secret_id`` is None, the version may belong to any AWS
+    secret of the binding."""
     name = f"Secret {bound.target}"
     versions = bound.versions_of(secret_id) if secret_id else frozenset(bound.version_ids)
     if version in versions and (bound.record.status == OK):
@@ -62,8 +62,7 @@ def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
 def workload_place(
     consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings, now: float
 ) -> Place:
-    """Return the stage that a workload has reached on its way to the present values of a Secret. ``now`` is in seconds
-    since 1970."""
+    """Return the stage of a workload on its way to the present values of a Secret. ``now`` is in seconds since 1970."""
     name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
     levels = (in_namespace, settings.rollout_default, settings.reloader)
     if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):

@@ -1,4 +1,5 @@
-"""Rows of Secrets: the few fields of a Secret's metadata that a list shows. Ten thousand rows take about a second."""
+"""Rows of Secrets. A row has the few fields of a Secret's metadata that a list shows. Ten thousand rows take about a
+second."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from keyturn_receiver.core.binding import SECRET_ID, Target, is_bound
 from keyturn_receiver.core.revision import APPLIED_AT, OK, STATUS, VERSION_IDS, read_record
 from keyturn_receiver.core.vocabulary import BIND_LABEL, WATCH_LABEL
 
-NEW = 60  # seconds within which a receiver handles a new Secret
-SHOWN = 8  # characters of a version id
+NEW = 60  # seconds in which a receiver should have handled a new Secret
+SHOWN = 8  # the number of characters of a version id that are shown
 WAITING = "no receiver has looked at it yet"
 
 
@@ -57,7 +58,8 @@ EVENT = Decoder(Event)
 class Row:
     """One bound or watched Secret. ``applied_at`` and ``created_at`` are RFC 3339 or empty.
 
-    The receiver writes no status on a watched Secret. ``status`` is then why nobody is restarted for it, or empty.
+    The receiver writes no status on a watched Secret. So for a watched Secret, ``status`` is the reason why its
+    consumers are not restarted, or an empty text.
     """
 
     target: Target
@@ -70,7 +72,8 @@ class Row:
     is_watched: bool = False
 
     def needs_somebody(self, now: float) -> bool:
-        """Return whether the Secret has a fault. A Secret without a status has a fault once it is older than NEW."""
+        """Return whether the Secret has a fault. A Secret without a status counts as faulty once it is older than NEW
+        seconds."""
         if self.status or self.is_watched:
             return self.status not in ("", OK)
         created_at = seconds_of(self.created_at)

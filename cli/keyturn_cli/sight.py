@@ -1,4 +1,4 @@
-"""Cache of the reads that one command makes from one cluster: workloads, other readers, and annotations of
+"""Cache of the objects that one command reads from one cluster: workloads, other readers, and annotations of
 namespaces."""
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,11 @@ from keyturn_receiver.core.workload_kinds import ROLLOUT
 
 @dataclass(slots=True)
 class Sight:
-    """The objects that one command has read so far. ``notes`` name the objects that the caller may not read, and that
-    the answer leaves out. ``denied`` names the rights to workloads and namespaces that the caller lacks. Both are in
-    the order of the reads."""
+    """The objects that one command has read so far, so that it reads each of them only once.
+
+    ``notes`` say which objects the caller may not read. The answer leaves these objects out. ``denied`` are the rights
+    to workloads and namespaces that the caller does not have. Both are in the order of the reads.
+    """
 
     cluster: Cluster
     settings: Settings

@@ -1,8 +1,8 @@
-"""Sends a notification by hand. It goes to a receiver, with the notifier's kind of signature, or into the queue as an
-event.
+"""Notifications that a person sends. A notification goes to a receiver, signed as by the notifier, or into the queue as
+an event.
 
-A notification only says "this secret may have changed". A receiver then reads the secret in AWS, so a notification that
-is sent by hand does no harm.
+A notification only says "this secret may have changed". The receiver then reads the secret in AWS. So a notification
+that a person sends does no harm.
 """
 
 import json
@@ -45,8 +45,8 @@ class NotDelivered(CliError):
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """A secret as DescribeSecret returns it. ``version_id`` is the version with the staging label AWSCURRENT, or
-    None."""
+    """A secret as DescribeSecret returns it. ``version_id`` is the version with the staging label AWSCURRENT, or None
+    if no version has it."""
 
     arn: str
     name: str
@@ -54,7 +54,7 @@ class AwsSecret:
 
 
 def describe(aws: Aws, secret_id: str) -> AwsSecret:
-    """Describe a secret. Raises AwsError."""
+    """Return the name, the ARN and the current version of a secret. Raises AwsError."""
     secret = aws.describe_secret(secret_id)
     stages: Mapping[str, list[str]] = secret.get("VersionIdsToStages") or {}
     version_id = next((version for version, labels in stages.items() if CURRENT in labels), None)
@@ -131,11 +131,11 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
 
 
 def put_in_queue(aws: Aws, stack: Stack, secret: AwsSecret) -> str:
-    """Put an event for a move of AWSCURRENT into the stack's queue, in the form of AWS's own event. Return the event's
-    id.
+    """Put an event about a move of AWSCURRENT into the stack's queue, in the form of AWS's own event. Return the
+    event's id.
 
-    The event does not pass through EventBridge, because EventBridge refuses events of users with a source that begins
-    with "aws.". Raises AwsError.
+    The event does not pass through EventBridge. EventBridge refuses a user's event if its source begins with "aws.".
+    Raises AwsError.
     """
     event = label_move(secret.arn, secret.name, CURRENT, secret.version_id or "", datetime.now(UTC))
     if "QueueUrl" not in stack.outputs:

@@ -1,6 +1,7 @@
-"""Subject of a command: an AWS secret and the Secrets made from it, or one Secret.
+"""Subject of a command: an AWS secret with the Secrets that are made from it, or one Secret.
 
-`shop/db` may name an AWS secret or a Secret. Without the option ``--namespace``, the AWS secret is looked up first.
+`shop/db` may be the name of an AWS secret or of a Secret. If the option ``--namespace`` is not given, the AWS secret is
+looked up first.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from keyturn_receiver.core.vocabulary import BIND_LABEL
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Subject of a command. ``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret.
-    If the caller may not list all Secrets, ``note`` says which Secrets the caller may list."""
+    If the caller may not list all Secrets, ``note`` says which Secrets were listed."""
 
     name: str
     bound: Sequence[Bound]
@@ -49,7 +50,7 @@ class Subject:
 
 
 def find_subject(cluster: Cluster, text: str, namespace: str | None, with_watched: bool = False) -> Subject:
-    """Return the subject that ``text`` names. It may be a watched Secret if ``with_watched`` is true.
+    """Return the subject with the name ``text``. If ``with_watched`` is true, it may also be a watched Secret.
 
     Raises UsageError, NotFound and CliError.
     """

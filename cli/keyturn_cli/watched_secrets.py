@@ -1,5 +1,5 @@
-"""Watched Secrets: another controller or a person fills them, and Keyturn restarts their readers. Only the metadata is
-read here. The keys are those that the managed fields name.
+"""Watched Secrets. Another controller or a person fills them, and Keyturn restarts their consumers. Only their metadata
+is read here. Their keys are the keys that the managed fields name.
 
 docs/rollouts.md#secrets-that-others-fill
 """
@@ -22,8 +22,8 @@ PRESENT = "present"  # stands for the revision of a value. Only the receiver has
 
 
 def fault_of(metadata: Mapping[str, Any]) -> str:
-    """Return why nobody is restarted for a Secret with the label, or an empty text. The text begins with the reason of
-    the receiver's Event."""
+    """Return the reason why the consumers of a Secret with the watch label are not restarted, or an empty text. The
+    text begins with the reason in the receiver's Event."""
     if fault := watch_fault(metadata, len(_keys(metadata))):
         return f"NotWatched: {fault}"
     faults = watch_spec(metadata).rollout_faults
@@ -31,12 +31,12 @@ def fault_of(metadata: Mapping[str, Any]) -> str:
 
 
 def is_watched(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a Secret has the label, and is not bound, too. The label may be misspelt."""
+    """Return whether a Secret has the watch label, even if its value is misspelt, and is not bound, too."""
     return has_watch_label(metadata) and not is_bound(metadata)
 
 
 def get_watched(cluster: Cluster, target: Target) -> Bound | None:
-    """Return the Secret in the form of a bound one, or None if it is not watched. Its record has no version.
+    """Return a watched Secret in the form of a bound one, or None if it is not watched. Its record has no version.
 
     Raises NotFound, and the other errors of ``Cluster``.
     """
@@ -60,8 +60,8 @@ def _keys(metadata: Mapping[str, Any]) -> frozenset[str]:
 
 
 def supposed_change(watched: Bound, settings: Settings) -> Change:
-    """Return the change under the assumption that every key gets another value. Its ``error`` says why nobody is
-    restarted for the Secret."""
+    """Return the change under the assumption that every key gets another value. ``error`` is the reason why the
+    consumers of the Secret are not restarted, or an empty text."""
     error = _why_nobody(watched, settings)
     if error:
         return Change(error=error, present=watched.keys)

@@ -16,8 +16,8 @@ _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
 @dataclass(slots=True)
 class Listing:
-    """The workloads that were found, and the kinds that the caller may not list. ``denied`` has built-in kinds.
-    ``denied_custom`` has custom resources, which Keyturn restarts only if its settings say so."""
+    """The found workloads, and the kinds that the caller may not list. ``denied`` are built-in kinds. ``denied_custom``
+    are kinds of custom resources. Keyturn restarts these only if its settings say so."""
 
     consumers: list[Consumer] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
@@ -33,14 +33,14 @@ def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMo
                 if consumer := read_consumer(kind, each, reloader):
                     found.consumers.append(consumer)
         except NotFound:
-            continue  # the cluster lacks the definition of a custom resource
+            continue  # the cluster does not have the definition of this custom resource
         except Forbidden:
             (found.denied_custom if kind.is_custom else found.denied).append(kind.plural)
     return found
 
 
 def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[str]]:
-    """Return the pods and CronJobs of a namespace, and the kinds that the caller may not list. Pods whose controllers
+    """Return the pods and CronJobs of a namespace, and the kinds that the caller may not list. Pods of controllers that
     Keyturn restarts are left out."""
     readers: list[Reader] = []
     denied: list[str] = []
@@ -58,8 +58,8 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
 
 
 def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[Pod]:
-    """Yield the pods of a workload that have not ended. ``named`` are the Secrets that the workload's annotations
-    name."""
+    """Yield the pods of a workload, without the pods that have ended. ``named`` are the Secrets that the workload's
+    annotations name."""
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
         if pod := read_pod(each, consumer.ref, consumer.uid, named):
             yield pod

@@ -1,2 +1,2 @@
-"""The doctor: pure checks over facts, and the readers that collect the facts from Kubernetes, AWS and a receiver's
-URL."""
+"""The doctor. It has pure checks of facts, and readers that collect the facts from Kubernetes, from AWS and from the
+URL of a receiver."""

@@ -33,7 +33,7 @@ def check_path(facts: AwsFacts) -> Iterator[Finding]:
 
 
 def rule(rule: Rule, queue: Queue | Unknown) -> Iterator[Finding]:
-    """Check that the rule is enabled, matches a sample event, and sends to the queue."""
+    """Check that the rule is enabled, that it matches a sample event, and that its target is the queue."""
     if not rule.enabled:
         yield error(
             f"rule {rule.name} is disabled, so no event reaches the queue", f"aws events enable-rule --name {rule.name}"
@@ -68,7 +68,7 @@ def queue_policy(queue: Queue, rule_arn: str) -> Finding:
 def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> bool:
     """Return whether a queue's policy lets a rule of EventBridge send messages.
 
-    The check understands only statements like those of template.yaml: they allow the service events.amazonaws.com, with
+    The check understands only statements like those in template.yaml. They allow the service events.amazonaws.com, with
     or without a condition on aws:SourceArn. Other statements, such as a Deny, are ignored.
     """
     for statement in _several(policy.get("Statement")):
@@ -96,7 +96,7 @@ def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> b
 
 
 def queue_depth(queue: Queue) -> Finding:
-    """Check that no event waits in the queue for long."""
+    """Check that events do not wait in the queue for a long time."""
     oldest = queue.oldest
     text = f"queue {queue.messages}"
     if isinstance(oldest, Unknown):
@@ -115,7 +115,7 @@ def dead_letters(number: int | Unknown) -> Finding:
 
 
 def undelivered(number: int | Unknown) -> Finding:
-    """Check that EventBridge could put each event into the queue."""
+    """Check that EventBridge has put each event into the queue."""
     if isinstance(number, Unknown):
         return skipped("undelivered events", number)
     if number:
@@ -181,5 +181,5 @@ def check_keys(key: SigningKey | Unknown, now: datetime) -> Iterator[Finding]:
 
 
 def _several(value: Any) -> list[Any]:
-    """Return a list of values. IAM's policies may have a single value instead of a list."""
+    """Return a list of values. A policy of IAM may have a single value where it could have a list."""
     return value if isinstance(value, list) else [] if value is None else [value]

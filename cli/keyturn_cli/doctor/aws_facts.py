@@ -11,7 +11,7 @@ from keyturn_cli.doctor.finding import Unknown
 @dataclass(frozen=True, slots=True)
 class Rule:
     """The EventBridge rule that forwards moves of staging labels. ``matches_sample`` is the result of TestEventPattern
-    for an event that matches the stack's parameters. ``targets`` are ARNs."""
+    for an event that the stack's parameters should let through. ``targets`` are ARNs."""
 
     name: str
     arn: str
@@ -22,8 +22,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue. ``messages`` is the number of messages, and ``policy`` is the policy as parsed JSON. ``oldest`` is the
-    age of the oldest message in CloudWatch's metric."""
+    """A queue. ``messages`` is the number of messages. ``policy`` is the policy as parsed JSON. ``oldest`` is the age
+    of the oldest message according to CloudWatch's metric, in seconds."""
 
     arn: str
     messages: int
@@ -34,7 +34,7 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Notifier:
     """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
-    has the receivers' hosts that resolve to private addresses, each with its address."""
+    maps those hosts of receivers that resolve to a private address to this address."""
 
     name: str
     state: str
@@ -47,8 +47,9 @@ class Notifier:
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time of the
-    last rotation, or else of the last change. ``next_rotation`` is the time at which the next rotation is due.
-    ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if it is not known."""
+    last rotation, or of the last change if it was never rotated. ``next_rotation`` is the time at which the next
+    rotation is due. ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if it is not
+    known."""
 
     arn: str
     labels: frozenset[str]

@@ -1,4 +1,5 @@
-"""Reads the facts about the stack in AWS. Only ``read_identity`` reads a secret value, and drops it at once."""
+"""Reader of the facts about the stack in AWS. Only ``read_identity`` reads a secret value. It drops the value at
+once."""
 
 import contextlib
 import ipaddress
@@ -25,7 +26,7 @@ _METRIC_PERIOD = timedelta(minutes=10)
 
 
 class AwsReader:
-    """Reads the facts about one stack."""
+    """Reader of the facts about one stack."""
 
     def __init__(self, aws: Aws, stack: Stack) -> None:
         self._aws = aws
@@ -89,7 +90,8 @@ class AwsReader:
         )
 
     def _oldest(self, queue_name: str) -> timedelta:
-        """Return the age of the oldest message: the newest data point of CloudWatch's metric, or 0 without data."""
+        """Return the age of the oldest message in seconds. It is the newest data point of CloudWatch's metric, or 0 if
+        the metric has no data."""
         end = datetime.now(UTC)
         with errors("cloudwatch:GetMetricStatistics"):
             points = self._aws.client("cloudwatch").get_metric_statistics(
@@ -152,16 +154,18 @@ class AwsReader:
 
 
 def sample_event(stack: Stack) -> dict[str, Any]:
-    """Return an event that matches the stack's rule: a move of a staging label of an invented secret."""
+    """Return a sample event that should match the stack's rule. It is about a move of a staging label of a secret that
+    does not exist."""
     prefix, label = passing(stack)
-    # The ARN of the signing key has the stack's partition, region and account.
+    # The sample has the partition, the region and the account in the ARN of the signing key.
     scope, _, _ = stack.outputs["SigningKeySecretId"].partition(":secret:")
     name = f"{prefix}keyturn-sample"
     return label_move(f"{scope}:secret:{name}-AbCdEf", name, label, str(uuid4()), datetime.now(UTC))
 
 
 def passing(stack: Stack) -> tuple[str, str]:
-    """Return a prefix of secret names and a staging label that match the stack's rule. The prefix may be empty."""
+    """Return a prefix of secret names, and a staging label. An event with both matches the stack's rule. The prefix may
+    be empty."""
     prefixes, labels = (stack.parameters.get(name, "").split(",") for name in ("NamePrefixes", "Labels"))
     return prefixes[0], labels[0] or "AWSCURRENT"
 
@@ -182,7 +186,7 @@ def put_heartbeat(aws: Aws, stack: Stack) -> None:
 
 
 def private_hosts(receiver_urls: str) -> dict[str, str]:
-    """Return the receivers' hosts that resolve to private addresses, each with one address.
+    """Return the hosts of receivers that resolve to private addresses. Each comes with one address.
 
     A host that does not resolve here is left out, because it may be in a private DNS zone. Loopback addresses are left
     out, because only an emulator of AWS on this machine delivers to them.
@@ -199,8 +203,8 @@ def private_hosts(receiver_urls: str) -> dict[str, str]:
 
 
 def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
-    """Read the AWS identity of this process. Then try the receivers' reads: the value of the signing key, which is
-    dropped at once, and the list of the secrets."""
+    """Read the AWS identity of this process. Then try two reads of the receivers: the value of the signing key, which
+    is dropped at once, and the list of the secrets."""
     try:
         with errors("sts:GetCallerIdentity"):
             arn = str(aws.client("sts", aws.region or "us-east-1").get_caller_identity()["Arn"])
@@ -215,7 +219,7 @@ def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
             lambda: aws.secrets_manager(signing_key_id).get_secret_value(SecretId=signing_key_id)
         )
     if aws.region:
-        # The lack of this right is not a fault: the poller then describes each bound secret.
+        # It is not a fault if this right is missing, because the poller then describes each bound secret.
         listed = _refusal(lambda: aws.client("secretsmanager").list_secrets(MaxResults=1))
         if not listed:
             reads["ListSecrets"] = ""
@@ -232,7 +236,7 @@ def _refusal(call: Callable[[], object]) -> str:
 
 
 def _readable(read: Callable[[], T]) -> T | Unknown:
-    """Return the result of ``read``, or an Unknown with the reason if the read fails."""
+    """Return the result of ``read``. If the read fails, return an ``Unknown`` with the reason."""
     try:
         return read()
     except AwsError as error:

@@ -58,7 +58,8 @@ def _failing(bound: list[BoundSecret], refused: frozenset[str]) -> Iterator[Find
         for each in bound
         if each.status
         and each.status != OK
-        # ``check_namespaces`` reports this fault once, with one remedy for all Secrets of the namespace.
+        # ``check_namespaces`` reports this fault once for each namespace, with one remedy for all Secrets of the
+        # namespace.
         and not (each.namespace in refused and state_of(each.status) == NotAllowed.reason)
     ]
     if failing:
@@ -83,6 +84,6 @@ def _refused_namespaces(bindings: Bindings) -> frozenset[str]:
 
 
 def _other_owner(secret: BoundSecret) -> str:
-    """Return another field manager that owns one of Keyturn's keys, and the key, such as "kubectl-edit (password)".
-    Return an empty text if only Keyturn owns them."""
+    """Return another field manager that owns one of Keyturn's keys, and this key, such as "kubectl-edit (password)".
+    Return an empty text if no other field manager owns one."""
     return next((f"{min(owners)} ({key})" for key, owners in sorted(secret.owners.items()) if owners), "")

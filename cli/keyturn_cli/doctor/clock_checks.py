@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, warning
 from keyturn_contract.signature import TOLERANCE
 
-NOTABLE = 30.0  # seconds; a clock that NTP sets is off by less than one second
+NOTABLE = 30.0  # seconds; clocks that NTP sets differ by less than one second
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The AWS identity of this process and its rights. ``reads`` maps each call to an empty text, or to the reason why
-    the call failed."""
+    """The AWS identity of this process, and its rights. ``reads`` maps each call to the reason why it failed, or to an
+    empty text if it succeeded."""
 
     arn: str
     region: str
@@ -20,8 +20,8 @@ class Identity:
 
 
 def check_clocks(skews: Mapping[str, float]) -> Iterator[Finding]:
-    """Check that clocks agree. ``skews`` maps the names of two clocks to their difference in seconds. A difference is
-    exact to a second, because the Date header has whole seconds."""
+    """Check that clocks agree. ``skews`` maps the names of two clocks to their difference in seconds. The difference
+    may be wrong by a second, because the Date header has whole seconds."""
     for clocks, seconds in skews.items():
         text = f"{clocks} {round(seconds):+d} s"
         if abs(seconds) > TOLERANCE:
@@ -49,5 +49,5 @@ def check_identity(identity: Identity | Unknown) -> Iterator[Finding]:
 
 
 def unchecked(subjects: Sequence[str], unknown: Unknown) -> tuple[Finding, ...]:
-    """Return one finding for each subject, which says that the subject was not checked."""
+    """Return a finding for each subject. The finding says that the subject was not checked."""
     return tuple(skipped(each, unknown) for each in subjects)

@@ -7,14 +7,14 @@ from keyturn_cli.doctor.cluster_facts import ClusterFacts, Configuration, Instal
 from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
 
 OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
-# The leader renews the Lease every 2 s, and another replica takes the Lease over after 15 s. A difference between the
-# clocks of the leader and of the API server may add some seconds.
+# The leader renews the Lease every 2 s. If it does not, another replica takes over the Lease after 15 s. The clocks of
+# the leader and of the API server may differ by some seconds.
 POLLER_SILENCE = timedelta(seconds=30)
 
 
 def check_cluster(facts: ClusterFacts, own_version: str, with_aws: bool = False) -> Iterator[Finding]:
     """Check the versions, the receivers and the Leases. ``own_version`` is the release of this program. ``with_aws`` is
-    true if the same report has the checks of the stack."""
+    true if the report also has the checks of the stack."""
     yield kubernetes_version(facts.kubernetes)
     if isinstance(facts.installation, Unknown):
         yield skipped("receivers", facts.installation)
@@ -36,7 +36,7 @@ def kubernetes_version(version: tuple[int, int] | Unknown) -> Finding:
 
 
 def readiness(installation: Installation) -> Finding:
-    """Check that the number of ready receivers is the Deployment's number of replicas."""
+    """Check that as many receivers are ready as the Deployment asks for."""
     ready = [pod for pod in installation.pods if pod.ready]
     text = f"{len(ready)}/{installation.replicas} receivers ready"
     if installation.replicas == 0:
@@ -64,7 +64,7 @@ def versions(installation: Installation, own_version: str) -> Iterator[Finding]:
 
 
 def poller(lease: LeaseState | Unknown, now: datetime) -> Finding:
-    """Check that a replica holds the poller's Lease and renews it."""
+    """Check that a replica holds the poller's Lease, and that it renews the Lease."""
     if isinstance(lease, Unknown):
         return skipped("poller", lease)
     remedy = "see docs/runbook.md#keyturnnopoller"

@@ -12,8 +12,8 @@ DEFAULT_SILENCE = 180.0  # seconds, the default of KEYTURN_HEARTBEAT_SILENCE_SEC
 
 @dataclass(frozen=True, slots=True)
 class ReceiverPod:
-    """A pod of a receiver. ``version`` is the version in the pod's labels. ``waits_for`` is the reply of /readyz, or an
-    empty text if the pod is ready."""
+    """A pod of a receiver. ``version`` is the version in the pod's labels. ``waits_for`` is the reason why the pod is
+    not ready, such as the reply of /readyz. It is empty if the pod is ready."""
 
     name: str
     ready: bool
@@ -31,9 +31,9 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings of the receivers: those environment variables whose values are in the Deployment.
+    """The settings of the receivers. They are the environment variables of the Deployment.
 
-    Variables that come from a Secret or ConfigMap are not read.
+    A variable whose value is in a Secret or a ConfigMap is not read.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -46,8 +46,8 @@ class Configuration:
 
     @property
     def silence(self) -> float:
-        """The seconds without a heartbeat after which the event path counts as down. 0 if no heartbeats are
-        expected."""
+        """The number of seconds without a heartbeat after which the event path counts as down. It is 0 if no heartbeats
+        are expected."""
         try:
             return float(self.settings.get("KEYTURN_HEARTBEAT_SILENCE_SECONDS", DEFAULT_SILENCE))
         except ValueError:
@@ -55,7 +55,7 @@ class Configuration:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """The served namespaces. Empty if the receivers serve all namespaces."""
+        """The served namespaces. It is empty if the receivers serve all namespaces."""
         texts = self.settings.get("KEYTURN_NAMESPACES", "").split(",")
         return tuple(filter(None, (text.strip() for text in texts)))
 
@@ -73,7 +73,7 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class LeaseState:
     """The state of a Lease. ``renewed`` is None if no receiver has written the Lease yet. ``sent`` is the time at which
-    the newest heartbeat was sent. Only the Lease of the event path has ``sent``."""
+    the newest heartbeat was sent. Only the Lease of the event path has this time."""
 
     name: str
     holder: str = ""
@@ -83,8 +83,8 @@ class LeaseState:
 
 @dataclass(frozen=True, slots=True)
 class BoundSecret:
-    """A Secret with the label `keyturn.dev/bind`. ``owners`` maps each key that Keyturn writes to the other field
-    managers that own the key."""
+    """A Secret with the label `keyturn.dev/bind`. ``owners`` maps a key that Keyturn writes to the other field managers
+    that own this key."""
 
     namespace: str
     name: str
@@ -98,8 +98,8 @@ class BoundSecret:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """All bound Secrets that the caller may list. ``allowed`` has the annotation `keyturn.dev/allow-secrets` of each
-    Secret's namespace, or None for a namespace without this annotation."""
+    """All bound Secrets that the caller may list. ``allowed`` maps each of their namespaces to its annotation
+    `keyturn.dev/allow-secrets`, or to None if the namespace does not have this annotation."""
 
     secrets: tuple[BoundSecret, ...]
     allowed: Mapping[str, str | None] | Unknown
@@ -107,7 +107,7 @@ class Bindings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """All facts about a cluster. ``now`` is the API server's time."""
+    """All facts about a cluster. ``now`` is the time by the API server's clock."""
 
     now: datetime
     kubernetes: tuple[int, int] | Unknown

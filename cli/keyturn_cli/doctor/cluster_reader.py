@@ -1,4 +1,4 @@
-"""Reads the facts about a cluster with the rights of the caller. No value of a Secret is read."""
+"""Reader of the facts about a cluster, with the rights of the caller. It reads no value of a Secret."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,13 +35,13 @@ OPERATIONS_PORT = "operations"  # the name of the container's port in the chart
 
 
 class ClusterReader:
-    """Reads the facts about one Helm release in one cluster."""
+    """Reader of the facts about one Helm release in one cluster."""
 
     def __init__(self, cluster: Cluster, release: Release, own_settings: Mapping[str, str] | None = None) -> None:
         self._cluster = cluster
         self._release = release
         self._own_settings = own_settings  # the receiver's settings, if this process runs in a receiver's pod
-        self._prefix = prefix_of(release)  # the prefix of the names of the release's objects
+        self._prefix = prefix_of(release)  # the first part of the names of the release's objects
 
     def read(self) -> ClusterFacts:
         """Read all facts. Raises Unreachable if the API server does not answer."""
@@ -86,7 +86,7 @@ class ClusterReader:
         )
 
     def _readable(self, read: Callable[[], T]) -> T | Unknown:
-        """Return the result of ``read``, or an Unknown if the caller lacks the right for it."""
+        """Return the result of ``read``. If the caller does not have the right for the read, return an ``Unknown``."""
         try:
             return read()
         except Forbidden as error:
@@ -96,7 +96,7 @@ class ClusterReader:
 
     def _version(self) -> tuple[int, int]:
         version = self._cluster.get("/version")
-        # Some clouds write "29+" as the minor version.
+        # Some clouds give "29+" as the minor version.
         return int(version["major"]), int("".join(filter(str.isdigit, version["minor"])))
 
     def _installation(self, deployment: Mapping[str, Any]) -> Installation:
@@ -111,8 +111,8 @@ class ClusterReader:
         return ReceiverPod(str(metadata.get("name")), ready, version, waits_for)
 
     def _waits_for(self, pod: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-        """Return the reason for which a pod is not ready: the state of its container, or the reply of /readyz. This
-        reply is read through the API server's proxy."""
+        """Return the reason why a pod is not ready: the state of its container, or the reply of /readyz. The API
+        server's proxy gives access to /readyz."""
         for container in as_objects(status.get("containerStatuses")):
             waiting = as_object(as_object(container.get("state")).get("waiting"))
             if waiting.get("reason"):
@@ -134,7 +134,8 @@ class ClusterReader:
         return Bindings(secrets, self._readable(lambda: self._allowed(held)))
 
     def _secrets(self, namespaces: Sequence[str]) -> Iterator[BoundSecret]:
-        """Read the bound Secrets in the namespaces of the release. Other releases may serve other namespaces."""
+        """Read the bound Secrets in the namespaces that the release serves. Other releases may serve other
+        namespaces."""
         for namespace in namespaces or (None,):
             where, query = path("v1", "secrets", namespace), {"labelSelector": BIND_LABEL}
             yield from map(_secret, self._cluster.list(where, query, accept=METADATA_LIST))
@@ -149,11 +150,13 @@ class ClusterReader:
         return None if globs is None else str(globs)
 
     def _missing_rights(self, configuration: Configuration | Unknown) -> tuple[str, ...] | Unknown:
-        """Return the rights of the chart that the receivers lack. The API server is asked about each right.
+        """Return the rights that the chart grants but the receivers do not have. The API server is asked about each
+        right.
 
-        Every caller may ask about its own rights. A caller outside the receivers' pods needs the right to create
-        SubjectAccessReviews, because it asks about the receivers' rights. SelfSubjectRulesReview is not used, because
-        its answer is incomplete if an authorizer, such as a webhook, cannot list its rules.
+        Every caller may ask about its own rights. A caller outside the receivers' pods asks about the receivers'
+        rights. So it needs the right to create SubjectAccessReviews. SelfSubjectRulesReview is not used, because its
+        answer is incomplete if an authorizer, such as a webhook, cannot list its rules.
+
         https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-rules-review-v1/
         """
         if isinstance(configuration, Unknown):
@@ -219,7 +222,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def proxied(pod: Mapping[str, Any], port_name: str, tls: bool = False) -> str:
-    """Return the URL path that leads to a port of a pod through the API server's proxy.
+    """Return the URL path of a port of a pod. The path goes through the API server's proxy.
 
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#get-connect-proxy-path-get-connect-requests-to-proxy-of-pod
     """
@@ -230,7 +233,7 @@ def proxied(pod: Mapping[str, Any], port_name: str, tls: bool = False) -> str:
 
 
 def container_port(pod: Mapping[str, Any], name: str) -> int:
-    """Return the number of a named port of a pod, or 0 if there is no such port."""
+    """Return the number of the pod's port with this name, or 0 if the pod has no such port."""
     containers = as_objects(as_object(pod.get("spec")).get("containers"))
     ports = [port for container in containers for port in as_objects(container.get("ports"))]
     return next((int(str(port.get("containerPort"))) for port in ports if port.get("name") == name), 0)

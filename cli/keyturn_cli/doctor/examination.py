@@ -16,10 +16,10 @@ from keyturn_cli.doctor.url_checks import UrlFacts, check_url
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All facts for the checks. A part that the caller did not ask for is None.
+    """All facts for the checks. A part is None if the caller did not ask for it.
 
-    ``identity`` is known only in a receiver's pod. ``aws`` is Unknown if the stack cannot be read. ``skews`` has the
-    differences between clocks in seconds.
+    ``identity`` is known only in a receiver's pod. ``aws`` is ``Unknown`` if the stack cannot be read. ``skews`` are
+    the differences between clocks, in seconds.
     """
 
     cluster: ClusterFacts

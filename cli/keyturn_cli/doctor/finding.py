@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-_SHOWN = 3  # names in one text
+_SHOWN = 3  # the most names in one text
 
 
 class Level(StrEnum):
-    """The severity of a finding. SKIPPED means that a fact could not be read, so the check was not made."""
+    """The severity of a finding. SKIPPED means that the check was not made, because a fact could not be read."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -19,7 +19,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. ``remedy`` says what to do, and is empty if nothing is to be done."""
+    """The result of one check. ``remedy`` says what to do. It is empty if there is nothing to do."""
 
     level: Level
     text: str
@@ -28,9 +28,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A fact that could not be read. ``why`` is the reason. ``remedy`` says how to make the fact readable.
+    """A fact that could not be read. ``why`` is the reason. ``remedy`` says what to do so that the fact can be read.
 
-    ``is_fault`` is true if the reason is a fault of the installation, such as an object that is gone.
+    ``is_fault`` is true if the reason is a fault of the installation, such as an object that is missing.
     """
 
     why: str
@@ -52,7 +52,7 @@ def ok(text: str) -> Finding:
 
 
 def skipped(subject: str, unknown: Unknown) -> Finding:
-    """Return the finding that ``subject`` was not checked. If ``unknown`` is a fault, return the finding that
+    """Return the finding that ``subject`` was not checked. But if ``unknown`` is a fault, return the finding that
     ``subject`` is broken."""
     if unknown.is_fault:
         return Finding(Level.ERROR, f"{subject}: {unknown.why}", unknown.remedy)
@@ -60,25 +60,25 @@ def skipped(subject: str, unknown: Unknown) -> Finding:
 
 
 def warning(text: str, remedy: str) -> Finding:
-    """Return a finding that needs attention, although rotations still arrive."""
+    """Return a finding that needs attention. Rotations still arrive."""
     return Finding(Level.WARNING, text, remedy)
 
 
 def error(text: str, remedy: str) -> Finding:
-    """Return a finding about a fault that prevents the arrival of rotations."""
+    """Return a finding about a fault that keeps rotations from arriving."""
     return Finding(Level.ERROR, text, remedy)
 
 
 def some(names: Iterable[str]) -> str:
-    """Join names for a text. The text has the first _SHOWN names, and the number of the others."""
+    """Join names for a text. The text has the first _SHOWN names, and the number of the remaining names."""
     names = sorted(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def length(duration: timedelta) -> str:
-    """Return a duration for people, in the largest unit in which the number is at least two: "90 s", "12 min", "3 h",
-    "61 days"."""
+    """Return a duration for people. The unit is the largest unit in which the number is at least two: "90 s", "12 min",
+    "3 h", "61 days"."""
     seconds = duration.total_seconds()
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

@@ -1,4 +1,5 @@
-"""Test of the whole event path: puts one heartbeat on the bus, and waits until the event path's Lease shows it."""
+"""Test of the whole event path. It puts one heartbeat on the bus, and waits until the event path's Lease shows the
+heartbeat."""
 
 import time
 from collections.abc import Callable
@@ -20,15 +21,16 @@ def send_heartbeat(
     timeout: float = TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Finding:
-    """Put a heartbeat on the bus, and wait until the Lease shows this heartbeat or a later one.
+    """Put a heartbeat on the bus. Wait until the Lease shows this heartbeat or a later one.
 
-    A heartbeat is recognized by its time, which comes from AWS's clock and has whole seconds.
+    A heartbeat is recognized by its time. The time is by AWS's clock, in whole seconds.
     """
     before = read_lease()
     if isinstance(before, Unknown):
         return skipped("heartbeat", before)
     started = time.monotonic()
-    # The event gets its time from AWS's clock, so the time of this machine is corrected by the skew.
+    # The time of a heartbeat is by AWS's clock. So the time of this machine is corrected by the difference between the
+    # clocks.
     sent = datetime.fromtimestamp(time.time() - stack.skew, UTC).replace(microsecond=0)
     try:
         put_heartbeat(aws, stack)

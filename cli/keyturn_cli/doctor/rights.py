@@ -1,7 +1,7 @@
 """The rights that the chart gives the receivers' ServiceAccount. Pure.
 
 The chart's values decide which rights the chart grants (charts/keyturn/templates/rbac.yaml). The receiver's settings
-show these values.
+show the values that matter here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """The right to one verb on one resource. ``namespace`` is empty for a right in all namespaces, or to a
-    cluster-scoped object. ``name`` is empty for a right to all objects. ``subresource`` may be empty."""
+    """The right to use one verb on one resource. ``namespace`` is empty if the right covers all namespaces, or if the
+    resource is cluster-scoped. ``name`` is empty if the right covers all objects. ``subresource`` may be empty."""
 
     verb: str
     group: str
@@ -36,7 +36,7 @@ class Right:
 
 def required_rights(configuration: Configuration, namespace: str, release: str) -> Sequence[Right]:
     """Return the rights that the receivers of a release need. ``namespace`` is the namespace of the release.
-    ``release`` is the prefix of the names of the release's objects."""
+    ``release`` is the first part of the names of the release's objects."""
     rights = [right for served in configuration.namespaces or ("",) for right in _served(configuration, served)]
     leases = [f"{release}-poller", *([f"{release}-event-path"] if configuration.takes_deliveries else [])]
     rights.append(Right("create", "coordination.k8s.io", "leases", namespace))
@@ -57,7 +57,7 @@ def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
 
     deletes = ("delete",) if configuration.is_on("KEYTURN_DELETIONS", False) else ()
     yield from rights("", "secrets", *_WATCHED, *deletes)
-    if namespace:  # a Role cannot grant a watch on Namespaces
+    if namespace:  # a Role cannot grant ``watch`` on Namespaces
         yield Right("get", "", "namespaces", namespace, namespace)
     else:
         yield from rights("", "namespaces", "get", "list", "watch")
@@ -75,8 +75,8 @@ def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
 
 
 def check_rights(missing: tuple[str, ...] | Unknown) -> Finding:
-    """Check that the receivers have every right that the chart grants. ``missing`` names the rights that are
-    missing."""
+    """Check that the receivers have every right that the chart grants. ``missing`` are the rights that they do not
+    have."""
     if isinstance(missing, Unknown):
         return skipped("RBAC of the chart", missing)
     if missing:

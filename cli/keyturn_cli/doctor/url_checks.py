@@ -13,9 +13,9 @@ SOON = timedelta(days=14)
 class UrlFacts:
     """Facts about a receiver's URL.
 
-    ``expires`` is the time at which the certificate expires, or Unknown with the fault of the TLS connection.
-    ``status`` is the HTTP status of the reply to an unsigned POST. ``by_receiver`` tells whether a receiver sent that
-    reply.
+    ``expires`` is the time at which the certificate expires. If the TLS connection fails, it is ``Unknown`` with the
+    fault. ``status`` is the HTTP status of the reply to an unsigned POST. ``by_receiver`` is true if a receiver sent
+    this reply.
     """
 
     url: str

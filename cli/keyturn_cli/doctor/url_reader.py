@@ -1,6 +1,6 @@
-"""Reads the facts about a receiver's URL: its certificate, and the reply to an unsigned delivery.
+"""Reader of the facts about a receiver's URL: its certificate, and the reply to an unsigned delivery.
 
-The delivery is an empty batch without a signature. A receiver refuses it without reading its content.
+The delivery is an empty batch without a signature. A receiver refuses such a delivery without reading its content.
 """
 
 from datetime import datetime
