@@ -1,8 +1,8 @@
 """Keyturn on one machine, for `make demo`, `make bench` and the tests. None of this is shipped.
 
-Existing software replaces EKS and AWS: the stock Kubernetes control plane, and an emulator of AWS to which SAM's
-command line deploys the stack. moto serves tests that need single services (docs/adr/018-one-local-aws.md).
+Existing software replaces EKS and AWS: the stock Kubernetes control plane, and an emulator of AWS. SAM's command line
+deploys the stack to the emulator. Tests that need only single services use moto (docs/adr/018-one-local-aws.md).
 
-toolchain/ gets the programs, and processes/ runs them. kubernetes/, node/ and aws/ provide the surroundings. notifier/
-and receiver/ run Keyturn itself, and stack.py connects all of these. `make` calls demo/, bench/ and docs/.
+toolchain/ gets the programs, and processes/ runs them. kubernetes/, node/ and aws/ are the surroundings. notifier/ and
+receiver/ run Keyturn itself, and stack.py connects all of these. `make` calls demo/, bench/ and docs/.
 """

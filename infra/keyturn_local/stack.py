@@ -1,4 +1,5 @@
-"""All of Keyturn on one machine: cluster, AWS with the deployed stack, and receiver, connected as in production."""
+"""All of Keyturn on one machine: a cluster, an AWS with the deployed stack, and a receiver. They are connected as in
+production."""
 
 import base64
 import ssl
@@ -29,7 +30,7 @@ class Receiver(Protocol):
 
     @property
     def url(self) -> str:
-        """URL that accepts deliveries."""
+        """URL to which deliveries are sent."""
 
     @property
     def operations_url(self) -> str:
@@ -37,10 +38,10 @@ class Receiver(Protocol):
 
     @property
     def page_url(self) -> str:
-        """URL of the status page. The page of a pod needs a forwarded port."""
+        """URL of the status page. If the receiver is a pod, the page's port has to be forwarded first."""
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels."""
+        """Return the sum of the samples of a metric that have these labels."""
 
 
 @dataclass
@@ -52,10 +53,10 @@ class Stack:
     cluster: Cluster
     aws: DeployedAws
     receiver: Receiver
-    certificates: bytes  # PEM of the authority that issued the receiver's certificate
+    certificates: bytes  # PEM of the CA that issued the receiver's certificate
 
     def tls(self) -> ssl.SSLContext:
-        """Return a context for clients of the receiver."""
+        """Return a TLS context for clients of the receiver."""
         return ssl.create_default_context(cadata=self.certificates.decode())
 
     @property
@@ -65,8 +66,8 @@ class Stack:
 
 
 class PlannedReceiver:
-    """A receiver that will run as a process. The stack is deployed with the receiver's address and certificate before
-    the receiver runs."""
+    """A receiver that will run as a process. Its address and its certificate are known before it runs, because the
+    stack is deployed with them."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -84,9 +85,9 @@ class PlannedReceiver:
     def run(
         self, deploying: Deploying, cluster: Cluster, namespace: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[Stack]:
-        """Wait until the stack is deployed, and run the receiver with the rights of the chart's ServiceAccount.
+        """Wait until the stack is deployed. Then run the receiver with the rights of the chart's ServiceAccount.
 
-        This method creates the namespace ``namespace`` with that ServiceAccount, and deletes it at the end. If the
+        This method creates the namespace ``namespace`` with this ServiceAccount, and deletes it at the end. If the
         stack signs with KMS, the receiver has only the public part of the KMS key.
         """
         with ExitStack() as stack:
@@ -112,13 +113,13 @@ class PlannedReceiver:
                 port=self._port,
             )
             stack.callback(receiver.stop)
-            stack.callback(deploying.stop)  # ends the notifier first, because it may hold a connection to the receiver
+            stack.callback(deploying.stop)  # the notifier ends first, because it may hold a connection to the receiver
             receiver.start()
             yield Stack(self._directory, namespace, cluster, aws, receiver, self._certificate.bundle)
 
 
 class PlannedRelease:
-    """Receivers that will be the pods of a Helm release on a real node, inside an enclosure. They serve TLS."""
+    """Receivers that will run as the pods of a Helm release, on a real node inside an enclosure. They serve TLS."""
 
     def __init__(self, directory: Path, namespace: str) -> None:
         self._directory = directory
@@ -135,10 +136,10 @@ class PlannedRelease:
 
     @contextmanager
     def run(self, deploying: Deploying, cluster: Cluster, values: Mapping[str, Any] | None = None) -> Iterator[Stack]:
-        """Wait until the stack is deployed, and install the chart. This method creates the namespace, and deletes it at
-        the end.
+        """Wait until the stack is deployed. Then install the chart. This method creates the namespace, and deletes it
+        at the end.
 
-        ``values`` are added to the values of the chart that the node needs.
+        ``values`` are added to the chart's values for the node.
         """
         with ExitStack() as stack:
             objects = [_namespace(self._namespace), self._certificate()]
@@ -153,7 +154,7 @@ class PlannedRelease:
                     {**node_values, "tls": {"secretName": CERTIFICATE}, **(values or {})},
                 )
             )
-            stack.callback(deploying.stop)  # ends the notifier first, because it may hold a connection to a receiver
+            stack.callback(deploying.stop)  # the notifier ends first, because it may hold a connection to a receiver
             yield Stack(self._directory, self._namespace, cluster, aws, receiver, self._authority.cert_pem.bytes())
 
     def _certificate(self) -> Any:
@@ -176,8 +177,8 @@ def run_stack(
     settings: Mapping[str, str] | None = None,
     parameters: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Run all parts with ``cluster``. ``settings`` are the receiver's settings. ``parameters`` are parameters of the
-    stack."""
+    """Run all parts, with ``cluster`` as the cluster. ``settings`` are the receiver's settings. ``parameters`` are
+    parameters of the stack."""
     planned = PlannedReceiver(directory)
     with planned.deploy(parameters) as deploying, planned.run(deploying, cluster, namespace, settings) as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""The emulated AWS that the demo and the tests use. SAM's command line has deployed Keyturn's stack to it."""
+"""The emulated AWS of the demo and the tests, with Keyturn's stack. SAM's command line has deployed the stack."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class DeployedAws:
         return None
 
     def cut_event_path(self) -> None:
-        """Disable the stack's rule, so that events get lost."""
+        """Disable the stack's rule. From then on, events are lost."""
         self.emulator.client("events").disable_rule(Name=self._rule)
 
     def restore_event_path(self) -> None:
@@ -78,13 +78,13 @@ class DeployedAws:
         self.emulator.client("events").enable_rule(Name=self._rule)
 
     def heartbeat(self) -> str:
-        """Put a heartbeat on the event bus, as the stack's schedule does every minute; return the event's id."""
+        """Put a heartbeat on the event bus, as the stack's schedule does every minute. Return the event's id."""
         entry = {"Source": "dev.keyturn", "DetailType": "Keyturn Heartbeat", "Detail": json.dumps(HEARTBEAT)}
         (answer,) = self.emulator.client("events").put_events(Entries=[entry])["Entries"]
         return str(answer["EventId"])
 
     def recent_calls(self, service: str) -> Sequence[Call]:
-        """Return the newest calls to a service, such as "kms": up to 50, newest first."""
+        """Return the last calls to a service, such as "kms". They are at most 50, newest first."""
         source = {"AttributeKey": "EventSource", "AttributeValue": f"{service}.amazonaws.com"}
         events = self.emulator.client("cloudtrail").lookup_events(LookupAttributes=[source])["Events"]
         return [
@@ -111,10 +111,10 @@ class DeployedAws:
 
 
 class Deploying(Stoppable):
-    """Starts an emulator and deploys the stack to it, in the background.
+    """A deployment in progress. It starts an emulator, and deploys the stack to it, in the background.
 
-    ``parameters`` are parameters of the stack. The emulator listens on the address ``host``. With ``log_events``, the
-    notifier logs the event of each invocation.
+    ``parameters`` are parameters of the stack. The emulator listens on the address ``host``. If ``log_events`` is true,
+    the notifier logs the event of each invocation.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class Deploying(Stoppable):
         return self._deployed.result()
 
     def stop(self) -> None:
-        """Stop the emulator; its state is lost."""
+        """Stop the emulator. Its state is lost."""
         self._deployed.cancel()
         if self._emulator:
             self._emulator.stop()
         self._thread.shutdown()
         if self._emulator:
-            self._emulator.stop()  # the emulator may have started after the first check
+            self._emulator.stop()  # the emulator may have started after the check above
 
     def _deploy(self, directory: Path, parameters: Mapping[str, str], host: str, log_events: bool) -> DeployedAws:
         built = sam.build()

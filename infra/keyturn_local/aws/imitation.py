@@ -1,6 +1,6 @@
-"""The parts that all imitations of AWS share: a small HTTP server, and the form of an STS reply.
+"""The common parts of all imitations of AWS: a small HTTP server, and an STS reply.
 
-Each imitation has its own function that answers requests. An imitation is quicker than moto, and it can give bad
+Each imitation has a function of its own that answers requests. An imitation is faster than moto, and it can give wrong
 answers on purpose.
 """
 
@@ -30,8 +30,8 @@ class Reply:
 
 
 Answer = Callable[[str, bytes, str], Reply | None]
-"""Function ``answer(action, body, authorization)`` that answers a request. The action is empty for STS and for a
-readiness check. The last argument is the header Authorization. If the function returns None, no reply is sent."""
+"""Function ``answer(action, body, authorization)`` that answers a request. The action is empty for a call to STS and
+for a readiness check. The last argument is the header Authorization. If the function returns None, no reply is sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -74,7 +74,8 @@ async def serve(host: str, port: int, answer: Answer) -> None:
 
 
 def ask(endpoint_url: str, action: str, body: Any) -> Any:
-    """Call an action of an imitation, such as an action that controls it, and return the parsed reply."""
+    """Call an action of an imitation, and return the parsed reply. The action may also be one that controls the
+    imitation."""
     content, headers = json.dumps(body).encode(), {"X-Amz-Target": action}
     request = urllib.request.Request(endpoint_url, content, headers)  # noqa: S310 - loopback
     with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - loopback
@@ -82,7 +83,7 @@ def ask(endpoint_url: str, action: str, body: Any) -> Any:
 
 
 def assumed_role(access_key: str, secret_key: str, session_token: str, expiration: datetime) -> str:
-    """Return STS's reply to AssumeRoleWithWebIdentity in XML, with these credentials of the role."""
+    """Return STS's reply to AssumeRoleWithWebIdentity, as XML with these credentials."""
     keys = f"<AccessKeyId>{access_key}</AccessKeyId><SecretAccessKey>{secret_key}</SecretAccessKey>"
     session = f"<SessionToken>{session_token}</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
     result = f"<{ASSUME_ROLE}Result><Credentials>{keys}{session}</Credentials></{ASSUME_ROLE}Result>"

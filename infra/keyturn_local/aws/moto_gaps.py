@@ -1,5 +1,5 @@
-"""Features that moto lacks: all effects of a move of a staging label, RotateSecret without Docker, and a count of
-calls."""
+"""Features that moto does not have: all effects of a move of a staging label, RotateSecret without Docker, and a count
+of calls."""
 
 import io
 import json
@@ -48,8 +48,8 @@ class MotoGaps:
 
 
 def _complete(secret: Any) -> None:
-    """Complete a move of a staging label: set the date of the last change to now, and make the current version the
-    default version."""
+    """Add the effects that moto leaves out when a staging label moves: set the date of the last change to now, and make
+    the current version the default version."""
     secret.last_changed_date = int(time.time())
     for version_id, version in secret.versions.items():
         if "AWSCURRENT" in version["version_stages"]:
@@ -57,8 +57,8 @@ def _complete(secret: Any) -> None:
 
 
 def _rotate(secret: Any, request: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Start a rotation: create an empty version with the staging label AWSPENDING. rotation.py runs the function's
-    steps.
+    """Start a rotation: create an empty version with the staging label AWSPENDING. The steps of the rotation function
+    are not run here, but in rotation.py.
 
     https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
     """

@@ -1,4 +1,4 @@
-"""The notifier's log in CloudWatch Logs. It has deliveries, and metrics in CloudWatch's embedded metric format."""
+"""The notifier's log in CloudWatch Logs. It has the deliveries, and metrics in CloudWatch's embedded metric format."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ Line = Mapping[str, Any]
 
 
 class NotifierLog:
-    """Reader of one log group. It remembers the lines that it has read, and then reads only newer lines."""
+    """Reader of one log group. It remembers the lines that it has read. A further read only requests newer lines."""
 
     def __init__(self, logs: Any, group: str) -> None:
         self._logs = logs
@@ -26,12 +26,13 @@ class NotifierLog:
         return "\n".join(message for _, message, _ in self._events)
 
     def lines(self) -> Sequence[Line]:
-        """Return the function's own lines so far, parsed from JSON, oldest first. Lambda's lines are left out."""
+        """Return the lines that the function itself has logged so far, parsed from JSON, oldest first. Lambda's own
+        lines are left out."""
         self._read()
         return [line for _, _, lines in self._events for line in lines]
 
     def metrics(self) -> Mapping[str, float]:
-        """Return the sum of each metric that the function has emitted, by the metric's name."""
+        """Return the sum of the values of each metric that the function has emitted, by the metric's name."""
         sums: Counter[str] = Counter()
         for line in self.lines():
             for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
@@ -40,7 +41,8 @@ class NotifierLog:
         return sums
 
     def deliveries(self, message: str = "delivered") -> Sequence[Line]:
-        """Return the lines with this message ("delivered" or "not delivered"). Lines of heartbeats are left out."""
+        """Return the lines whose message is ``message`` ("delivered" or "not delivered"). Lines about heartbeats are
+        left out."""
         return [line for line in self.lines() if line.get("message") == message and "secret_arn" in line]
 
     def delivered(self) -> set[str]:
@@ -48,14 +50,14 @@ class NotifierLog:
         return {line["version_id"] for line in self.deliveries() if "version_id" in line}
 
     def is_accepted(self, event_id: str) -> bool:
-        """Return whether every receiver has accepted an event, which may be a heartbeat."""
+        """Return whether every receiver has accepted the event. The event may be a heartbeat."""
         return any(line.get("message") == "delivered" and line["correlation_id"] == event_id for line in self.lines())
 
     def steps(self, version_id: str) -> Mapping[str, float]:
         """Return the time of each step of a rotation on its way to the receivers, in seconds since the epoch.
 
         The steps are "queued", "taken" and "delivered". The result is empty until the function has logged "delivered".
-        The function must log its events (``DeployedAws.log_events``).
+        The function has to log its events (``DeployedAws.log_events``).
         """
         delivered = next((line for line in self.deliveries() if line["version_id"] == version_id), None)
         if delivered is None:
@@ -85,7 +87,7 @@ class NotifierLog:
 
 
 def _records(line: Line) -> Sequence[Mapping[str, Any]]:
-    """Return the SQS records in a log line with an invocation's event. Return no records for any other line."""
+    """Return the SQS records in a log line. Return no records if the line is not the event of an invocation."""
     message = line.get("message")
     return message.get("Records", []) if isinstance(message, dict) else []
 

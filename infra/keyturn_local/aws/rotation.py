@@ -1,5 +1,5 @@
-"""Rotations in the two steps of the AWS console and of rotation functions: a pending value, and a move of
-AWSCURRENT."""
+"""Rotations in two steps: a pending value, and a move of AWSCURRENT. The AWS console and rotation functions rotate in
+the same way."""
 
 import uuid
 from collections.abc import Callable
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
-    """Store ``value`` as a pending version, make that version current, and return the version's id.
+    """Store ``value`` as a pending version, make this version current, and return its id.
 
     https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
     """
@@ -24,7 +24,8 @@ def rotate(client: "SecretsManagerClient", secret_id: str, value: str) -> str:
 
 
 def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> None:
-    """Move AWSCURRENT to a version. A move to a newer version finishes a rotation; a move to an older one undoes it."""
+    """Move AWSCURRENT to a version. If the version is newer than the current one, this finishes a rotation. If it is
+    older, this is a rollback."""
     stages = client.describe_secret(SecretId=secret_id)["VersionIdsToStages"]
     current = next(version for version, labels in stages.items() if "AWSCURRENT" in labels)
     client.update_secret_version_stage(
@@ -33,8 +34,8 @@ def promote(client: "SecretsManagerClient", secret_id: str, version_id: str) -> 
 
 
 def start_rotation(client: "SecretsManagerClient", secret_id: str) -> str:
-    """Start a rotation with a rotation function: Secrets Manager creates an empty version with the staging label
-    AWSPENDING. Return the version's id."""
+    """Start a rotation that a rotation function has to finish. Secrets Manager creates an empty version with the
+    staging label AWSPENDING. Return the version's id."""
     version_id = str(uuid.uuid4())
     arn = "arn:aws:lambda:us-east-1:123456789012:function:rotation"
     client.rotate_secret(SecretId=secret_id, ClientRequestToken=version_id, RotationLambdaARN=arn)
@@ -47,9 +48,9 @@ def rotate_by_function(
     secret_id: str,
     context: Any = None,
 ) -> str:
-    """Rotate with a rotation function, in the four steps of Secrets Manager; return the new version's id.
+    """Rotate with a rotation function, in the four steps of Secrets Manager. Return the new version's id.
 
-    An exception from the function ends the rotation at that step.
+    If the function raises an exception in a step, the rotation ends with this step.
     """
     version_id = start_rotation(client, secret_id)
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):

@@ -1,4 +1,4 @@
-"""moto's server, a quick replacement for single services of AWS. `deployed.py` has the whole stack.
+"""moto's server. It is a fast replacement for single services of AWS. `deployed.py` has the whole stack.
 
 ``python -m keyturn_local.aws.server --host ADDRESS --port N`` runs the server.
 """
@@ -59,7 +59,7 @@ class LocalAws(Stoppable):
         return aws
 
     def stop(self) -> None:
-        """Stop the server; its state is lost."""
+        """Stop the server. Its state is lost."""
         self._program.stop()
 
     def reset(self) -> None:
@@ -68,7 +68,7 @@ class LocalAws(Stoppable):
         urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that point AWS's own tools and SDKs to this server."""
+        """Return the variables that make AWS's own tools and SDKs use this server."""
         return sdk.environment(self.endpoint_url)
 
     def calls(self) -> dict[str, int]:
@@ -103,7 +103,7 @@ class LocalAws(Stoppable):
         )
 
     def create_signing_key(self) -> str:
-        """Create the AWS secret that holds the signing key; return its ARN."""
+        """Create the AWS secret that holds the signing key. Return its ARN."""
         key = new_key(secrets.token_bytes(32))
         return self.secrets_manager().create_secret(Name=SIGNING_KEY, SecretString=key)["ARN"]
 
@@ -115,7 +115,7 @@ class LocalAws(Stoppable):
 
 
 def _serve(host: str, port: int) -> None:
-    # moto is imported here, because the import takes half a second and the parent process does not need it.
+    # moto is imported here, because its import takes half a second, and the parent process does not need moto.
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 

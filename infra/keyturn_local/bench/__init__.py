@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` (the receiver, and the memory of its pod) and `make bench-notifier`."""
+"""Benchmarks: `make bench` (the receiver, and the memory of its pod) and `make bench-notifier` (the notifier)."""

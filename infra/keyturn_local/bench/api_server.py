@@ -1,4 +1,5 @@
-"""Direct requests to the benchmark's API server. They create bound Secrets and, for comparison, raw Secrets."""
+"""Direct requests to the benchmark's API server. They create Secrets: bound Secrets, and raw Secrets, which Keyturn
+does not touch, for comparison."""
 
 import asyncio
 import os
@@ -29,7 +30,7 @@ NAMESPACE_OBJECT: dict[str, Any] = {
 
 
 def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
-    """Run ``work`` with an administrator's access to the API server, over the receiver's own transport."""
+    """Run ``work`` with an administrator's access to the API server, over the same HTTP transport as the receiver's."""
 
     async def run() -> T:
         with _kubeconfig(cluster.kubeconfig):
@@ -43,7 +44,7 @@ def with_api(cluster: Cluster, work: Callable[[Api], Awaitable[T]]) -> T:
 
 
 def create_bound(cluster: Cluster, names: Sequence[str]) -> None:
-    """Create an empty Secret for each of these AWS secrets, and bind it to that AWS secret."""
+    """Create an empty bound Secret for each of these AWS secrets."""
     with_api(cluster, lambda api: in_parallel(names, lambda name: create(api, name, secret_name(name), "true")))
 
 
@@ -65,7 +66,7 @@ async def create(
 
 
 async def in_parallel(items: Iterable[S], work: Callable[[S], Awaitable[None]]) -> float:
-    """Call ``work`` for all items, CONCURRENCY at a time. Return the total duration in seconds."""
+    """Call ``work`` for all items, at most CONCURRENCY at the same time. Return the total duration in seconds."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -88,7 +89,7 @@ def until(condition: Callable[[], object], seconds: float = 60, every: float = 0
 
 @contextmanager
 def _kubeconfig(file: Path) -> Iterator[None]:
-    """Set KUBECONFIG for the block, because this is the only way to pass the cluster to the transport."""
+    """Set KUBECONFIG within the block. There is no other way to pass the cluster to the transport."""
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(file)
     try:

@@ -1,4 +1,4 @@
-"""The latencies that `make bench` measures and plots."""
+"""The latencies that `make bench` measures and draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Latencies:
-    """Latencies in seconds. Each is the time from sending a delivery to its acknowledgement.
+    """Latencies in seconds. A latency is the time from the sending of a delivery to its acknowledgement.
 
     ``alone`` is measured with 1,000 bindings, and ``quiet`` with 10,000. ``sweeping`` is measured with 10,000 bindings
-    while the poller sweeps. Only ``floor`` has other times: the duration of one read of a value and one raw apply,
-    without the receiver.
+    while the poller sweeps. ``floor`` has other times: the durations of one read of a value and one raw apply, without
+    the receiver.
     """
 
     floor: list[float] = field(default_factory=list)

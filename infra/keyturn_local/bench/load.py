@@ -1,4 +1,4 @@
-"""Load generator for the webhook. It sends signed deliveries, as the notifier does: one by one, in bursts, or as a
+"""Load generator for the webhook. It sends signed deliveries like the notifier: one by one, in bursts, or as a
 flood."""
 
 import asyncio
@@ -27,8 +27,8 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 30  # deliveries of each batch of a burst, at most
-TAKEN = ("applied", "unchanged")  # a change is "unchanged" if an earlier attempt has applied it after the deadline
+ATTEMPTS = 30  # the most deliveries in one batch of a burst
+TAKEN = ("applied", "unchanged")  # a change is "unchanged" if an earlier attempt applied it after its deadline
 
 
 class NotDelivered(RuntimeError):
@@ -43,8 +43,8 @@ class Sender:
     key: bytes
 
     def delivery(self, versions: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers of one delivery. ``versions`` maps the name of each secret to its current
-        version id."""
+        """Return the body and the headers of one delivery. ``versions`` maps the name of each secret to the id of its
+        current version."""
         body = encode([_notification(name, version_id) for name, version_id in versions.items()])
         message_id, now = f"msg_{uuid.uuid4().hex}", int(time.time())
         headers = {
@@ -67,16 +67,16 @@ class Sender:
         return seconds
 
     async def post(self, versions: Mapping[str, str]) -> None:
-        """Send one delivery. The receiver may answer that it is not done yet (503). Raises NotDelivered for any other
-        error."""
+        """Send one delivery. Return normally after a 503, too, which says that the receiver is not done yet. Raises
+        NotDelivered after any other error."""
         body, headers = self.delivery(versions)
         async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as reply:
             if reply.status not in (200, 503):
                 raise NotDelivered(f"status {reply.status}: {(await reply.read())[:300]!r}")
 
     async def burst(self, versions: Mapping[str, str], connections: int) -> float:
-        """Send full batches over several connections at once. Send a batch again after the answer 503, as the notifier
-        does. Return the total duration in seconds. Raises NotDelivered."""
+        """Send full batches over several connections at once. After a 503, send the batch again, as the notifier does.
+        Return the total duration in seconds. Raises NotDelivered."""
         names = list(versions)
         batches = iter([names[first : first + MAX_EVENTS] for first in range(0, len(names), MAX_EVENTS)])
         async with aiohttp.ClientSession() as session:
@@ -101,11 +101,12 @@ class Sender:
         raise NotDelivered(f"status {reply.status}: {content[:300]!r}")
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Send deliveries about a secret to which nothing is bound, as fast as the answers arrive.
+        """Send deliveries about a secret that no binding names. Each connection sends the next one as soon as it has an
+        answer.
 
-        Returns the duration in seconds, and the number of answers for each status. Each delivery has its own id,
-        because the receiver answers a replay without handling it. If ``forged`` is true, the deliveries are signed with
-        a wrong key.
+        Return the duration in seconds, and the number of answers by status. Each delivery has an id of its own, because
+        the receiver answers a replay without handling it. If ``forged`` is true, the deliveries are signed with a wrong
+        key.
         """
         body, headers = self.delivery({"nobody/binds-this": str(uuid.uuid4())})
         key = b"x" * 32 if forged else self.key
@@ -119,7 +120,7 @@ def _notification(name: str, version_id: str) -> Notification:
 
 
 class _Flood(asyncio.Protocol):
-    """A connection that sends the next request after each answer. It uses less CPU than the server."""
+    """A connection that sends the next request after each answer. It needs less CPU time than the server."""
 
     def __init__(self, requests: Iterator[bytes], statuses: Counter[int], end: float) -> None:
         self._requests = requests

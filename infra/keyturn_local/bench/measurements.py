@@ -1,4 +1,5 @@
-"""The measurements of `make bench`. MEASUREMENTS has their order, because some use Secrets that earlier ones create."""
+"""The measurements of `make bench`. MEASUREMENTS has them in order, because some need the Secrets that earlier ones
+create."""
 
 import asyncio
 import statistics
@@ -30,18 +31,19 @@ from keyturn_local.receiver.process import LocalReceiver, total
 from keyturn_receiver.cluster.api import Api, path
 
 SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
-COUNTED = 20  # the number of rotations, made one after another, whose calls are counted
+COUNTED = 20  # the number of rotations whose calls are counted; they are made one after another
 IDENTITIES = 1_000  # ServiceAccounts, each of which has its own role
 TEAMS = 20  # the number of namespaces that contain these ServiceAccounts
-AT_MOST = 1.02 * IDENTITIES  # one call for each ServiceAccount; 2 % for sweeps that run at the ends of the count
-SWEEPS = 3  # the number of sweeps at rest whose calls are counted
-SETTLE_SECONDS = 1.0  # time for the watches to show the writes of a rotation and of the Deployment controller
+AT_MOST = 1.02 * IDENTITIES  # one call per ServiceAccount, and 2 % for sweeps that the count only partly covers
+SWEEPS = 3  # the number of sweeps whose calls are counted while nothing changes
+SETTLE_SECONDS = 1.0  # seconds in which the watches show the writes of a rotation and of the Deployment controller
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
 
 
 def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Count the calls of one rotation in steady state: with one binding, one consumer, and all caches filled."""
+    """Count the calls of one rotation in steady state: there are one binding and one consumer, and all caches are
+    filled."""
     name = testbed.aws.names[-1]
     create_bound(testbed.cluster, [name])
     consumer = _consumer(secret_name(name))
@@ -50,7 +52,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
     receiver.start()
     until(partial(_swept, receiver))
     until(lambda: _applied(receiver) >= 1)
-    for _ in range(3):  # warm up: fill the caches, and give the consumer its first mark
+    for _ in range(3):  # warm up: the caches are filled, and the consumer gets its first mark (Keyturn's annotation)
         testbed.rotate_steadily(receiver, [name])
         time.sleep(SETTLE_SECONDS)
     aws, before = testbed.aws.calls(), receiver.metrics()
@@ -82,7 +84,7 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def restore(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how fast the receiver fills 1,000 empty bound Secrets, as after the rebuild of a cluster."""
+    """Measure how fast the receiver fills 1,000 empty bound Secrets, as it would after a cluster was built again."""
     names = testbed.aws.names[:BURST]
     create_bound(testbed.cluster, names)
     testbed.create_raw()
@@ -105,7 +107,7 @@ def restore(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of twenty rotations a second in two phases. The floor (one read of a value and one raw
+    """Measure the latency at twenty rotations per second, in two phases. The floor (one read of a value and one raw
     apply) is measured before, between and after the phases."""
     receiver = testbed.receiver()
     receiver.start()
@@ -129,7 +131,7 @@ def latency(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure bursts of 1,000 rotations, which alternate with bursts of 1,000 raw applies."""
+    """Measure bursts of 1,000 rotations. They alternate with bursts of 1,000 raw applies."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]
@@ -157,11 +159,11 @@ def burst(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
 
 def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure how many deliveries the webhook answers per second of the receiver's CPU time. Measure genuine deliveries
-    first, and then forged ones."""
+    """Measure how many deliveries the webhook answers per second of the receiver's CPU time: first genuine deliveries,
+    and then forged ones."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
-    until(partial(_swept, receiver))  # wait first, so that calls during the start are not counted
+    until(partial(_swept, receiver))  # the pause keeps calls at the receiver's start out of the count
     sender = testbed.sender(receiver)
     rows = []
     for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):
@@ -214,11 +216,12 @@ def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
-    """Measure the latency of rotations in two cases: the poller sweeps 10,000 bindings continuously, or it rests."""
+    """Measure the latency of rotations in two cases: while the poller sweeps 10,000 bindings without a pause, and while
+    it rests."""
     names = testbed.aws.names[: SAMPLES // 2]
-    for _ in range(4):  # the two cases alternate, so that other load on the machine affects both
+    for _ in range(4):  # the two cases alternate, so other load on the machine affects both of them
         for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
-            testbed.aws.renew()  # this makes each sweep list all secrets
+            testbed.aws.renew()  # after this, each sweep has to list all secrets
             receiver = testbed.receiver(KEYTURN_POLL_INTERVAL_SECONDS=interval)
             receiver.start()
             until(partial(_swept, receiver))
@@ -249,8 +252,8 @@ class _AtRest:
     """Measurements of a receiver that has filled IDENTITIES Secrets.
 
     ``seconds`` is the time from the receiver's start until all Secrets were filled. ``mebibytes`` is the receiver's
-    resident memory. ``calls`` has the number of calls to AWS for each action, and ``lookups`` is the number of reads of
-    ServiceAccounts. Both are the mean for one sweep over all Secrets.
+    resident memory. ``calls`` is the number of calls to AWS by action, and ``lookups`` is the number of reads of
+    ServiceAccounts. Both numbers are means per sweep over all Secrets.
     """
 
     seconds: float
@@ -260,8 +263,8 @@ class _AtRest:
 
 
 def identities(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure 1,000 Secrets that are read with the receiver's own role: their first fill, and the sweeps afterwards.
-    Then measure 1,000 Secrets that each name a ServiceAccount with its own role."""
+    """Measure the first fill of 1,000 Secrets, and the sweeps after it, in two cases: all Secrets are read with the
+    receiver's own role, or each Secret names a ServiceAccount with a role of its own."""
     spaces = [f"team-{number:02d}" for number in range(TEAMS)]
     allow = {"keyturn.dev/allow-secrets": "bench/*"}
     testbed.cluster.create(
@@ -291,7 +294,7 @@ def identities(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtRest:
-    """Create IDENTITIES Secrets, let a receiver fill them and then sweep SWEEPS times, and delete the Secrets."""
+    """Create IDENTITIES Secrets. Let a receiver fill them, and then sweep SWEEPS times. Delete the Secrets."""
     kind = "with-role" if roles else "without"
 
     async def create_secret(api: Api, number: int) -> None:
@@ -316,7 +319,7 @@ def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtR
         return receiver.metric("keyturn_kubernetes_requests_total", verb="get", resource="serviceaccounts")
 
     first = swept()
-    until(lambda: swept() >= first + 2 * stores, 180)  # the first full sweep and a later sweep have ended
+    until(lambda: swept() >= first + 2 * stores, 180)  # by now, the first full sweep and a later sweep have ended
     sweeps, looked, aws = swept(), lookups(), testbed.aws.calls()
     until(lambda: swept() >= sweeps + SWEEPS * stores, 180)
     rounds = (swept() - sweeps) / stores
@@ -375,9 +378,8 @@ def _cpu(receiver: LocalReceiver) -> float:
 
 
 def _kubernetes_calls(receiver: LocalReceiver) -> float:
-    """Return the number of calls to Kubernetes. Calls about Leases are not counted, because the receiver makes
-    them even without deliveries. Calls about Events are not counted, because Events about earlier work are written
-    little by little."""
+    """Return the number of calls to Kubernetes. Calls about Leases do not count, because the receiver also makes them
+    without deliveries. Calls about Events do not count, because Events about earlier work are still being written."""
     calls = receiver.metric("keyturn_kubernetes_requests_total")
     others = (receiver.metric("keyturn_kubernetes_requests_total", resource=each) for each in ("leases", "events"))
     return calls - sum(others)

@@ -1,7 +1,7 @@
-"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. The ratios compare the notifier
-with an empty handler that is measured in the same run.
+"""`make bench-notifier` measures the CPU time and the size of the notifier's artifact. An empty handler is measured in
+the same run. The ratios compare the notifier with this empty handler.
 
-Python does not cache bytecode here, because it cannot do so in Lambda: the artifact there is read-only. Only the CPU
+Python does not cache bytecode here, because it cannot do so in Lambda, where the artifact is read-only. Only the CPU
 time of the process that runs the handler counts. AWS and the receiver run in other processes.
 """
 
@@ -24,7 +24,7 @@ from keyturn_local.notifier import artifact
 from keyturn_local.notifier.function import function_environment
 from keyturn_local.paths import ROOT
 
-RUNS = 15  # the number of new processes for each of the two handlers, which alternate
+RUNS = 15  # the number of new processes for each of the two handlers; the handlers alternate
 WARM = 200  # the number of invocations of a warm process
 OUTPUT = ROOT / "build" / "bench-notifier.json"
 
@@ -41,7 +41,7 @@ def handler(event, context):
     return {}
 """
 
-# The program that is measured. It prints the CPU seconds of the import, of the first invocation, and of all later
+# The measured program. It prints the CPU seconds of three phases: the import, the first invocation, and all later
 # invocations.
 PROBE = """
 import importlib, json, sys, time, uuid
@@ -146,7 +146,7 @@ def _measure(module: str, environment: Mapping[str, str], batch: int = 1, warm: 
 
 
 class _Receiver:
-    """A fake receiver on loopback that reports every notification as applied."""
+    """A fake receiver on loopback. It reports every notification as applied."""
 
     def __enter__(self) -> str:
         class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
-"""Measurement of the cost of eight open status pages during twenty rotations a second.
+"""Measurement of the cost of open status pages: eight pages are open during twenty rotations per second.
 
 ``python -m keyturn_local.bench.pages URL`` opens the eight pages, and reads their streams until it is stopped. It runs
-as a separate process, so that it takes no CPU time from the load generator.
+as a process of its own, so that it takes no CPU time from the load generator.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ OPEN = "pages are open"
 
 
 def open_pages(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure the latency of rotations without and with MAX_STREAMS open pages, in alternating phases. Also measure the
-    memory that the receiver needs for the pages."""
+    """Measure the latency of rotations without pages and with MAX_STREAMS open pages, in alternating phases. Also
+    measure the memory that the receiver uses for the pages."""
     receiver = testbed.receiver()
     receiver.start()
     names = testbed.aws.names[:BURST]

@@ -1,4 +1,4 @@
-"""The plot of `make bench`, which shows how the latencies are distributed."""
+"""The plot of `make bench`. It shows the distribution of the latencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from keyturn_local.bench.latencies import Latencies
 
 def draw(file: Path, latencies: Latencies) -> None:
     """Draw the distribution of each kind of latency into an SVG file."""
-    # matplotlib is imported only here, because the import takes a second.
+    # matplotlib is imported here, because its import takes a second.
     import matplotlib
 
     matplotlib.use("svg")

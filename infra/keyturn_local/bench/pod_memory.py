@@ -1,6 +1,7 @@
-"""Compares a pod's memory with the chart's limit. The pod runs on a real node, where the kernel enforces the limit.
+"""Measurement of a pod's memory against the chart's limit. The pod runs on a real node, where the kernel enforces the
+limit.
 
-``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure, and that program makes the measurement.
+``rows`` starts ``python -m keyturn_local.bench.pod_memory`` in an enclosure. This program makes the measurement.
 """
 
 import asyncio
@@ -35,11 +36,11 @@ PEAK = "peak of a pod's memory at 10,000 bindings"
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The memory of one pod in bytes, and the restarts of its container.
+    """The memory of one pod in bytes, and the number of restarts of its container.
 
-    ``peak`` is the peak of the memory that the kernel counts against ``limit``. It includes the page cache.
-    ``resident`` is the peak of the resident memory of the receiver's process. If the container has restarted, ``ends``
-    has the reason of its last end, such as OOMKilled.
+    ``peak`` is the peak of the memory that the kernel compares with ``limit``. It includes the page cache. ``resident``
+    is the peak of the resident memory of the receiver's process. If the container has restarted, ``ends`` are the
+    reasons why it ended, such as OOMKilled.
     """
 
     limit: int
@@ -52,7 +53,7 @@ class Footprint:
 def measure(
     cluster: Cluster, directory: Path, bindings: int, rotations: int, others: Mapping[str, Any] | None = None
 ) -> Footprint:
-    """Install the chart with one replica, let it fill ``bindings`` Secrets, and then rotate ``rotations`` of them at
+    """Install the chart with one replica. Let it fill ``bindings`` Secrets, and then rotate ``rotations`` of them at
     once.
 
     This works only in an enclosure with a node. ``others`` are further values for the chart.
@@ -73,7 +74,7 @@ def measure(
             sender = Sender(release.url, parse_key(aws.signing_key))
             asyncio.run(sender.burst(aws.rotate(aws.names[:rotations]), CONCURRENCY))
         except Exception:
-            if not _restarted(release):  # a killed container is a result of the measurement, not a failure
+            if not _restarted(release):  # a killed container is a result of the measurement, and not a failure of it
                 raise
         return _footprint(release, str(pod["metadata"]["uid"]))
 
@@ -99,7 +100,7 @@ def _footprint(release: Release, uid: str) -> Footprint:
 
 
 def _restarted(release: Release) -> bool:
-    """Return whether the container has restarted. Wait up to 15 s for a restart, because the container's status may be
+    """Return whether the container has restarted. Wait up to 15 s for this, because the container's status may be
     late."""
     try:
         until(lambda: _restarts(release), 15, every=0.5)
@@ -119,7 +120,8 @@ def _high_water(process: str) -> int:
 
 
 def rows() -> list[Row]:
-    """Make the measurement in an enclosure, and return its rows. If no node can run here, a single row says why."""
+    """Make the measurement in an enclosure, and return its rows. If no node can run here, return a single row with the
+    reason."""
     if reason := preflight():
         return [Row(PEAK, None, "MiB", missing=reason)]
     command = [sys.executable, "-m", enclosure.__name__, sys.executable, "-m", __name__]

@@ -1,7 +1,8 @@
-"""`make bench` measures the receiver with a real API server and with a stub AWS that answers after 20 ms.
+"""`make bench` measures the receiver with a real API server, and with a stub AWS that answers after 20 ms.
 
 Ratios compare the receiver with raw applies in the same run on the same machine. Times in seconds mostly show how fast
-that machine was. `make bench ONLY="calls latency"` runs only the two named measurements and writes no files.
+the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, and writes no
+files.
 """
 
 import argparse
@@ -27,8 +28,8 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def main() -> None:
-    """Run all measurements, or only those that the command line names. Print the table. After all measurements, also
-    write it to OUTPUT and PAGE."""
+    """Run all measurements, or only those that the command line names. Print the table. If all measurements were run,
+    also write the table to OUTPUT and PAGE."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; without any, all are run")
     names = parser.parse_args().names

@@ -1,7 +1,7 @@
 """The measurements of `make bench` that restart workloads.
 
-Their floor is raw applies of Secrets and raw patches of pod templates. The same Deployment controller runs during the
-measurements and the floor. No pod starts, because the cluster has no nodes.
+They are compared with a floor: raw applies of Secrets, and raw patches of pod templates. The same Deployment controller
+runs during both. No pod starts, because the cluster has no nodes.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.api import Api, path
 
 READERS = 500  # Deployments that read one Secret
-SAMPLES = 200  # rotations in a row
+SAMPLES = 200  # the number of rotations, one after another
 ROUNDS = 3
 NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without nodes, no rollout ends
 
 
 def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure rotations of 1,000 Secrets, each of which one Deployment reads: one after the other, and in bursts."""
+    """Measure rotations of 1,000 Secrets. One Deployment reads each of them. The rotations come one after another, and
+    in bursts."""
     names = testbed.aws.names[:BURST]
     ours = [f"web-{number}" for number in range(BURST)]
     raw = [f"raw-web-{number}" for number in range(BURST)]
@@ -74,13 +75,14 @@ def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def many_readers(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure rotations of one Secret that 500 Deployments read, from the delivery to the last restart."""
+    """Measure rotations of one Secret that 500 Deployments read. A measurement is the time from the delivery to the
+    last restart."""
     name = testbed.aws.names[BURST - 1]
     ours = [f"reader-{number}" for number in range(READERS)]
     raw = [f"raw-reader-{number}" for number in range(READERS)]
     _create(testbed, [*((each, secret_name(name)) for each in ours), *((each, "none") for each in raw)])
     receiver = _started(testbed)
-    # The Deployment that ``rollouts`` has created also reads this Secret.
+    # This Secret has one more reader, the Deployment that ``rollouts`` has created.
     count = READERS + (1 if testbed.cluster.list("deployments", NAMESPACE, f"app=web-{BURST - 1}") else 0)
 
     def rotate() -> float:
@@ -127,7 +129,8 @@ def _started(testbed: Testbed) -> LocalReceiver:
 
 
 def _create(testbed: Testbed, deployments: Sequence[tuple[str, str]]) -> None:
-    """Create Deployments of one pod. Each item is the name of a Deployment and the name of the Secret that it reads."""
+    """Create Deployments of one pod each. An item is the name of a Deployment, and the name of the Secret that it
+    reads."""
 
     async def create(api: Api, deployment: tuple[str, str]) -> None:
         await api.request("POST", path("apps/v1", "deployments", NAMESPACE), body=consumer(*deployment))

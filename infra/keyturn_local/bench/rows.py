@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``aim`` is an upper limit for ``value``, or a lower limit if ``at_least`` is true.
+    """One row. ``aim`` is an upper limit for ``value``. If ``at_least`` is true, it is a lower limit.
 
-    ``value`` is None if nothing could be measured. In that case ``missing`` says why.
+    If nothing could be measured, ``value`` is None, and ``missing`` is the reason.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Row:
 
     @property
     def held(self) -> bool | None:
-        """Whether the value meets the aim. None if there is no aim or no value."""
+        """Whether the value meets the aim. It is None if the row has no aim or no value."""
         if self.aim is None or self.value is None:
             return None
         return self.value >= self.aim if self.at_least else self.value <= self.aim

@@ -1,9 +1,9 @@
-"""A stub of Secrets Manager. It answers after a fixed time and uses little CPU, so that AWS does not affect a
+"""A stub of Secrets Manager. It answers after a fixed time, and needs little CPU time. So AWS does not affect a
 measurement.
 
 The stub answers the five calls that the receiver makes, sorts its list as AWS does, and counts the calls. Every role
 can be assumed. Four further actions control the stub: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and
-``bench.Calls``. Requests name them in the header X-Amz-Target, like AWS's actions.
+``bench.Calls``. As with AWS's own actions, the header X-Amz-Target of a request names the action.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """
@@ -35,11 +35,11 @@ SIGNING_KEY = "keyturn/signing-key"
 PREFIX = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 PAGE = 100
 SESSION_SECONDS = 3600  # seconds for which the credentials of a role are valid
-CANARY = "canary-7f3a"  # every password starts with this, so that a leak is recognized
+CANARY = "canary-7f3a"  # every password starts with this text, so that a leak is recognized
 
 
 class StubAws(Stoppable):
-    """The stub, running as a process. Use it as a context manager, or call ``stop``."""
+    """The stub as a process. Use it as a context manager, or call ``stop``."""
 
     def __init__(self, directory: Path, count: int, latency: float, host: str = "127.0.0.1") -> None:
         (port,) = free_ports(1)
@@ -62,7 +62,7 @@ class StubAws(Stoppable):
         return sdk.environment(self.endpoint_url)
 
     def rotate(self, names: Sequence[str]) -> dict[str, str]:
-        """Give each of these secrets a new value. Return the new version id of each, by name."""
+        """Give each of these secrets a new value. Return the ids of the new versions by the secrets' names."""
         return dict(ask(self.endpoint_url, "bench.Rotate", {"names": list(names)}))
 
     def renew(self) -> None:
@@ -70,12 +70,12 @@ class StubAws(Stoppable):
         ask(self.endpoint_url, "bench.Renew", {})
 
     def age(self, seconds: float) -> None:
-        """Set the times at which the secrets last changed. They are a minute apart, and the latest is ``seconds``
-        ago."""
+        """Set the times at which the secrets last changed. The latest time is ``seconds`` ago, and each earlier one is
+        a minute before the next."""
         ask(self.endpoint_url, "bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:
-        """Return the number of calls for each action. Calls about the signing key are counted as "SigningKey"."""
+        """Return the number of calls by action. Calls about the signing key count as "SigningKey"."""
         return Counter(ask(self.endpoint_url, "bench.Calls", {}))
 
 
@@ -110,9 +110,9 @@ class Secrets:
         return getattr(self, f"do_{name}")(body)
 
     def reply(self, action: str, body: bytes, _authorization: str) -> Reply:
-        """Answer one request. A request without an action is a call to STS or a readiness check.
+        """Answer one request. If it names no action, it is a call to STS or a readiness check.
 
-        The credentials of every role are the same, because the stub does not check them.
+        All roles have the same credentials, because the stub does not check credentials.
         """
         if action:
             content = json.dumps(self.answer(action, json.loads(body))).encode()

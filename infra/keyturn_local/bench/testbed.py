@@ -1,5 +1,5 @@
-"""The testbed of `make bench`: a control plane without nodes, a stub AWS, receivers, and raw requests for
-comparison."""
+"""The testbed of `make bench`: a control plane without nodes, a stub AWS, receivers, and raw requests. Raw requests go
+straight to the API server, without the receiver, for comparison."""
 
 import asyncio
 import base64
@@ -25,16 +25,16 @@ from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api,
 from keyturn_receiver.core.revision import Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
-RATE = 20.0  # rotations a second
+RATE = 20.0  # rotations per second
 BINDINGS = 10_000
-# A label of the same length as keyturn.dev/state. If these Secrets had keyturn.dev/state, the receiver would release
-# them, because they are not bound.
+# The name of this label is as long as keyturn.dev/state. If these Secrets had keyturn.dev/state itself, the receiver
+# would release them, because they are not bound.
 RAW_LABEL = "bench.example/state"
-BURST = 1_000  # the number of bindings and of raw applies in measurements that would take too long with BINDINGS
+BURST = 1_000  # bindings or raw applies in a measurement that would take too long with BINDINGS of them
 
 
 class Testbed:
-    """The running parts of the benchmark. Closing ``stack`` stops them."""
+    """The running parts of the benchmark. They stop when ``stack`` is closed."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -49,8 +49,8 @@ class Testbed:
         self._round = 0
 
     def receiver(self, **settings: str) -> LocalReceiver:
-        """Return a replica that is not started yet. The end of the testbed stops the replica. By default, the replica
-        polls once an hour."""
+        """Return a replica that is not started yet. It is stopped with the testbed. By default, it polls once an
+        hour."""
         quiet = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}
         receiver = LocalReceiver(
             self.directory, self.kubeconfig, self.aws.environment(), SIGNING_KEY, "keyturn", {**quiet, **settings}
@@ -63,7 +63,8 @@ class Testbed:
         return Sender(receiver.url, self.key)
 
     def rotate_steadily(self, receiver: LocalReceiver, names: Sequence[str]) -> list[float]:
-        """Rotate these secrets, RATE per second. Return, for each delivery, the seconds until its acknowledgement."""
+        """Rotate these secrets, RATE of them per second. Return the latency of each delivery, in seconds until its
+        acknowledgement."""
         sender = self.sender(receiver)
 
         async def rotate(session: aiohttp.ClientSession, name: str) -> float:
@@ -83,14 +84,14 @@ class Testbed:
         with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
 
     def raw_applies(self) -> float:
-        """Apply BURST Secrets that are as large as bound Secrets, CONCURRENCY at a time. Return the total duration in
-        seconds."""
+        """Apply BURST Secrets that are as large as bound Secrets, CONCURRENCY of them at a time. Return the total
+        duration in seconds."""
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(range(BURST), lambda number: self._apply(api, number)))
 
     def raw_restarts(self, deployments: Sequence[str]) -> float:
-        """For each Deployment, apply a Secret and then patch the Deployment's pod template, CONCURRENCY at a time.
-        There may be up to BURST Deployments. Return the total duration in seconds."""
+        """For each Deployment, apply a Secret and then patch the Deployment's pod template. CONCURRENCY Deployments are
+        handled at a time. There may be at most BURST Deployments. Return the total duration in seconds."""
         self._round += 1
 
         async def restart(api: Api, number: int) -> None:
@@ -101,13 +102,15 @@ class Testbed:
         return with_api(self.cluster, lambda api: in_parallel(numbers, lambda number: restart(api, number)))
 
     def raw_patches(self, deployments: Sequence[str]) -> float:
-        """Patch the pod templates of Deployments, CONCURRENCY at a time. Return the total duration in seconds."""
+        """Patch the pod templates of Deployments, CONCURRENCY of them at a time. Return the total duration in
+        seconds."""
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(deployments, lambda name: self._patch(api, name)))
 
     def floor(self, count: int, deployments: Sequence[str] = ()) -> list[float]:
-        """Read one value, apply one Secret, and patch the pod template of one of the ``deployments``, if there are any.
-        Start ``count`` of these sequences, RATE per second. Return the duration of each sequence in seconds."""
+        """Make ``count`` sequences of raw requests, and start RATE of them per second. A sequence reads one value and
+        applies one Secret. If there are ``deployments``, it then patches the pod template of one of them. Return the
+        duration of each sequence in seconds."""
         self._round += 1
         client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
@@ -127,7 +130,7 @@ class Testbed:
         return with_api(self.cluster, repeat)
 
     async def _patch(self, api: Api, deployment: str) -> None:
-        """Restart a Deployment by an annotation of its pod template, as `kubectl rollout restart` does."""
+        """Restart a Deployment with an annotation on its pod template, as `kubectl rollout restart` does."""
         template = {"metadata": {"annotations": {"bench/mark": f"{self._round:032d}"}}}
         where = path("apps/v1", "deployments", NAMESPACE, deployment)
         body = {"spec": {"template": template}}
@@ -136,7 +139,7 @@ class Testbed:
         )
 
     async def _apply(self, api: Api, number: int) -> None:
-        """Apply one Secret by server-side apply, with the fields that the receiver would write."""
+        """Apply one Secret by server-side apply, with the same fields as the receiver writes."""
         name = self.aws.names[number]
         version_id = f"{self._round:08d}-{number:08d}-0000-0000-00000000"
         digest = f"{self._round:032d}{number:032d}"
@@ -169,7 +172,8 @@ def _raw_name(name: str) -> str:
 
 
 async def _at_rate(count: int, work: Callable[[int], Awaitable[float]]) -> list[float]:
-    """Start ``work`` RATE times per second, even if earlier calls are still running. Return all results."""
+    """Call ``work`` ``count`` times, and start RATE calls per second, even if earlier calls are still running. Return
+    all results."""
     started = time.perf_counter()
     tasks = []
     for number in range(count):

@@ -41,13 +41,13 @@ FAILURES = (
 
 
 def main() -> int:
-    """Run the demo; return its exit status, which is 0 if every claim held."""
+    """Run the demo. Return its exit status, which is 0 if every claim was true."""
     parser = argparse.ArgumentParser(prog="make demo", description="Rotations from a local AWS into Kubernetes, live.")
     parser.add_argument("--keep", action="store_true", help="keep everything running afterwards, until Ctrl-C")
     parser.add_argument("--node", action="store_true", help="on a real node, in an enclosure: make demo NODE=real")
     parser.add_argument("--context", help="use this context of your own kubeconfig in place of a local control plane")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises an exception, so that the clean-up runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # this raises an exception, so that the clean-up runs
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` makes the command ignore SIGINT; undo that
     bypass_proxies()
     directory = Path(tempfile.mkdtemp(prefix="keyturn-demo-"))
@@ -67,7 +67,8 @@ def main() -> int:
 
 
 def _run(stack: Stack, node: bool, keep: bool) -> int:
-    """Run the scenarios; return the exit status. With ``node``, pods have containers, and the receiver runs in pods."""
+    """Run the scenarios. Return the exit status. If ``node`` is true, pods have containers, and the receiver runs in
+    pods."""
     claims = Claims()
     cluster = stack.cluster
     cluster.kubectl("annotate", "namespace", manifests.NAMESPACE, f"keyturn.dev/allow-secrets={manifests.ALLOWED}")
@@ -86,7 +87,8 @@ def _run(stack: Stack, node: bool, keep: bool) -> int:
 
 @contextmanager
 def _stack(directory: Path, context: str | None, node: bool) -> Iterator[Stack]:
-    """Start all parts. The control plane starts while SAM deploys. A cluster that the user names is checked first."""
+    """Start all parts. The control plane starts while SAM deploys the stack. If the user names a cluster, it is checked
+    first."""
     with ExitStack() as parts:
         cluster: Cluster | None = None
         if context or os.environ.get("KUBECONFIG"):
@@ -136,7 +138,7 @@ def _control_plane(directory: Path, node: bool) -> Iterator[Cluster]:
 
 
 def _check(cluster: Cluster, server: str) -> None:
-    """Refuse a cluster that does not answer, or whose objects the demo would disturb."""
+    """Refuse a cluster that does not answer, or that has objects which the demo would disturb."""
     try:
         cluster.kubectl("get", "--raw=/api/v1/namespaces?limit=1", "--request-timeout=10s")
     except KubectlFailed as error:
@@ -155,14 +157,14 @@ def _check(cluster: Cluster, server: str) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the original failure. ``error`` may be a later failure of the clean-up."""
+    """Return the original failure. ``error`` may be a later failure that happened during the clean-up."""
     while isinstance(error.__context__, FAILURES):
         error = error.__context__
     return error
 
 
 def _keep(stack: Stack, node: bool) -> None:
-    """Print how to use the running parts, and wait for Ctrl-C."""
+    """Print how to use the running parts. Wait for Ctrl-C."""
     kubectl = shlex.join(stack.cluster.command)
     environment = " ".join(f"{name}={value}" for name, value in stack.aws.environment().items())
     receiver_log, page = f"less {stack.directory}/receiver.log", f"open {stack.receiver.page_url}"

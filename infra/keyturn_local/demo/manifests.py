@@ -1,4 +1,5 @@
-"""Objects of the demo: AWS secrets, the Secrets bound to them, and workloads that read them in different ways."""
+"""Objects of the demo: AWS secrets, the Secrets that are bound to them, and workloads that read these in different
+ways."""
 
 import hashlib
 import json
@@ -14,14 +15,14 @@ IMAGE = "busybox:stable"
 DATABASE = "demo/database"  # JSON
 API_TOKEN = "demo/api-token"
 
-# By workload: the key of the Secret that the workload's processes read, and the shell expression for the key's value.
+# For each workload: the key of the Secret that its processes read, and the shell expression for the value of this key.
 READS = {
     "web": ("DATABASE_URL", "$DATABASE_URL"),
     "queue": ("PASSWORD", "$(cat /etc/password/password)"),
     "agent": ("value", "$value"),
 }
-# Each process logs a digest of the value that it uses, because no output may contain a value. A digest would reveal a
-# guessable value, but the values here are random.
+# Each process logs a digest of the value that it uses, because no output may contain a value. A digest of a guessable
+# value would reveal the value, but the values here are random.
 USES = "uses "
 SALT = "keyturn-demo "
 SLEEP = "trap exit TERM; sleep 86400 & wait"
@@ -30,17 +31,17 @@ DATABASE_URL = "join('', ['postgres://', username, ':', url_encode(password), '@
 
 
 def database(owner: str, password: str | None = None) -> dict[str, str]:
-    """Return a value for the AWS secret DATABASE, with a new password unless one is given."""
+    """Return a value for the AWS secret DATABASE. If no password is given, it has a new one."""
     return {
         "username": "app",
-        "password": password or secrets.token_urlsafe(12) + "%#?",  # a URL must encode these characters
+        "password": password or secrets.token_urlsafe(12) + "%#?",  # a URL has to encode these characters
         "host": "db.internal",
         "owner": owner,
     }
 
 
 def database_secret(value: Mapping[str, str]) -> dict[str, str]:
-    """Return the data that the Secret `database` must hold for this value of DATABASE."""
+    """Return the data that the Secret `database` must have if this is the value of DATABASE."""
     password = urllib.parse.quote(value["password"], safe="")
     return {
         "PASSWORD": value["password"],
@@ -50,7 +51,8 @@ def database_secret(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def bindings() -> list[Any]:
-    """Return the Secrets as a chart's author ships them, with a label and annotations but no data."""
+    """Return the Secrets in the form in which the author of a chart ships them: a label and annotations, but no
+    data."""
     data = {"PASSWORD": "password", "DATABASE_URL": DATABASE_URL, "OWNER": "owner"}
     lines = "".join(f"{key}: {expression}\n" for key, expression in data.items())
     return [
@@ -60,16 +62,17 @@ def bindings() -> list[Any]:
 
 
 def digest(app: str, data: Mapping[str, str]) -> str:
-    """Return the digest of the value that the workload ``app`` reads from ``data``, the data of a Secret.
+    """Return the digest of the value that the workload ``app`` reads. ``data`` is the data of the Secret.
 
-    The workload's processes log this digest if they use this value.
+    The workload's processes log this digest while they use this value.
     """
     key, _ = READS[app]
     return hashlib.sha256(f"{SALT}{data[key]}".encode()).hexdigest()
 
 
 def workloads(image: str = IMAGE) -> list[Any]:
-    """Return three workloads that read the Secrets, by env, volume and envFrom, and one that reads no Secret."""
+    """Return three workloads that read the Secrets (by env, by a volume, by envFrom), and one workload that reads no
+    Secret."""
     password = {"secretName": "database", "items": [{"key": "PASSWORD", "path": "password"}]}
     return [
         _workload("Deployment", "web", image, 2, env=[_key("DATABASE_URL", "database", "DATABASE_URL")]),

@@ -1,4 +1,5 @@
-"""Observer of the demo's namespace. It has its own Kubernetes client, and does not rely on the receiver's reports."""
+"""Observer of the demo's namespace. It has a Kubernetes client of its own, so it does not rely on the receiver's
+reports."""
 
 import threading
 import time
@@ -13,9 +14,9 @@ from keyturn_local.demo import manifests
 
 
 class Observer:
-    """Watches Secrets and pods, and records the time of each change by this machine's clock.
+    """Observer. It watches Secrets and pods, and records the time of each change by this machine's clock.
 
-    With ``reads_logs``, the pods have containers, and each process logs a digest of the value that it uses.
+    If ``reads_logs`` is true, the pods have containers, and each process logs a digest of the value that it uses.
     """
 
     def __init__(self, kubeconfig: Path, namespace: str, reads_logs: bool = False) -> None:
@@ -37,7 +38,8 @@ class Observer:
             threading.Thread(target=self._watch, args=(listing, handle), daemon=True).start()
 
     def secret_holds(self, name: str, expected: Mapping[str, str]) -> float | None:
-        """Return the time at which a Secret's data last changed, or None if the data does not include ``expected``."""
+        """Return the time at which a Secret's data last changed. Return None if the data does not contain
+        ``expected``."""
         at, data = self._secrets.get(name, (0.0, {}))
         return at if expected.items() <= data.items() else None
 
@@ -50,19 +52,20 @@ class Observer:
         return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
 
     def replaced(self, app: str, old: frozenset[str]) -> float | None:
-        """Return the time at which Ready pods had replaced all ``old`` pods of a workload, or None before that."""
+        """Return the time from which Ready pods have replaced all ``old`` pods of a workload. Return None before
+        that."""
         pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
         return self._pods_changed[app]
 
     def in_use(self, app: str, digest: str) -> float | None:
-        """Return the time at which all processes of a workload had logged this digest, or None before that."""
+        """Return the time from which all processes of a workload have logged this digest. Return None before that."""
         digests = {self._digests.get(uid) for uid in self.pods(app)}
         return self._digests_changed[app] if digests == {digest} else None
 
     def wait(self, condition: Callable[[], Any], seconds: float) -> Any:
-        """Wait until ``condition`` returns a true value, for at most ``seconds``; return its last result."""
+        """Wait until ``condition`` returns a true value, but at most for ``seconds``. Return its last result."""
         with self._changed:
             end = time.monotonic() + seconds
             while not (result := condition()) and time.monotonic() < end:
@@ -72,9 +75,10 @@ class Observer:
     def follow(
         self, steps: Mapping[str, Callable[[], float | None]], seconds: float, hold: Collection[str] = ()
     ) -> Iterator[tuple[str, float | None]]:
-        """Yield the name and the time of each step when it has happened. At the timeout, yield the others with None.
+        """Yield the name and the time of each step as soon as the step has happened. After ``seconds``, yield each
+        remaining step with None.
 
-        Nothing is yielded until all steps in ``hold`` have happened. Then the steps that have happened so far are
+        Nothing is yielded until all steps in ``hold`` have happened. Then the steps that have happened by then are
         yielded in the order of their times.
         """
         pending = dict(steps)
@@ -96,11 +100,11 @@ class Observer:
         while True:
             try:
                 for event in watch.Watch().stream(listing, self._namespace):
-                    at = time.time()  # before the lock, because this thread may have to wait for the lock
+                    at = time.time()  # taken before the lock, because this thread may have to wait for the lock
                     with self._changed:
                         handle(event["type"], event["object"], at)
                         self._changed.notify_all()
-            except Exception:  # start another watch; at the demo's end, the cluster stops before this thread
+            except Exception:  # a new watch is started; at the demo's end, the cluster stops before this thread
                 time.sleep(0.2)
 
     def _on_secret(self, kind: str, secret: Any, at: float) -> None:
@@ -122,7 +126,7 @@ class Observer:
             threading.Thread(target=self._read_log, args=(pod.metadata, app), daemon=True).start()
 
     def _read_log(self, pod: Any, app: str) -> None:
-        """Wait until the process in a pod logs the digest of its value."""
+        """Wait until the process in a pod has logged the digest of its value, and record it."""
         while pod.uid in self._pods and not self._digests[pod.uid]:
             try:
                 log = self._core.read_namespaced_pod_log(
@@ -130,7 +134,7 @@ class Observer:
                 )
                 line = log.readline().decode()
                 log.close()
-            except Exception:  # the log does not exist yet, or is gone
+            except Exception:  # the log does not exist yet, or no longer exists
                 line = ""
             if line.startswith(manifests.USES):
                 with self._changed:
@@ -142,7 +146,8 @@ class Observer:
 
 
 def poll(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition`` is true, for at most ``seconds``; return its last value. ``condition`` may be slow."""
+    """Wait until ``condition`` is true, but at most for ``seconds``. Return its last value. ``condition`` may be
+    slow."""
     end = time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.02)

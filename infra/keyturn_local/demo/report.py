@@ -24,7 +24,7 @@ def step(name: str, milliseconds: float | None, note: str = "") -> None:
 
 @dataclass
 class Claims:
-    """The claims that the demo has checked, and whether each of them held."""
+    """The claims that the demo has checked, each with the result."""
 
     results: list[tuple[bool, str]] = field(default_factory=list)
 
@@ -34,7 +34,7 @@ class Claims:
         say(f"  {_mark(held)}  {text}")
 
     def conclude(self) -> int:
-        """Print the verdict; return the exit status."""
+        """Print the verdict. Return the exit status."""
         broken = [text for held, text in self.results if not held]
         heading(f"Verdict: {len(self.results) - len(broken)} of {len(self.results)} claims held")
         for text in broken:

@@ -1,4 +1,5 @@
-"""Scenarios of the demo: rotations with and without the event path, and a rotation of a key that no pod reads."""
+"""Scenarios of the demo: a rotation with the event path, a rotation without it, and a rotation of a key that no pod
+reads."""
 
 import secrets
 import time
@@ -14,7 +15,7 @@ from keyturn_local.demo.report import Claims, heading, say, step
 from keyturn_local.stack import Stack
 
 POLL_SECONDS = 5.0
-TIMEOUT_SECONDS = 20.0  # the limit for a step that does not wait for pods
+TIMEOUT_SECONDS = 20.0  # seconds for a step that does not wait for pods
 POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
 IN_USE_SECONDS = 15.0  # the limit for two pods that are replaced one after the other, or for a StatefulSet's pod
 RECOVERED = "keyturn_recovered_by_poll_total"
@@ -22,14 +23,14 @@ RECOVERED = "keyturn_recovered_by_poll_total"
 APPLIED = "Secret applied"
 DELIVERED = "delivered (acknowledged after applying)"
 MOVE = "UpdateSecretVersionStage"  # the call that moves a staging label
-# Steps as they are printed, and the names of the same steps in the notifier's log.
+# Steps as they are printed, each with its name in the notifier's log.
 ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Times of a rotation's effects, in seconds since the call that moves the staging label. None means a
-    timeout."""
+    """Times at which a rotation had its effects, in seconds since the call that moves the staging label. None means
+    that the effect was not seen before the timeout."""
 
     applied: float | None
     delivered: float | None
@@ -38,7 +39,7 @@ class Rotation:
 
 
 class Scenarios:
-    """Scenarios on a running stack. They add every claim to ``claims`` and must run in the order of the methods."""
+    """Scenarios on a running stack. They add every claim to ``claims``. They must run in the order of the methods."""
 
     def __init__(self, stack: Stack, observer: Observer, claims: Claims, image: str) -> None:
         self._image = image
@@ -46,16 +47,16 @@ class Scenarios:
         self._observer = observer
         self._claims = claims
         self._secrets_manager = stack.aws.secrets_manager()
-        self._moves: dict[str, float] = {}  # by version id: the time of the call that moves the staging label
-        self._on_the_way: dict[str, Mapping[str, float]] = {}  # by version id: the times of the notifier's steps
+        self._moves: dict[str, float] = {}  # the time of the call that moves the staging label, by version id
+        self._on_the_way: dict[str, Mapping[str, float]] = {}  # the times of the notifier's steps, by version id
         self._secrets_manager.meta.events.register(f"provide-client-params.secrets-manager.{MOVE}", self._on_move)
         self._database = manifests.database("team-a")
 
     def create_objects(self) -> None:
-        """Create the AWS secrets, the Secrets and the workloads; wait until the Secrets are filled and the pods run.
+        """Create the AWS secrets, the Secrets and the workloads. Wait until the Secrets are filled and the pods run.
 
-        Meanwhile a heartbeat takes the event path. It also starts the notifier's function. In AWS, the heartbeats keep
-        this function running.
+        At the same time, a heartbeat takes the event path. It also starts the notifier's function. In AWS, the function
+        is always warm because of the heartbeats.
         """
         heartbeat = self._stack.aws.heartbeat()
         token = secrets.token_urlsafe(12)
@@ -125,22 +126,21 @@ class Scenarios:
         self._claims.check(recovered == 1, f"{RECOVERED} rose by {recovered:.0f}: the event path's loss is counted")
 
     def unread_key(self) -> None:
-        """Change only a key that no pod reads, and check that the Secret is written and nothing restarts."""
+        """Change only a key that no pod reads. Check that the Secret is written, and that no workload restarts."""
         heading("Act 3: a key that no workload reads")
         pods = {app: self._observer.pods(app) for app in ("web", "queue", "agent", "bystander")}
         generations = self._generations()
         self._database = manifests.database("team-b", self._database["password"])
         expected = database_secret(self._database)
         rotation = self._rotate(DATABASE, value_text(self._database), "database", expected, ())
-        # The receiver acknowledges after it has started the rollouts, so no further write is pending.
+        # The receiver acknowledges after it has started the rollouts, so no write is still to come.
         say()
         self._claims.check(rotation.applied is not None, "the Secret holds the new OWNER")
         same = {app: self._observer.pods(app) for app in pods} == pods and self._generations() == generations
         self._claims.check(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
 
     def _check_pods(self, rotation: Rotation, applied_within: float = 0) -> None:
-        """Check the pods after one rotation. ``applied_within`` is the time limit for the write of the Secret, in
-        seconds."""
+        """Check the pods after one rotation. The Secret must have been written within ``applied_within`` seconds."""
         self._claims.check(all(rotation.replaced.values()), "every pod that reads it was replaced")
         if self._observer.reads_logs:
             limit = applied_within + IN_USE_SECONDS
@@ -156,10 +156,10 @@ class Scenarios:
         apps: Sequence[str],
         queued: bool = True,
     ) -> Rotation:
-        """Rotate an AWS secret, and print each effect as it is observed.
+        """Rotate an AWS secret, and print each effect as soon as it is observed.
 
-        ``expected`` is the data of the Secret ``secret`` afterwards, ``apps`` are the workloads that restart, and
-        ``queued`` says whether events reach the queue.
+        ``expected`` is the data that the Secret ``secret`` should have afterwards. ``apps`` are the workloads that
+        should restart. ``queued`` tells whether events reach the queue.
         """
         old_pods = {app: self._observer.pods(app) for app in apps}
         version_id = rotate(self._secrets_manager, secret_id, value)
@@ -174,7 +174,8 @@ class Scenarios:
                 _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
             }
         times: dict[str, float | None] = {}
-        # The notifier's log shows all of these steps at once, after the last one, so nothing is printed before that.
+        # The notifier's log shows all of these steps at once, after the last of them. So nothing is printed before
+        # that.
         hold = {APPLIED, *ON_THE_WAY} & steps.keys()
         for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS, hold):
             times[text] = None if at is None else at - zero

@@ -1,7 +1,7 @@
-"""Generates the documentation of the chart's values from the comments in values.yaml.
+"""Generator of the documentation of the chart's values, from the comments in values.yaml.
 
-Comments that begin with ``# --``, as in helm-docs, become the table at the end of the chart's README and the
-descriptions in values.schema.json. ``python -m keyturn_local.docs.chart_values`` writes both files. A test checks that
+A comment that begins with ``# --``, as in helm-docs, becomes a row of the table in the chart's README, and a
+description in values.schema.json. ``python -m keyturn_local.docs.chart_values`` writes both files. A test checks that
 they are up to date.
 """
 
@@ -32,7 +32,7 @@ class Value:
 
 
 def values() -> list[Value]:
-    """Return the values in the order of the file. A map that has a comment of its own counts as one value."""
+    """Return the values in the order of the file. A map that has a comment of its own is one value."""
     text = VALUES.read_text()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)  # noqa: S101 - for mypy

@@ -1,7 +1,7 @@
-"""Writes the help of each command into docs/cli.md, and finds the samples of output in that page.
+"""Generator of the help texts in docs/cli.md. It also finds the samples of output in this page.
 
-``python -m keyturn_local.docs.cli_help`` writes the help. The rest of the page is written by hand. A comment above a
-block of code, such as ``<!-- help: status -->``, names the block.
+``python -m keyturn_local.docs.cli_help`` writes the help texts. The rest of the page is written by hand. A comment
+above a block of code, such as ``<!-- help: status -->``, names the block.
 """
 
 import re
@@ -21,7 +21,7 @@ def commands() -> list[str]:
 
 
 def help_of(command: str) -> str:
-    """Return the output of a command with ``--help`` in a terminal of 80 columns."""
+    """Return the output of a command with the option ``--help``, in a terminal of 80 columns."""
     arguments = ["--help"] if command == "keyturn" else [command, "--help"]
     ran = CliRunner().invoke(app, arguments, prog_name="keyturn", env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
     return ran.output.replace("\r\n", "\n")
@@ -33,7 +33,7 @@ def blocks(page: str, sort: str) -> dict[str, str]:
 
 
 def with_blocks(page: str, sort: str, texts: dict[str, str]) -> str:
-    """Return a page with the texts of its blocks replaced. Blocks that are not in ``texts`` stay unchanged."""
+    """Return a page with ``texts`` in its blocks. A block that is not in ``texts`` stays unchanged."""
 
     def replaced(block: re.Match[str]) -> str:
         head, found, name, text, end = block.groups()

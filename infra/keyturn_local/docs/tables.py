@@ -1,4 +1,4 @@
-"""Generates the pages in docs/ that consist of tables, from the code.
+"""Generator of those pages in docs/ that consist of tables. The tables come from the code.
 
 ``python -m keyturn_local.docs.tables`` writes the pages. A test checks that they are up to date.
 """
@@ -143,7 +143,7 @@ def _labels(name: str) -> tuple[str, ...]:
 
 
 def _field_docs(model: type) -> list[str]:
-    """Return, for each field of a dataclass, the docstring below the field."""
+    """Return the docstring below each field of a dataclass, by the field's name."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101 - for mypy
     below = zip(definition.body, definition.body[1:], strict=False)

@@ -1,1 +1,1 @@
-"""Kubernetes: a control plane on this machine, access to any cluster through kubectl, and the objects of the chart."""
+"""Kubernetes: a control plane on this machine, access to clusters through kubectl, and the objects of the chart."""

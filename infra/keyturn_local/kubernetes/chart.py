@@ -1,4 +1,4 @@
-"""charts/keyturn as data. The real Helm renders it, without a cluster."""
+"""charts/keyturn as data. The real Helm renders it. No cluster is needed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,14 @@ from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
 SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
-# Endings of kinds, so that ClusterRole and ClusterRoleBinding match, too. The chart's only Secret has the record key.
+# Endings of kinds. So ClusterRole and ClusterRoleBinding match, too. The chart's only Secret is the one for the record
+# key.
 RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "Secret")
 
 
 def rendered_chart(namespace: str, release: str = "keyturn", values: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Render charts/keyturn with the real Helm. Return the text of each template (including NOTES.txt) by its path."""
+    """Render charts/keyturn with the real Helm. Return the text of each template (including NOTES.txt) by the
+    template's path."""
     with helm_python.Chart.load(str(CHART)) as chart:
         return dict(chart.render(dict(values or {}), name=release, namespace=namespace))
 
@@ -28,6 +30,6 @@ def chart_objects(namespace: str, values: Mapping[str, Any] | None = None) -> li
 
 
 def chart_rights(namespace: str, values: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return the ServiceAccount, the roles, the role bindings and the record key of the chart, for a receiver that runs
-    as a process."""
+    """Return the chart's ServiceAccount, roles, role bindings and Secret for the record key. A receiver that runs as a
+    process needs these objects."""
     return [each for each in chart_objects(namespace, values) if each["kind"].endswith(RIGHTS)]

@@ -1,4 +1,4 @@
-"""Access to a Kubernetes cluster through kubectl. The cluster is the local control plane, or a cluster of the user."""
+"""Access to a Kubernetes cluster through kubectl. The cluster is the local control plane or a cluster of the user."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class KubectlFailed(RuntimeError):
-    """kubectl failed. The text holds its error message."""
+    """kubectl failed. The text is kubectl's error message."""
 
 
 class Cluster:
@@ -23,7 +23,7 @@ class Cluster:
     def of_user(cls, kubectl: str, context: str | None, directory: Path) -> "Cluster":
         """Return the cluster of a context in the user's own kubeconfig. The default is the current context.
 
-        That context is copied to a file in ``directory``, because KUBECONFIG may name several files, and the current
+        The context is copied to a file in ``directory``, because KUBECONFIG may name several files, and their current
         context may be another one. Raises KubectlFailed if the context does not exist.
         """
         flags = ["--minify", "--flatten", "--raw", *([f"--context={context}"] if context else [])]
@@ -50,11 +50,11 @@ class Cluster:
         self.kubectl("create", "-f", "-", stdin=_list(objects))
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects. It is not an error if an object does not exist."""
+        """Delete objects. An object that does not exist is not an error."""
         self.kubectl("delete", "--ignore-not-found", f"--wait={str(wait).lower()}", "-f", "-", stdin=_list(objects))
 
     def delete_all(self, kind: str, namespace: str) -> None:
-        """Delete all objects of one kind in a namespace, and do not wait until they are gone."""
+        """Delete all objects of one kind in a namespace. Do not wait until they are gone."""
         self.kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
 
     def create_token(self, service_account: str, namespace: str) -> str:
@@ -62,8 +62,8 @@ class Cluster:
         return self.kubectl("create", "token", service_account, "-n", namespace, "--duration=24h").strip()
 
     def kubeconfig_for(self, namespace: str, service_account: str, directory: Path) -> Path:
-        """Write a kubeconfig for a ServiceAccount, with the rights that RBAC gives to this ServiceAccount. Return the
-        file's path."""
+        """Write a kubeconfig for a ServiceAccount. With it, a client has the rights that RBAC gives to the
+        ServiceAccount. Return the path of the file."""
         content = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
         content["users"] = [{"name": service_account, "user": {"token": self.create_token(service_account, namespace)}}]
         content["contexts"][0]["context"]["user"] = service_account

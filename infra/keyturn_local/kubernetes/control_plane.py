@@ -1,7 +1,7 @@
 """A Kubernetes control plane on loopback: the stock API server, etcd, controllers and scheduler. kwok simulates nodes.
 
 docs/design.md#facts-about-the-tools explains some of the flags. kwok makes pods Ready by the stages in
-infra/control_plane/kwok. With a real node (node/), kwok does not run. Instead, the API server listens on an address
+infra/control_plane/kwok. If there is a real node (node/), kwok does not run. The API server then listens on an address
 that pods can reach, pods get tokens, and Services route to pods.
 """
 
@@ -50,10 +50,10 @@ class ControlPlane(Cluster, Stoppable):
 
     @classmethod
     def start(cls, directory: Path, nodes: int = 1, host: str = "") -> Self:
-        """Start a control plane that keeps its files in ``directory``. Wait until its simulated nodes are Ready.
+        """Start a control plane whose files are in ``directory``. Wait until its simulated nodes are Ready.
 
-        ``host`` is an address of this machine that pods can reach. If it is given, the control plane is prepared for a
-        real node, and kwok does not run. Raises StartFailed or binaries.NotFound.
+        If ``host`` is given, the control plane is for a real node, and kwok does not run. ``host`` is an address of
+        this machine that pods can reach. Raises StartFailed or binaries.NotFound.
         """
         directory.mkdir(parents=True, exist_ok=True)
         control_plane = cls(directory, binaries.resolve(), host)
@@ -67,7 +67,7 @@ class ControlPlane(Cluster, Stoppable):
     def add_nodes(self, count: int) -> None:
         """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
-        labels = {"kubernetes.io/os": "linux"}  # the label that a kubelet gives its node
+        labels = {"kubernetes.io/os": "linux"}  # the label that a kubelet puts on its node
         self.create(
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names
         )
@@ -86,14 +86,15 @@ class ControlPlane(Cluster, Stoppable):
         self._rest.create(objects)
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects, without kubectl if ``wait`` is false. Objects that do not exist are no error."""
+        """Delete objects. If ``wait`` is false, this does not use kubectl. An object that does not exist is not an
+        error."""
         if wait:
             super().delete(objects)
         else:
             self._rest.delete(objects)
 
     def delete_all(self, kind: str, namespace: str) -> None:
-        """Delete all objects of one kind in a namespace, without kubectl, and do not wait until they are gone."""
+        """Delete all objects of one kind in a namespace, without kubectl. Do not wait until they are gone."""
         self._rest.delete_all(kind, namespace)
 
     def create_token(self, service_account: str, namespace: str) -> str:
@@ -105,9 +106,9 @@ class ControlPlane(Cluster, Stoppable):
         return RestClient(self.url, self.ca_file, self.admin_token)
 
     def stop(self) -> None:
-        """Stop all programs. The API server stops before etcd, because it needs etcd while it drains.
+        """Stop all programs. The API server stops before etcd, because it needs etcd until it has stopped.
 
-        If watches are open, the API server would drain for a minute. So it is killed after DRAIN_SECONDS.
+        If watches are open, the API server would need a minute to stop. So it is killed after DRAIN_SECONDS seconds.
         """
         while self._running:
             self._running.pop().stop(DRAIN_SECONDS)
@@ -118,7 +119,7 @@ class ControlPlane(Cluster, Stoppable):
         api_server = self._run_api_server()
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # there is no CA file yet, and all later connections verify
+        context.verify_mode = ssl.CERT_NONE  # there is no CA file yet; all later connections verify the server
         api_server.wait_for(answers(f"{self.url}/readyz", context), 60)
         self._run_controllers()
         if not self._real_node:
@@ -139,7 +140,7 @@ class ControlPlane(Cluster, Stoppable):
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
-            "--quota-backend-bytes=8589934592",  # the same as in managed control planes; some tests write gigabytes
+            "--quota-backend-bytes=8589934592",  # the limit of managed control planes; some tests write gigabytes
         )
         etcd.wait_for(answers(f"{client}/health"), 30)
 
@@ -168,7 +169,7 @@ class ControlPlane(Cluster, Stoppable):
         )
 
     def _run_controllers(self) -> None:
-        # The kubeconfig contains the API server's certificate, which does not exist before this point.
+        # The kubeconfig contains the API server's certificate. The certificate does not exist before this point.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
         controllers = f"{CONTROLLERS},{REAL_POD_CONTROLLERS}" if self._real_node else CONTROLLERS

@@ -1,6 +1,7 @@
-"""Client for frequent calls to an API server. kubectl does the same, but each start of kubectl costs 0.1 s of CPU.
+"""Client for frequent calls to an API server. It replaces kubectl, because each start of kubectl takes 0.1 s of CPU
+time.
 
-Names of resources, defaults and error texts are those of kubectl.
+The names of resources, the defaults and the error texts are the same as in kubectl.
 """
 
 import json
@@ -23,7 +24,7 @@ _CREATE = {"fieldManager": "kubectl-create", "fieldValidation": "Strict"}
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource of the API. ``names`` are all names by which kubectl knows it."""
+    """A resource of the API. ``names`` are all its names in kubectl."""
 
     api_version: str
     kind: str
@@ -39,7 +40,8 @@ class Resource:
 
 
 class RestClient:
-    """Calls the API server at ``url`` with a token. Each method raises KubectlFailed if the API server refuses."""
+    """Client for the API server at ``url``, with a token. Each method raises KubectlFailed if the API server refuses
+    the call."""
 
     def __init__(self, url: str, ca_file: Path, token: str) -> None:
         self._url = url
@@ -53,16 +55,16 @@ class RestClient:
         return self._call("GET", self._named(kind).path(namespace, name))
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
-        """Read the objects of a kind in a namespace. ``kind`` may have several kinds, separated by commas."""
+        """Read the objects of a kind in a namespace. ``kind`` may be several kinds, separated by commas."""
         objects = []
         for resource in map(self._named, kind.split(",")):
             reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})
-            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # the items of a list lack them
+            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # not in the items of a list
             objects += [{**kinds, **each} for each in reply["items"]]
         return objects
 
     def create(self, objects: Iterable[Any]) -> None:
-        """Create objects. If the API server refuses some of them, create the others, and then raise KubectlFailed."""
+        """Create objects. If the API server refuses some of them, create the others. Then raise KubectlFailed."""
         refusals = []
         for each in objects:
             try:
@@ -73,13 +75,13 @@ class RestClient:
             raise KubectlFailed("\n".join(refusals))
 
     def delete(self, objects: Iterable[Any]) -> None:
-        """Delete objects, and do not wait until they are gone. Objects that do not exist are no error."""
+        """Delete objects. Do not wait until they are gone. An object that does not exist is not an error."""
         for each in objects:
             meta = each["metadata"]
             self._delete(self._of(each).path(meta.get("namespace", ""), meta["name"]))
 
     def delete_all(self, kind: str, namespace: str) -> None:
-        """Delete all objects of one kind in a namespace, and do not wait until they are gone."""
+        """Delete all objects of one kind in a namespace. Do not wait until they are gone."""
         self._delete(self._named(kind).path(namespace))
 
     def create_token(self, service_account: str, namespace: str, seconds: int) -> str:
@@ -98,7 +100,7 @@ class RestClient:
         return self._find(lambda resource: (resource.api_version, resource.kind) == key, " ".join(key))
 
     def _find(self, matches: Callable[[Resource], bool], name: str) -> Resource:
-        for attempt in range(2):  # a resource may be newer than the last discovery
+        for attempt in range(2):  # the resource may have been created after the last discovery
             if attempt or not self._resources:
                 self._discover()
             for resource in self._resources:

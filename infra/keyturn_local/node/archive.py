@@ -1,4 +1,4 @@
-"""Writes container images with one layer, in the format of `docker save`, which containerd can import."""
+"""Writer of container images with one layer. Their format is that of `docker save`, which containerd can import."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write(file: Path, image: str, content: Path, entrypoint: Sequence[str] = ()) -> None:
-    """Write an image of the files below ``content``. All files belong to root. The same files always give the same
+    """Write an image with the files below ``content``. All files belong to root. The same files always give the same
     bytes."""
     with tempfile.TemporaryFile() as layer, tarfile.open(file, "w") as archive:
         with tarfile.open(fileobj=layer, mode="w") as files:

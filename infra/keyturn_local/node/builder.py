@@ -11,10 +11,10 @@ from pathlib import Path
 
 from keyturn_local.toolchain import debian
 
-# The packages of buildah and of those dependencies that may be missing on a machine.
+# Packages: buildah, and those of its dependencies that a machine may not have.
 PACKAGES = ("buildah", "libassuan0", "libdevmapper1.02.1", "libgpgme11", "libseccomp2", "libsubid4")
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man")
-# buildah re-executes itself without LD_LIBRARY_PATH, so its libraries are mounted over those of the machine.
+# buildah executes itself again without LD_LIBRARY_PATH. So its libraries are mounted over the libraries of the machine.
 WITH_LIBRARIES = 'mount -t overlay keyturn -o "ro,lowerdir=$1:$2" "$2"; shift 2; exec "$@"'
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
@@ -24,7 +24,8 @@ class BuildFailed(RuntimeError):
 
 
 def root_of(packages: list[str], folder: Path) -> None:
-    """Fill a folder with packages and their dependencies, as the root directory of an image. Raises PackageNotFound."""
+    """Unpack packages and their dependencies into a folder. The folder is then the root directory of an image. Raises
+    PackageNotFound."""
     for name, target in LINKS.items():
         (folder / target).mkdir(parents=True)
         (folder / name).symlink_to(target)
@@ -38,7 +39,7 @@ def root_of(packages: list[str], folder: Path) -> None:
 
 
 def build(context: Path, dockerfile: Path, base: Path, image: str, file: Path) -> None:
-    """Build a Dockerfile. Its base image comes from the archive ``base``, and the result goes to the archive ``file``.
+    """Build a Dockerfile. The archive ``base`` has its base image. The built image is written to the archive ``file``.
 
     Raises BuildFailed or PackageNotFound.
     """
@@ -94,7 +95,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _volumes(directory: Path) -> list[str]:
-    """Return volumes with the machine's pip settings and with the files that these settings name, so that pip works
+    """Return volumes with the machine's pip settings, and with the files that these settings name. With them, pip works
     during the build."""
     output = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: Mapping[str, str] = {

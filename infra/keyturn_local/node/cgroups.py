@@ -1,7 +1,7 @@
 """The cgroups of a node's pods.
 
-Cgroups remain after the Linux namespaces of an enclosure (keyturn_local/node/enclosure.py) are gone. So each enclosure
-has one cgroup, which contains the cgroups of all its pods. The enclosure removes this cgroup at the end.
+The Linux namespaces of an enclosure (keyturn_local/node/enclosure.py) end by themselves, but cgroups do not. So each
+enclosure has one cgroup that contains the cgroups of all its pods. The enclosure removes this cgroup at its end.
 """
 
 import os
@@ -14,7 +14,7 @@ PREFIX = "keyturn-node-"
 
 
 def name_of(enclosure: int) -> str:
-    """Return the name of an enclosure's cgroup, which is the same in each hierarchy. ``enclosure`` is the process id of
+    """Return the name of an enclosure's cgroup. It is the same in each hierarchy. ``enclosure`` is the process id of
     the enclosure's outer process."""
     return f"{PREFIX}{enclosure}"
 
@@ -30,14 +30,14 @@ def make(name: str) -> None:
     for hierarchy in [each for each in MOUNT.iterdir() if (each / "tasks").exists()]:
         cgroup = hierarchy / name
         cgroup.mkdir(exist_ok=True)
-        for file in ("cpuset.cpus", "cpuset.mems"):  # no process can join the cgroup before these are set
+        for file in ("cpuset.cpus", "cpuset.mems"):  # before these are set, no process can join the cgroup
             if (cgroup / file).exists():
                 (cgroup / file).write_text((hierarchy / file).read_text())
 
 
 def sweep(name: str, seconds: float = 5) -> None:
-    """Remove the cgroup of this name and all cgroups below it. Wait up to ``seconds`` for the processes in them to
-    end."""
+    """Remove the cgroup of this name, and all cgroups below it. Wait up to ``seconds`` until the processes in them have
+    ended."""
     end = time.monotonic() + seconds
     while any([not _removed(root) for root in _roots() if root.name == name]) and time.monotonic() < end:
         time.sleep(0.05)  # some processes have not ended yet
@@ -46,8 +46,8 @@ def sweep(name: str, seconds: float = 5) -> None:
 def sweep_orphans() -> None:
     """Remove the cgroups of enclosures that were killed.
 
-    This must run outside of enclosures. The /proc of an enclosure does not list the processes that own the cgroups, so
-    all of these processes would seem to have ended.
+    This must not run inside an enclosure. The /proc of an enclosure does not show the processes that own other cgroups.
+    So these processes would seem to have ended.
     """
     for root in _roots():
         owner = root.name.removeprefix(PREFIX)
@@ -64,7 +64,7 @@ def _roots() -> Iterator[Path]:
 def _removed(root: Path) -> bool:
     for folder, _, _ in os.walk(root, topdown=False):
         try:
-            os.rmdir(folder)  # the kernel refuses this as long as the cgroup has a process
+            os.rmdir(folder)  # the kernel refuses this while the cgroup has a process
         except FileNotFoundError:
             continue
         except OSError:

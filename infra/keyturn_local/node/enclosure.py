@@ -1,13 +1,13 @@
-"""The enclosure of a node. It runs one command in new mount, network, IPC and process namespaces, which end with the
+"""The enclosure of a node. It runs one command in new mount, network, IPC and process namespaces. They end with the
 command.
 
 ``python -m keyturn_local.node.enclosure COMMAND...`` runs a command. When it ends, all processes, mounts, network
-interfaces and iptables rules of the enclosure are gone, and so are the changes below /run and /var. This holds even if
-the outer process is killed with SIGKILL. The kernel then kills process 1 inside the enclosure, and with it all others.
-The network has no route to the outside.
+interfaces and iptables rules of the enclosure are gone, and so are the changes below /run and /var. This is so even if
+the outer process is killed with SIGKILL: the kernel then kills process 1 inside the enclosure, and with it all other
+processes inside. The network has no route to the outside.
 
-The outer process waits, forwards signals, and removes the cgroups. Its child is process 1 inside the enclosure. That
-process starts the command and reaps orphaned processes.
+The outer process waits, forwards signals, and removes the cgroups. Its child is process 1 inside the enclosure. Process
+1 starts the command, and reaps orphaned processes.
 """
 
 import ctypes
@@ -28,9 +28,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SI_KERNEL = 0x80  # asm-generic/siginfo.h
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # removed, because no proxy can be reached from inside
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # these are removed, because no proxy can be reached from inside
 
-# The mount / is private, so that mounts inside do not appear outside. All writes below /run and /var stay in memory.
+# The mount / is private, so mounts inside do not appear outside. All writes below /run and /var stay in memory.
 SET_UP = (
     "mount --make-rprivate /",
     "mount -t proc proc /proc",
@@ -39,14 +39,13 @@ SET_UP = (
     "mount -t overlay -o lowerdir=/var,upperdir=/run/var,workdir=/run/var-work overlay /var",
     "ip link set lo up",
     f"ip address add {network.HOST}/32 dev lo",
-    # kube-proxy's rules see packets to the addresses of Services only if there is a route to these addresses.
+    # The rules of kube-proxy see a packet to the address of a Service only if there is a route to this address.
     f"ip route add {network.SERVICES} dev lo src {network.HOST}",
 )
 
 
 class EnclosureError(RuntimeError):
-    """A function that works only inside an enclosure was called outside, or a function that works only outside was
-    called inside."""
+    """A function that works only inside an enclosure was called outside, or the other way round."""
 
 
 def cgroup() -> str:
@@ -74,7 +73,7 @@ def run(command: Sequence[str]) -> int:
     if not first:
         os.close(writer)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not os.read(reader, 1):  # the parent ended before prctl took effect
+        if not os.read(reader, 1):  # the parent ended before the call of prctl took effect
             os._exit(1)
         _first_process(command, name)
     os.write(writer, b"x")
@@ -101,8 +100,7 @@ def _first_process(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _use_own_dns() -> None:
-    """Use the node's DNS outside of pods, too. /etc/resolv.conf may be a link into /run, which is empty at this
-    point."""
+    """Use the node's DNS outside of pods, too. /etc/resolv.conf may be a link into /run, which is still empty here."""
     text = f"nameserver {network.HOST}\nsearch {network.DOMAIN}\n"
     file = Path("/etc/resolv.conf").resolve()
     if file.exists():
@@ -127,11 +125,12 @@ def _execute(command: Sequence[str], name: str) -> NoReturn:
 
 
 def _wait(child: int) -> int:
-    """Wait for one child, and return its exit status. Meanwhile, forward signals to it and reap all other processes."""
+    """Wait for one child. Return its exit status. Until then, forward signals to the child, and reap all other
+    processes."""
     while True:
         received = signal.sigwaitinfo([*FORWARDED, signal.SIGCHLD])
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code != SI_KERNEL:  # for Ctrl-C, the terminal itself also signals the child
+            if received.si_code != SI_KERNEL:  # after Ctrl-C, the terminal itself signals the child, too
                 os.kill(child, received.si_signo)
             continue
         while True:

@@ -1,6 +1,6 @@
-"""The images of pods. They are built without an image registry, and kept as archives in the cache.
+"""The images of pods. They are built without an image registry, and stored as archives in the cache.
 
-``python -m keyturn_local.node.images`` fills the cache. An enclosure has no route to the outside, so the cache has to
+``python -m keyturn_local.node.images`` fills the cache. An enclosure has no route to the outside. So the cache has to
 be filled before the enclosure starts.
 """
 
@@ -32,11 +32,11 @@ SOURCES = (
     "requirements/tracing.txt",
 )
 KIND = "images"  # the folder in the cache
-KEPT = 3  # the number of receiver images that stay in the cache; older ones are deleted
+KEPT = 3  # the number of receiver images in the cache; older ones are deleted
 
 
 class NotFound(RuntimeError):
-    """An image is not available. The text says why."""
+    """An image is not available. The text gives the reason."""
 
 
 def resolve() -> list[Path]:
@@ -48,18 +48,19 @@ def resolve() -> list[Path]:
 
 
 def pause() -> Path:
-    """Return the archive of the pause image. Its container holds a pod's network namespace, and its program sleeps."""
+    """Return the archive of the pause image. Each pod has a container of this image, which holds the pod's network
+    namespace. The program of the image only sleeps."""
     return _busybox_image("pause", PAUSE, ["/bin/busybox", "sleep", "infinity"])
 
 
 def busybox() -> Path:
-    """Return the archive of an image with a shell and small tools, for workloads that consume Secrets."""
+    """Return the archive of an image with a shell and small tools. Workloads that read Secrets use it."""
     return _busybox_image("busybox", BUSYBOX, ["/bin/sh"])
 
 
 def receiver() -> Path:
-    """Return the archive of the receiver's image. receiver/Dockerfile builds it on a base image with Debian's
-    Python."""
+    """Return the archive of the receiver's image. receiver/Dockerfile builds it on a base image with the Python of
+    Debian."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source

@@ -1,4 +1,4 @@
-"""The addresses and the DNS domain inside an enclosure. They are not visible outside."""
+"""The addresses and the DNS domain inside an enclosure. They cannot be reached from outside."""
 
 HOST = "10.2.0.1"  # the enclosure's own address, at which pods reach the API server, DNS and AWS
 PODS = "10.1.0.0/16"

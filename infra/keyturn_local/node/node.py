@@ -1,4 +1,4 @@
-"""The real node: kubelet, kube-proxy and the cluster's DNS. They connect to a control plane that is already running."""
+"""The real node: kubelet, kube-proxy and the cluster's DNS. They connect to a control plane that already runs."""
 
 import json
 from collections.abc import Mapping
@@ -22,10 +22,9 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{SOCKET}",
     "configMapAndSecretChangeDetectionStrategy": "Watch",
     "resolvConf": "",
-    # Containers restart quickly, because tests kill them and wait for the restart.
+    # Containers restart after a short time, because tests kill them and wait for the restart.
     "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
-    # With these settings, the kubelet also starts on a machine with cgroups of version 1, with swap, or with a full
-    # disk.
+    # With these settings, the kubelet also starts on a machine that has cgroups of version 1, swap, or a full disk.
     "failCgroupV1": False,
     "cgroupDriver": "cgroupfs",
     "enforceNodeAllocatable": [],
@@ -50,8 +49,8 @@ PROXY: dict[str, Any] = {
 
 
 class Node(Stoppable):
-    """A running node. When the enclosure ends, the node's pods and everything else that the node has created on the
-    machine are gone."""
+    """A running node. At the end of the enclosure, its pods and everything else that it has created on the machine are
+    gone."""
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
         self._directory = directory
@@ -60,11 +59,11 @@ class Node(Stoppable):
 
     @classmethod
     def start(cls, directory: Path, control_plane: ControlPlane, sync_seconds: int = 60) -> Self:
-        """Start the node with all images, and wait until it is Ready. The control plane must listen on network.HOST.
+        """Start the node with all images. Wait until it is Ready. The control plane must listen on network.HOST.
 
-        ``sync_seconds`` is the kubelet's ``syncFrequency``, and has the kubelet's default. A change of a Secret reaches
-        the volumes in pods within 1.5 times this period. Raises StartFailed, programs.NotFound, images.NotFound, and
-        EnclosureError outside of an enclosure.
+        ``sync_seconds`` is the kubelet's ``syncFrequency``, and its default is the same as the kubelet's. A change of a
+        Secret reaches the volumes in pods within 1.5 times ``sync_seconds``. Raises StartFailed, programs.NotFound and
+        images.NotFound. Raises EnclosureError outside of an enclosure.
         """
         node = cls(directory, control_plane)
         try:
@@ -75,7 +74,8 @@ class Node(Stoppable):
         return node
 
     def tag(self, image: str, name: str) -> None:
-        """Give an image a second name, as if it had been pushed to a registry and pulled under that name."""
+        """Give an image a second name. Pods can then use it as if it had been pulled from a registry under this
+        name."""
         (runtime,) = (each for each in self._running if isinstance(each, Runtime))
         runtime.tag(image, name)
 

@@ -1,8 +1,8 @@
-"""Finds the programs of a node. This module uses only the standard library.
+"""Finder of the programs of a node. This module uses only the standard library.
 
-If the control plane was downloaded, kubelet and kube-proxy come with it. Otherwise they are built from Go modules.
-CoreDNS and containerd are always built from Go modules. All other programs come from the machine or from Debian
-packages.
+If the control plane was downloaded, the download also has kubelet and kube-proxy. Otherwise they are built from Go
+modules. CoreDNS and containerd are always built from Go modules. All other programs come from the machine or from
+Debian packages.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from keyturn_local.toolchain import binaries, cache, debian, go_toolchain
 
 KUBERNETES = INFRA / "node"
 CONTAINERD = INFRA / "container_runtime"
-CONTAINERD_VERSION = "v2.4.2"  # the same version as in its go.mod
+CONTAINERD_VERSION = "v2.4.2"  # the version in the module's go.mod
 KIND = "node"  # the folder in the cache
 CNI = ("ptp", "host-local", "loopback")
 CNI_FOLDERS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
-NEEDED = ("ip", "mount")  # these must be on the PATH
+NEEDED = ("ip", "mount")  # these programs must be on the PATH
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
-# The packages of each program and of those dependencies that may be missing on a machine.
+# Packages by program: its own package, and those of its dependencies that a machine may not have.
 RUNC_PACKAGES = ("runc", "libseccomp2")
 IPTABLES_PACKAGES = ("iptables", "libxtables12", "libnftnl11", "libmnl0", "libnetfilter-conntrack3", "libnfnetlink0")
 
 
 class NotFound(RuntimeError):
-    """A program is not available. The text says why."""
+    """A program is not available. The text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The paths of a node's programs or of the folders that hold them, and the environment variables that programs from
-    Debian packages need."""
+    """The paths of a node's programs, or of the folders in which they are. ``variables`` are the environment variables
+    that programs from Debian packages need."""
 
     kubernetes: Path  # the folder with kubelet and kube-proxy
     coredns: Path
@@ -48,13 +48,14 @@ class Programs:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for the programs. Its PATH has the folders in which the programs find each other."""
+        """Return the environment for the programs. Its PATH contains the folders of the programs, so that they find
+        each other."""
         path = f"{self.containerd}:{self.iptables}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, **self.variables}
 
 
 def resolve() -> Programs:
-    """Find all programs. Missing ones are built or unpacked into the cache. Raises NotFound."""
+    """Find all programs. If one is missing, build it or unpack it into the cache. Raises NotFound."""
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise NotFound(f"there is no {', '.join(missing)} on the PATH")
     try:
@@ -78,8 +79,8 @@ def resolve() -> Programs:
 
 
 def _kubernetes() -> Path:
-    # A kubelet must not be newer than its API server. A downloaded control plane comes with a kubelet of the same
-    # version.
+    # A kubelet must not be newer than its API server. If the control plane was downloaded, its download has a kubelet
+    # of the same version.
     if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
         return binaries.resolve()
     final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
@@ -121,8 +122,8 @@ def _containerd() -> Path:
 
 
 def _linked(unpacked: Path) -> Path:
-    """Return a folder whose links all lead to iptables' single program. Installing the package would create the same
-    links."""
+    """Return a folder with links that all lead to iptables' single program. An installation of the package would make
+    the same links."""
     folder = unpacked / "usr" / "lib" / "keyturn"
     folder.mkdir(exist_ok=True)
     for name in IPTABLES:
@@ -133,7 +134,7 @@ def _linked(unpacked: Path) -> Path:
 
 def _folder(name: str, module: Path, *files: str) -> Path:
     """Return the folder in the cache for the programs of one module. The folder's name contains a digest of the
-    inputs."""
+    module's files."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

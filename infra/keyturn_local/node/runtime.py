@@ -43,11 +43,12 @@ class Runtime(Stoppable):
         self._program.wait_for(self._answers, 30)
 
     def add(self, archive: Path) -> None:
-        """Import an image from an archive that has the format of `docker save`."""
+        """Import an image from an archive in the format of `docker save`."""
         self._images("import", archive)
 
     def tag(self, image: str, name: str) -> None:
-        """Give an image a second name, as if it had been pushed to a registry and pulled under that name."""
+        """Give an image a second name. Pods can then use it as if it had been pulled from a registry under this
+        name."""
         self._images("tag", "--force", image, name)
 
     def stop(self) -> None:
@@ -64,7 +65,7 @@ class Runtime(Stoppable):
 
 
 def _config(programs: Programs) -> str:
-    # Without restrict_oom_score_adj, no sandbox would start on a machine that lacks CAP_SYS_RESOURCE.
+    # Without restrict_oom_score_adj, no sandbox would start on a machine without CAP_SYS_RESOURCE.
     return f"""
 version = 3
 root = "{HOME}/containerd"

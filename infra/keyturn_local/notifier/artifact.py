@@ -17,10 +17,11 @@ HERE = (f"{sys.version_info.major}.{sys.version_info.minor}", f"{_MACHINE}-{_SYS
 
 
 def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
-    """Build a function, unless it is cached; return the artifact's folder. ``target`` is (Python version, platform)."""
+    """Build a function, unless it is in the cache. Return the artifact's folder. ``target`` is (Python version,
+    platform)."""
     version, machine = target
     directory = CACHE / f"{function}-{version}-{machine}-{cache.digest(ROOT, [SOURCE.name])}"
-    if not (directory / "keyturn_notifier").exists():  # the recipe copies this folder last
+    if not (directory / "keyturn_notifier").exists():  # copied last by the recipe
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [  # noqa: S607 - the user's own make

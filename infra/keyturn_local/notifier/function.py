@@ -12,7 +12,7 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Context:
-    """Context of an invocation, with the fields that the notifier and Powertools read."""
+    """Context of an invocation, with only the fields that the notifier and Powertools read."""
 
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     function_name: str = "keyturn-notifier"
@@ -27,7 +27,8 @@ class Context:
 
 
 def function_environment(aws: LocalAws, path: EventPath, receiver_urls: Sequence[str]) -> dict[str, str]:
-    """Return the variables that template.yaml sets for the functions, and those that Lambda itself sets."""
+    """Return the environment variables of the functions: those that template.yaml sets, and those that Lambda itself
+    sets."""
     return {
         **aws.environment(),
         "KEYTURN_RECEIVER_URLS": ",".join(receiver_urls),

@@ -1,5 +1,5 @@
-"""The environment of child processes. It has our import roots, no AWS settings of the user, and no proxy for
-loopback."""
+"""The environment of child processes. It has this repository's import roots, no AWS settings of the user, and no proxy
+for loopback."""
 
 import os
 
@@ -9,8 +9,8 @@ IMPORT_ROOTS = os.pathsep.join(str(ROOT / name) for name in ("lambda", "receiver
 
 
 def bypass_proxies() -> None:
-    """Add loopback to NO_PROXY and to no_proxy, for this process and its children. Some programs read only one of the
-    two."""
+    """Add loopback to NO_PROXY and to no_proxy, for this process and its children. Both are set, because some programs
+    read only one of them."""
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))

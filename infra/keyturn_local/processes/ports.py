@@ -6,15 +6,15 @@ import socket
 import tempfile
 from pathlib import Path
 
-# These ports are below the ports that Linux and macOS give to outgoing connections. So no outgoing connection takes one
-# of these ports before its server starts. The ports of NodePort Services are higher, too.
+# These ports are below the ports that Linux and macOS give to outgoing connections. So an outgoing connection never
+# takes one of these ports before its server starts. The ports of NodePort Services are above these ports, too.
 FIRST, LAST = 15000, 29999
 
 
 def free_ports(count: int) -> list[int]:
     """Return ``count`` different ports on which no server listens.
 
-    A port that this function has recently returned to a process of this user is not returned again.
+    If this function has recently returned a port to a process of this user, it does not return this port again.
     """
     taken = Path(tempfile.gettempdir()) / f"keyturn-ports-{os.getuid()}"
     with taken.open("a+") as file:

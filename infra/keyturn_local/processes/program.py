@@ -1,4 +1,4 @@
-"""Child processes that never outlive this process, even if this process is killed with SIGKILL."""
+"""Child processes that always end with this process, even if it is killed with SIGKILL."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# The code of the guard, which is a process between this process and the program. When this process ends for any reason,
-# the guard's standard input is closed, and the guard kills the program's whole process group. PR_SET_PDEATHSIG would
-# need Linux, and would also kill the program when only the forking thread ends.
+# The code of the guard. The guard is a process between this process and the program. When this process ends for any
+# reason, the guard's standard input is closed, and the guard kills the program's whole process group. PR_SET_PDEATHSIG
+# is not used, because it needs Linux, and would also kill the program when only the thread ends that has started it.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -32,7 +32,7 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program ended before it was ready, or was not ready in time. The text has the last lines of the program's
+    """A program ended before it was ready, or was not ready in time. The text is the last lines of the program's
     log."""
 
 
@@ -54,7 +54,7 @@ class Stoppable:
 
 
 class Program:
-    """One running program under a guard process. Its output goes to the file ``log``."""
+    """One running program below a guard process. Its output is written to the file ``log``."""
 
     def __init__(
         self, name: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None
@@ -82,8 +82,8 @@ class Program:
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` returns true. Raises StartFailed if the program ends first, or if ``seconds`` have
-        passed."""
+        """Wait until ``ready`` returns true. Raises StartFailed if the program ends before that, or after
+        ``seconds``."""
         end = time.monotonic() + seconds
         while not ready():
             failure = (
@@ -98,7 +98,7 @@ class Program:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def kill(self) -> None:
-        """Kill the program with SIGKILL, to simulate a crash."""
+        """Kill the program with SIGKILL, as in a crash."""
         with suppress(ProcessLookupError):  # the program has already ended
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._reap()
@@ -124,7 +124,7 @@ class Program:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> Callable[[], bool]:
-    """Return a condition for ``wait_for``. The condition is true if ``url`` answers with the status 200."""
+    """Return a condition for ``wait_for``. It is true if ``url`` answers with the status 200."""
 
     def ask() -> bool:
         try:

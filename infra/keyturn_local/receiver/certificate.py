@@ -1,4 +1,4 @@
-"""A certificate for a receiver that runs as a process. Each certificate has its own authority."""
+"""A certificate for a receiver that runs as a process. Each certificate has a CA of its own."""
 
 import base64
 import ssl
@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificate:
-    """The files of a certificate for 127.0.0.1 and of its key, and the CA bundle of the certificate's issuer."""
+    """The files of a certificate for 127.0.0.1 and of its key, and a CA bundle with the certificate's issuer."""
 
     certificate_file: Path
     key_file: Path
@@ -19,7 +19,7 @@ class Certificate:
 
     @classmethod
     def issue(cls, directory: Path) -> Self:
-        """Issue a certificate from a new authority. Write the files into ``directory``."""
+        """Issue a certificate with a new CA. Write the files into ``directory``."""
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1")
         certificate_file, key_file = directory / "tls.crt", directory / "tls.key"
@@ -28,14 +28,14 @@ class Certificate:
         return cls(certificate_file, key_file, authority.cert_pem.bytes())
 
     def context(self) -> ssl.SSLContext:
-        """Return the context of a server with this certificate."""
+        """Return the TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate_file, self.key_file)
         return context
 
     @property
     def parameter(self) -> str:
-        """The bundle, in the form of the stack's parameter CaBundle."""
+        """The CA bundle in the form of the stack's parameter CaBundle."""
         return base64.b64encode(self.bundle).decode()
 
     def settings(self) -> dict[str, str]:

@@ -18,12 +18,12 @@ SERVICE_ACCOUNT = "keyturn"
 
 
 class LocalReceiver:
-    """One replica, which keeps its ports when it restarts.
+    """One replica. It has the same ports after a restart.
 
-    ``aws`` has the environment variables that point to AWS. ``python`` is the interpreter of an environment in which
-    the receiver is installed as in the image. With such an interpreter, the receiver sees neither this repository nor
-    the environment variables of this process. With ``certificate``, the receiver serves TLS. ``port`` is needed only if
-    the URL must be known before the receiver is created.
+    ``aws`` are the environment variables that lead to AWS. ``python`` is the interpreter of an environment in which the
+    receiver is installed as in the image. If it is given, the receiver sees neither this repository nor the environment
+    variables of this process. If ``certificate`` is given, the receiver serves TLS. ``port`` is needed only if the URL
+    has to be known before the receiver is created.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LocalReceiver:
             "KEYTURN_STATUS_PAGE_PORT": str(page_port),
             "KEYTURN_SIGNING_KEY_SECRET_ID": signing_key_secret_id,
             "KEYTURN_LEASE_NAMESPACE": namespace,
-            "KEYTURN_DRAIN_SECONDS": "0",  # there is no drain, because no Service routes to this process
+            "KEYTURN_DRAIN_SECONDS": "0",  # there is no drain, because no Service routes deliveries to this process
             **(certificate.settings() if certificate else {}),
             **(settings or {}),
         }
@@ -93,7 +93,7 @@ class LocalReceiver:
             self._program.kill()
 
     def pause(self) -> None:
-        """Stop the process with SIGSTOP until ``resume``, so that it seems to hang."""
+        """Stop the process with SIGSTOP until ``resume``. Until then it seems to hang."""
         if self._program:
             self._program.send_signal(signal.SIGSTOP)
 
@@ -131,12 +131,12 @@ class LocalReceiver:
             return str(reply.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of those samples of a metric that have these labels."""
+        """Return the sum of the samples of a metric that have these labels."""
         return total(self.metrics(), name, **labels)
 
 
 def total(metrics: str, name: str, **labels: str) -> float:
-    """Return the sum of the samples with this name and these labels. ``metrics`` has the text format of Prometheus."""
+    """Return the sum of the samples with this name and these labels. ``metrics`` is a text in Prometheus' format."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(metrics)

@@ -1,4 +1,5 @@
-"""The receiver as a Helm release of the chart. Its pods run on a real node (node/); process.py is the alternative."""
+"""The receiver as a Helm release of the chart. Its pods run on a real node (node/). process.py runs the receiver as a
+process instead."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ PAGE_PORT = 9091
 
 
 def values(aws: Mapping[str, str], signing_key_secret_id: str) -> dict[str, Any]:
-    """Return the chart's values for a real node. ``aws`` has the environment variables that point to AWS."""
+    """Return the chart's values for a real node. ``aws`` are the environment variables that lead to AWS."""
     repository, tag = images.RECEIVER.rsplit(":", 1)
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -53,7 +54,7 @@ class Release(Stoppable):
 
     @classmethod
     def install(cls, cluster: Cluster, namespace: str, values: Mapping[str, Any], seconds: int = 120) -> Self:
-        """Install the chart, and wait until all pods are Ready. Raises StartFailed."""
+        """Install the chart. Wait until all pods are Ready. Raises StartFailed."""
         release = cls(cluster, namespace, values)
         try:
             release._helm.install(CHART, NAME, release._values, wait="watcher", timeout=seconds)
@@ -63,7 +64,7 @@ class Release(Stoppable):
         return release
 
     def stop(self) -> None:
-        """Uninstall the release. Its pods may still be terminating afterwards."""
+        """Uninstall the release. After that, its pods may still be ending."""
         if self._helm.list(all_states=True):
             self._helm.uninstall(NAME)
         self._helm.close()
@@ -79,11 +80,11 @@ class Release(Stoppable):
 
     @property
     def page_url(self) -> str:
-        """The URL of one pod's status page. The page's port must be forwarded to this machine."""
+        """The URL of one pod's status page. The page's port has to be forwarded to this machine first."""
         return f"http://localhost:{PAGE_PORT}"
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of those samples of a metric that have these labels, over all pods."""
+        """Return the sum of the samples of a metric that have these labels, over all pods."""
         return sum(total(_read(f"{url}/metrics"), name, **labels) for url in self._operations_urls())
 
     def _operations_urls(self) -> list[str]:

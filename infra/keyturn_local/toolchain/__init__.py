@@ -1,1 +1,1 @@
-"""External programs and files, which are kept in a cache: Go, the control plane, Helm, Chromium and others."""
+"""External programs and files, which are stored in a cache: Go, the control plane, Helm, Chromium and others."""

@@ -1,9 +1,9 @@
-"""Finds the programs of the control plane: etcd, the Kubernetes API server and its controllers, kubectl, and kwok.
+"""Finder of the programs of the control plane: etcd, the Kubernetes API server and its controllers, kubectl, and kwok.
 
-It tries these sources in order: KUBEBUILDER_ASSETS, the cache, the official releases, a build from the Go modules.
+It tries these sources in order: KUBEBUILDER_ASSETS, the cache, the official releases, and a build from the Go modules.
 
-This module uses only the standard library, because `make` runs it before pip. The command
-``python -m keyturn_local.toolchain.binaries`` prints the folder with the programs.
+This module uses only the standard library, because `make` runs it before pip. The command ``python -m
+keyturn_local.toolchain.binaries`` prints the folder with the programs.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from keyturn_local.paths import INFRA
 from keyturn_local.toolchain import cache, go_toolchain
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-MULTI_CALL = PROGRAMS[:-1]  # built as one program, which acts according to the name by which it is called
+MULTI_CALL = PROGRAMS[:-1]  # built as one program; the name with which it is called decides what it does
 MODULE = INFRA / "control_plane"
 
-BUILT_VERSION = "v1.36.3"  # the same as in the module's go.mod
-RELEASED_VERSION = "v1.35.4"  # the newest release whose checksums could be found at the time of writing
+BUILT_VERSION = "v1.36.3"  # the version in the module's go.mod
+RELEASED_VERSION = "v1.35.4"  # the newest release whose checksums could be found when this line was written
 KWOK_VERSION = "v0.8.0"
-VERSION_FLAGS = " ".join(  # these linker flags set the version that the programs report
+VERSION_FLAGS = " ".join(  # with these linker flags, the programs report their versions
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in zip(
         ("gitVersion", "gitMajor", "gitMinor"), (BUILT_VERSION, *BUILT_VERSION[1:].split(".")), strict=False
@@ -38,17 +38,17 @@ CONNECT_SECONDS = 3.0  # the timeout is short, because the machine may have no n
 
 
 class NotFound(RuntimeError):
-    """No source has the programs. The text names each source and says why it failed."""
+    """No source has the programs. The text gives the reason for each source."""
 
 
 class _Unavailable(Exception):
-    """This source cannot provide the programs. The text says why."""
+    """This source cannot provide the programs. The text gives the reason."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """A published file. ``checksum`` has the form "algorithm:hex". ``members`` are the paths of programs in an
-    archive."""
+    """A published file. ``checksum`` has the form "algorithm:hex". ``members`` are paths of programs in the file, which
+    is an archive."""
 
     url: str
     checksum: str
@@ -78,8 +78,8 @@ RELEASES: dict[str, tuple[_File, ...]] = {
             "sha256:f5a4385a2ae1b9dd7f8acae18e002a75c0ebba124ae9d7259aa8dadb50711f46",
         ),
     ),
-    # linux/arm64 is missing, because no published checksum of kwok could be found. On linux/arm64, the programs are
-    # built from the Go modules.
+    # linux/arm64 is missing, because no published checksum of kwok was found for it. There, the programs are built from
+    # the Go modules.
 }
 
 
@@ -109,7 +109,7 @@ def _assets() -> Path:
 
 
 def _cached() -> Path:
-    # Downloaded and built programs may have different versions. Both versions are fine.
+    # Downloaded and built programs may have different versions. Both versions are accepted.
     for folder in (_folder("built"), _folder("released")):
         if folder.is_dir():
             return folder
@@ -162,7 +162,7 @@ def _write(file: Path, content: bytes) -> None:
 
 def _built() -> Path:
     with cache.locked(KIND):
-        if _folder("built").is_dir():  # another process has built them while this one was waiting
+        if _folder("built").is_dir():  # another process has built them while this process waited for the lock
             return _folder("built")
         go = _go()
         _say(
@@ -188,9 +188,9 @@ def _go() -> str:
 
 
 def _folder(source: str) -> Path:
-    """Return the folder in the cache for "built" or for "released" programs.
+    """Return the folder in the cache for programs of the sort "built" or "released".
 
-    The folder's name contains the versions and, for built programs, a digest of the sources.
+    The folder's name contains the versions. For built programs, it also contains a digest of the sources.
     """
     if source == "released":
         key = f"{RELEASED_VERSION}-kwok-{KWOK_VERSION}-with-node"

@@ -1,4 +1,4 @@
-"""The cache in the user's home. It has one folder for each kind of program or file that takes long to download or
+"""The cache in the user's home. It has one folder for each kind of program or file that takes long to download or to
 build.
 
 Entries are created atomically. This module uses only the standard library, because `make` fills the cache before pip.
@@ -15,21 +15,21 @@ from pathlib import Path
 
 
 def folder(kind: str) -> Path:
-    """Return the folder of one kind. It may not exist yet."""
+    """Return the folder of one kind. The folder may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "keyturn" / kind
 
 
 @contextmanager
 def locked(kind: str) -> Iterator[None]:
-    """Create the folder of one kind and hold its lock, so that only one process at a time fills the folder."""
+    """Create the folder of one kind, and hold its lock. So only one process at a time fills the folder."""
     with lock(folder(kind) / "lock"):
         yield
 
 
 @contextmanager
 def lock(file: Path) -> Iterator[None]:
-    """Hold a lock that excludes other processes. Create the lock's file and its folder if they are missing."""
+    """Hold a lock that excludes other processes. If the lock's file or its folder does not exist, create it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -49,7 +49,7 @@ def digest(root: Path, names: Iterable[str]) -> str:
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder. At the end, rename it to ``final``, unless the block raises."""
+    """Yield a temporary folder. At the end, rename it to ``final``. If the block raises an error, do not rename it."""
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
     try:
         yield temporary

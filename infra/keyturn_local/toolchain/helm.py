@@ -1,6 +1,7 @@
-"""Builds Helm's command line from its Go module into the cache. This module uses only the standard library.
+"""Builder of Helm's command line from its Go module. The program is stored in the cache. This module uses only the
+standard library.
 
-Most tests use Helm as a library. The README's commands need the program, because the README shows its output.
+Most tests use Helm as a library. The README's commands need the program itself, because the README shows its output.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ KIND = "helm"  # folder in the cache
 
 
 class NotFound(RuntimeError):
-    """Helm is not available. The text says why."""
+    """Helm is not available. The text gives the reason."""
 
 
 def resolve() -> Path:
-    """Return the folder in the cache that holds `helm`. If the folder is missing, build `helm` first. Raises
+    """Return the folder in the cache with the program `helm`. If there is no such folder, build `helm` first. Raises
     NotFound."""
     sources = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
     final = cache.folder(KIND) / f"{sources.hexdigest()[:12]}-{platform.machine()}"

@@ -1,4 +1,4 @@
-"""Fetches the packages of the Lambda functions into a cache, so that `sam build` works without a network.
+"""Cache of the Lambda functions' packages. With it, `sam build` works without a network.
 
 This module uses only the standard library.
 """
@@ -16,11 +16,11 @@ KIND = "lambda-packages"  # folder in the cache
 
 
 class NotFound(RuntimeError):
-    """The packages are not available. The text says why."""
+    """The packages are not available. The text gives the reason."""
 
 
 def resolve() -> Path:
-    """Return the folder of a uv cache that holds the packages. If the cache is not complete, fill it first. Raises
+    """Return the folder of a uv cache that has the packages. If it does not have all packages, fill it first. Raises
     NotFound."""
     final = cache.folder(KIND) / hashlib.sha256((SOURCE / "requirements.txt").read_bytes()).hexdigest()[:12]
     complete = final / "complete"  # an empty file that marks a full cache, because a cache of uv cannot be renamed

@@ -1,1 +1,1 @@
-"""A local AWS: ministack's emulator. The real SAM command line deploys the stack to it."""
+"""A local AWS: ministack's emulator. The real command line of SAM deploys the stack to it."""

@@ -1,8 +1,8 @@
-"""The emulator's program: ministack, and the features of AWS that template.yaml needs and ministack lacks. Each part
-below closes one gap.
+"""The emulator's program. It runs ministack, and adds the features of AWS that template.yaml needs and ministack does
+not have. Each part below closes one such gap.
 
-This file runs as a script in the emulator's own virtual environment, so it imports nothing of this repository. With
-KEYTURN_BARE=1, the gaps stay open. Tests use this to find out whether ministack still has the gaps.
+This file runs as a script in the emulator's own virtual environment, so it imports nothing of this repository. If
+KEYTURN_BARE=1 is set, the gaps stay open. Tests use this to find out whether ministack still has the gaps.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ def close_gaps() -> None:
     iam_actions._action_from_target = _action_of_target
     sqs._HANDLERS["StartMessageMoveTask"] = _move_messages
     lambda_svc._emit_lambda_logs = _write_logs
-    # The queues' policies demand TLS, so requests on loopback count as sent over TLS.
+    # The policies of the queues demand TLS. So requests on loopback count as sent over TLS.
     app.pin_request_origin = lambda address, _: iam_evaluator.pin_request_origin(address, True)
 
 
@@ -139,7 +139,7 @@ def _bus_policy(name: str) -> Any:
 
 
 def _bus_policy_for_arn(arn: str) -> tuple[Any, str] | None:
-    """Return the policy and the account of a bus. ministack's evaluator finds this function by its name."""
+    """Return the policy and the account of a bus. ministack's evaluator calls this function by its name."""
     policy = _bus_policy(arn.split(":event-bus/")[-1])
     return (policy, arn.split(":")[4]) if policy else None
 
@@ -200,7 +200,7 @@ _trusts = iam_evaluator.evaluate_trust_policy
 def _evaluate_trust_policy(document: Any, caller: str, context: Any = None) -> bool:
     """Evaluate a trust policy. If the caller is a service, add the condition key aws:SourceAccount.
 
-    Services call as the root user in the emulator.
+    In the emulator, a service calls as the root user.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-sourceaccount
     """
@@ -237,7 +237,7 @@ def _with_bus(properties: Properties, name: str, attributes: dict[str, str]) -> 
 
 
 def _secret_string(properties: Properties) -> str:
-    """Generate the value of a secret with ministack's own GetRandomPassword, which knows all exclusions."""
+    """Generate the value of a secret with ministack's own GetRandomPassword, which supports all exclusions."""
     generate = properties.get("GenerateSecretString")
     if not generate or properties.get("SecretString"):
         return str(properties.get("SecretString", ""))
@@ -252,9 +252,12 @@ def _secret_string(properties: Properties) -> str:
 
 
 def _rotate_secret(request: dict[str, Any]) -> Any:
-    """Create an empty version with AWSPENDING, and run the rotation function's steps in the background.
+    """Create an empty version with the staging label AWSPENDING. Then run the steps of the rotation function in the
+    background.
 
-    ministack's own RotateSecret makes the current value current again, and calls no function.
+    This replaces ministack's own RotateSecret, which calls no function: it copies the current value into a new version,
+    and makes this version current.
+
     https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
     """
     _, secret = secretsmanager._resolve(request.get("SecretId"))
@@ -304,7 +307,7 @@ def _run_steps(secret: Any, record: Any, version_id: str, steps: tuple[str, ...]
         if lambda_svc._execute_function(record, event).get("error"):
             break  # the version keeps AWSPENDING, as in AWS
     if steps == ("testSecret",):
-        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")  # AWS removes the test's version
+        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")  # AWS removes it, too
         secret["Versions"].pop(version_id, None)
 
 
@@ -316,10 +319,10 @@ def _error(kind: str, message: str) -> Any:
 
 
 def _move_messages(request: dict[str, Any], _: str) -> dict[str, str]:
-    """Move all messages of a dead-letter queue to the destination in the request.
+    """Move all messages of a dead-letter queue to the destination that the request names.
 
-    The request must name a destination. The default destination is the queue from which a message came, but the
-    notifier sends its messages directly to the dead-letter queue.
+    The request must name a destination. By default, AWS moves each message to the queue from which SQS has moved it.
+    There is no such queue here, because the notifier itself sends messages to the dead-letter queue.
 
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html
     """
@@ -346,7 +349,8 @@ _to_bus = eventbridge._dispatch_to_event_bus
 
 
 def _dispatch_to_event_bus(bus: Any, event: Properties, rule: Properties, *rest: Any) -> None:
-    """Create the default bus, and send a schedule's event with the source and type that the schedule's target names."""
+    """Create the default bus. Send a schedule's event to it, with the source and the type that the schedule's target
+    names."""
     eventbridge._ensure_default_bus()
     named = rule.get("Target", {}).get("EventBridgeParameters", {})
     _to_bus(bus, {**event, **{each: named[each] for each in ("Source", "DetailType") if each in named}}, rule, *rest)
@@ -358,8 +362,8 @@ _emit_logs = lambda_svc._emit_lambda_logs
 
 
 def _write_logs(function: Any, *arguments: Any, **options: Any) -> None:
-    """Write an invocation's log, unless the stack has deleted the log group. The functions' roles may not create log
-    groups."""
+    """Write the log of an invocation, unless the stack has deleted the log group. The roles of the functions may not
+    create log groups."""
     group = (function.get("config") or function).get("LoggingConfig", {}).get("LogGroup")
     if not group or group in cloudwatch_logs._log_groups:
         _emit_logs(function, *arguments, **options)
@@ -370,7 +374,8 @@ def _write_logs(function: Any, *arguments: Any, **options: Any) -> None:
 
 
 def _with_api_event(name: str, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a handler that calls ``handler`` and then puts CloudTrail's event about the call on the default bus."""
+    """Return a handler that calls ``handler``. After that, it puts CloudTrail's event about the call on the default
+    bus."""
 
     def handle(request: dict[str, Any]) -> Any:
         answer = handler(request)
@@ -413,12 +418,12 @@ def _put_api_event(name: str, request: dict[str, Any], answer: dict[str, Any]) -
 
 
 def _with_properties(handler: Any, change: Callable[[Properties], Properties]) -> Any:
-    """Return a provisioner that calls ``handler`` with the properties that ``change`` returns."""
+    """Return a provisioner that calls ``handler``. ``change`` returns the properties for this call."""
     return lambda *arguments: handler(*(change(each) if isinstance(each, dict) else each for each in arguments))
 
 
 def _number_of_concurrency(mapping: Properties) -> Properties:
-    """Turn MaximumConcurrency into a number. A parameter is text, and text would stop ministack's poller."""
+    """Turn MaximumConcurrency into a number. A parameter is a text, and a text here would stop ministack's poller."""
     scaling = mapping.get("ScalingConfig")
     if not scaling:
         return mapping
@@ -426,7 +431,7 @@ def _number_of_concurrency(mapping: Properties) -> Properties:
 
 
 def _first_metric(alarm: Properties) -> Properties:
-    """Replace metric math, which ministack refuses, with the expression's first metric."""
+    """Replace metric math by the first metric of its expression, because ministack refuses metric math."""
     metrics = [each["MetricStat"] for each in alarm.get("Metrics", []) if "MetricStat" in each]
     if not metrics:
         return alarm
@@ -444,7 +449,7 @@ def _evaluate_conditions(template: Properties, parameters: Properties) -> dict[s
 
 
 def _joined(node: Any, parameters: Properties) -> Any:
-    """Replace each Fn::Join of a list parameter with the joined text."""
+    """Replace each Fn::Join of a list parameter by the joined text."""
     if isinstance(node, list):
         return [_joined(each, parameters) for each in node]
     if not isinstance(node, dict):

@@ -1,6 +1,6 @@
-"""Runs `sam build`, `sam package` and `sam deploy` with the real SAM command line.
+"""Runner of `sam build`, `sam package` and `sam deploy`, with the real command line of SAM.
 
-``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless these sources are built already.
+``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless these sources are already built.
 """
 
 import shutil
@@ -33,7 +33,7 @@ class Deployment:
     outputs: Mapping[str, str]
 
     def resources(self) -> dict[str, str]:
-        """Return the physical id of each resource by its logical id."""
+        """Return the physical ids of the resources by their logical ids."""
         cloudformation = self.emulator.client("cloudformation")
         pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=self.name)
         return {
@@ -52,7 +52,7 @@ class Deployment:
 
 
 def build(source: Path = ROOT) -> Path:
-    """Run `sam build` on a copy of the sources, unless these sources are built already; return the build's folder."""
+    """Run `sam build` on a copy of the sources, unless these sources are already built. Return the build's folder."""
     directory = CACHE / cache.digest(source, SOURCES)
     with cache.lock(CACHE / "lock"):
         if not directory.exists():
@@ -71,9 +71,9 @@ def build(source: Path = ROOT) -> Path:
 
 
 def package(emulator: Emulator, bucket: str, built: Path | None = None) -> str:
-    """Run `sam package` for a build; return the URL of the packaged template.
+    """Run `sam package` for a build. Return the URL of the packaged template.
 
-    CloudFormation can deploy this template without SAM. This function creates the bucket.
+    CloudFormation can deploy this template without SAM. This function also creates the bucket for it.
     """
     s3 = emulator.client("s3")
     s3.create_bucket(Bucket=bucket)
@@ -95,7 +95,8 @@ def deploy(
 ) -> Deployment:
     """Run `sam deploy` for a build, with the defaults of samconfig.toml. Raises DeployFailed.
 
-    ``credentials`` are the environment variables with a role's AWS credentials. Without them, the root user deploys.
+    ``credentials`` are environment variables with AWS credentials of a role. If they are not given, the root user
+    deploys.
     """
     overrides = [f"{name}={value}" for name, value in parameters.items()]
     _sam(
@@ -116,7 +117,7 @@ def deploy(
 
 
 def describe(emulator: Emulator, stack: str) -> Deployment:
-    """Return a stack that is deployed already."""
+    """Return a stack that is already deployed."""
     (found,) = emulator.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
     return Deployment(emulator, stack, outputs)

@@ -17,14 +17,16 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 class Emulator(Stoppable):
     """A running emulator. Use it as a context manager, or call ``stop``. The emulator's state is lost when it stops.
 
-    IAM is enforced: functions have the rights of their roles. The credentials of ``environment()`` are the root user's.
+    The emulator enforces IAM: functions have the rights of their roles. The credentials in ``environment()`` belong to
+    the root user.
     """
 
     def __init__(self, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> None:
         (port,) = free_ports(1)
         self.endpoint_url = f"http://{host}:{port}"
         self._clients: dict[str, Any] = {}  # by service; kept, because it takes a tenth of a second to build one
-        # Version 1 of AWS's command line ignores AWS_ENDPOINT_URL for SQS, so this script passes --endpoint-url.
+        # Version 1 of AWS's command line ignores AWS_ENDPOINT_URL for SQS. So this script passes --endpoint-url
+        # instead.
         self._commands = directory / "bin"
         self._commands.mkdir(parents=True, exist_ok=True)
         (self._commands / "aws").write_text(f'#!/bin/sh\nexec "{TOOLS}/aws" --endpoint-url "$AWS_ENDPOINT_URL" "$@"\n')
@@ -54,16 +56,16 @@ class Emulator(Stoppable):
 
     @classmethod
     def start(cls, directory: Path, host: str = "127.0.0.1", bare: bool = False) -> Self:
-        """Start the emulator on the address ``host``, and wait until it answers. Raises StartFailed.
+        """Start the emulator on the address ``host``. Wait until it answers. Raises StartFailed.
 
-        With ``bare``, the gaps that launch.py closes stay open.
+        If ``bare`` is true, the gaps that launch.py closes stay open.
         """
         emulator = cls(directory, host, bare)
         emulator._program.wait_for(answers(f"{emulator.endpoint_url}/_ministack/health"), 60)
         return emulator
 
     def stop(self) -> None:
-        """Stop the emulator and its functions; its state is lost."""
+        """Stop the emulator and its functions. Its state is lost."""
         self._program.kill()  # a graceful end would be useless, because the state is lost
 
     @property
@@ -72,16 +74,16 @@ class Emulator(Stoppable):
         return self._program.log.read_text(errors="replace")
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that point AWS's own tools and SDKs to the emulator."""
+        """Return the variables that make AWS's own tools and SDKs use the emulator."""
         return sdk.environment(self.endpoint_url)
 
     def tool_environment(self) -> dict[str, str]:
-        """Return an environment for command lines: with ``aws`` and ``sam`` on the PATH, and the emulator as AWS."""
+        """Return an environment for command lines. ``aws`` and ``sam`` are on its PATH, and AWS is the emulator."""
         path = os.pathsep.join([str(self._commands), str(ROOT / ".venv-sam" / "bin"), os.environ["PATH"]])
         return {**clean_environment(), **self.environment(), "PATH": path, "AWS_PAGER": "", "SAM_CLI_TELEMETRY": "0"}
 
     def client(self, service: str) -> Any:
-        """Return the client for one service, with the root user's rights."""
+        """Return the client for one service. It has the rights of the root user."""
         if service not in self._clients:
             self._clients[service] = sdk.client(service, self.endpoint_url)
         return self._clients[service]
