@@ -73,7 +73,8 @@ def wait_for_label(
 
 
 def _pending(secret: Mapping[str, Any]) -> str:
-    """Return the id of the version with AWSPENDING if its rotation is not complete, or an empty text.
+    """Return the id of a version that has AWSPENDING but not AWSCURRENT, or an empty text. Such a version belongs to a
+    rotation that is not complete.
 
     https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_RotateSecret.html
     """

@@ -1,4 +1,4 @@
-"""Legs of a rotation: what `keyturn trace` shows, one line each. This module does no I/O."""
+"""Legs (steps) of a rotation. `keyturn trace` shows each leg in one line. This module does no I/O."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ MOVED, TAKEN, APPLIED, MARKED, READY, TOLD = range(6)  # ranks of legs
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One leg of a rotation. ``at`` is its time in seconds since 1970, or None if the time is not known. ``exact`` is
-    false if the time has only whole seconds. ``rank`` orders the legs within one second."""
+    false if the time has only whole seconds. ``rank`` decides the order of legs within one second."""
 
     at: float | None
     sign: str
@@ -25,8 +25,8 @@ class Leg:
 
 @dataclass(slots=True)
 class Trace:
-    """The legs of one rotation. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the numbers of those
-    that the rotation has not reached yet. Only receipts tell about clusters."""
+    """The legs of one rotation. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the numbers of Secrets,
+    workloads and clusters that the rotation has not reached yet. Clusters are known only from receipts."""
 
     version: str
     moved_at: float | None = None
@@ -39,5 +39,5 @@ class Trace:
 
     @property
     def is_open(self) -> bool:
-        """Whether the rotation has not reached everything yet."""
+        """Whether there are Secrets, workloads or clusters that the rotation has not reached yet."""
         return bool(self.open_secrets or self.open_workloads or self.open_clusters)

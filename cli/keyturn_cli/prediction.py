@@ -208,8 +208,8 @@ def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
 def readers_left(
     readers: Iterable[Reader], target: Target, change: Change, restarted: Collection[str], limit: int = 20
 ) -> list[Reader]:
-    """Return at most ``limit`` readers that Keyturn does not restart. They keep an old value, or read the new value at
-    their next run. ``restarted`` are the names of the Secret's consumers."""
+    """Return at most ``limit`` readers that Keyturn does not restart. These readers keep an old value, or read the new
+    value at their next run. ``restarted`` are the names of the Secret's consumers."""
     keys = frozenset(change.keys)
     told = (each for each in readers if has_to_be_told(each, target.name, keys, change.after, frozenset(restarted)))
     return list(islice({each.name: each for each in told}.values(), limit))

@@ -1,5 +1,5 @@
-"""Legs that the receipts in AWS tell, for `keyturn trace --aws`: the answers of the receivers, and the clusters in
-which the version is live. This module does no I/O.
+"""Legs (steps) of a rotation that the receipts in AWS show, for `keyturn trace --aws`: the answers of the receivers,
+and the clusters in which the version is live. This module does no I/O.
 
 docs/receipts.md describes the receipts. ``receipts.py`` reads them.
 """
@@ -12,16 +12,17 @@ from keyturn_cli.receipts import KIND_APPLIED, KIND_LIVE, KIND_STUCK, KIND_WAITI
 from keyturn_cli.times import seconds_of
 from keyturn_contract.message import REASON_NO_LONGER_BOUND, REASON_NOT_BOUND
 
-SLACK = 2.0  # seconds; AWS tells the time of the label's move in whole seconds
+SLACK = 2.0  # seconds; AWS gives the time at which the staging label moved in whole seconds
 _GOOD = ("applied", "unchanged", "superseded", "taken")
 _OPEN = ("retrying", "failed", "not taken")
 Receipt = Mapping[str, Any]
 
 
 def add_receipts(made: Trace, receipts: Sequence[Receipt]) -> None:
-    """Add the legs that the receipts about one version tell. Receipts may come twice and in any order.
+    """Add the legs that the receipts about one version show. Receipts may arrive twice, and in any order.
 
-    A version that comes back by a rollback has receipts of each time. Only those of the last move of the label count.
+    After a rollback, a version may become current a second time, and then has receipts of both times. Only the receipts
+    of the last move of the staging label count.
     """
     answers = [each for each in receipts if each["detail-type"] in (KIND_APPLIED, KIND_WAITING)]
     newest = max(answers, key=_time, default=None)
@@ -79,7 +80,7 @@ def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _moved_at(newest: Receipt | None, receipts: Sequence[Receipt]) -> float | None:
-    """Return when the label moved, right within two seconds, or None if no receipt tells."""
+    """Return the time at which the staging label moved, exact to two seconds. Return None if no receipt shows it."""
     if newest:
         age = _number(newest["detail"].get("ageMs"))
         return None if age is None else float(int(_time(newest) - age / 1000))
@@ -89,7 +90,7 @@ def _moved_at(newest: Receipt | None, receipts: Sequence[Receipt]) -> float | No
 
 
 def _time(receipt: Receipt) -> float:
-    """Return the time that a receipt is about, in seconds since 1970, or 0.0 if it has none."""
+    """Return the time that a receipt describes, in seconds since 1970. Return 0.0 if the receipt has no time."""
     return seconds_of(str(receipt["detail"].get("since") or receipt.get("time"))) or 0.0
 
 

@@ -1,5 +1,5 @@
-"""Reader of receipts. Receipts are Keyturn's events about the way of a version. The log group of
-infra/aws/receipts.yaml has them, so it shows whether a version has arrived in every cluster.
+"""Reader of receipts. Receipts are the notifier's events about the arrival of a version in the clusters. They are in
+the log group of infra/aws/receipts.yaml.
 
 The reader needs only the right to logs:FilterLogEvents on this log group, and no access to a cluster. A line counts
 only if it is an event with Keyturn's source and the region of the log group. docs/receipts.md names the principals that
@@ -173,8 +173,8 @@ def await_version(
 
 
 def read_receipts(logs: Any, group: str, about: tuple[str, str], since: float) -> Iterator[Mapping[str, Any]]:
-    """Yield the receipts about a version of an AWS secret. ``about`` has the secret's name or ARN, and the version.
-    ``since`` is in seconds since 1970. Raises AwsError if the group cannot be read."""
+    """Yield the receipts about a version of an AWS secret. ``about`` has the name or ARN of the secret, and the
+    version. ``since`` is in seconds since 1970. Raises AwsError if the log group cannot be read."""
     version_id = about[1]
     pattern = f'{{ $.detail.versionId = "{version_id}" }}'
     with errors(f"logs:FilterLogEvents on {group}", _ADVICE_GROUP):

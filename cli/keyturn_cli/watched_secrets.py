@@ -18,7 +18,7 @@ from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.watched import has_watch_label, watch_fault, watch_spec
 from keyturn_receiver.core.write_times import next_times
 
-PRESENT = "present"  # stands for the revision of a value. Only the receiver has the key with which revisions are made
+PRESENT = "present"  # in place of a revision, which only the receiver can make
 
 
 def fault_of(metadata: Mapping[str, Any]) -> str:

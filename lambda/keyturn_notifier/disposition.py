@@ -107,7 +107,7 @@ def refuses(reply: Reply) -> bool:
 
 
 def same_for_all(batch: Sequence[Notification], result: DeliveryResult) -> dict[str, DeliveryResult]:
-    """Return the same result for each notification, by its id."""
+    """Return a map from the id of each notification to ``result``."""
     return {notification.id: result for notification in batch}
 
 

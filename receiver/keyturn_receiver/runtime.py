@@ -60,7 +60,7 @@ class Readiness:
         """Return the conditions without which the cluster should not route deliveries to the receiver.
 
         Without working AWS credentials, the receiver is not ready. It still handles the deliveries that arrive, because
-        AWS may refuse the credentials for one secret and accept them for the next one.
+        a later call to AWS may succeed.
         """
         if self.shutting_down:
             return ["shutting down"]

@@ -37,7 +37,7 @@ class NotDelivered(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Sends deliveries to one webhook, signed with one key."""
+    """Sender of deliveries to one webhook. They are signed with one key."""
 
     url: str
     key: bytes

@@ -1,5 +1,5 @@
-"""The measurements of `make bench`. MEASUREMENTS has them in order, because some need the Secrets that earlier ones
-create."""
+"""The measurements of `make bench`. Their order in MEASUREMENTS matters, because some need the Secrets that earlier
+ones create."""
 
 import asyncio
 import statistics

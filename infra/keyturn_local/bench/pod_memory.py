@@ -39,8 +39,8 @@ class Footprint:
     """The memory of one pod in bytes, and the number of restarts of its container.
 
     ``peak`` is the peak of the memory that the kernel compares with ``limit``. It includes the page cache. ``resident``
-    is the peak of the resident memory of the receiver's process. If the container has restarted, ``ends`` are the
-    reasons why it ended, such as OOMKilled.
+    is the peak of the resident memory of the receiver's process. ``ends`` are the reasons why the container has
+    ended, such as OOMKilled. It is empty if the container has not restarted.
     """
 
     limit: int

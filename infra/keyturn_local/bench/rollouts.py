@@ -25,8 +25,8 @@ NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without n
 
 
 def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure rotations of 1,000 Secrets. One Deployment reads each of them. The rotations come one after another, and
-    in bursts."""
+    """Measure rotations of 1,000 Secrets, first one after another, and then in bursts. Each Secret has a
+    Deployment of its own that reads it."""
     names = testbed.aws.names[:BURST]
     ours = [f"web-{number}" for number in range(BURST)]
     raw = [f"raw-web-{number}" for number in range(BURST)]

@@ -100,7 +100,7 @@ class Observer:
         while True:
             try:
                 for event in watch.Watch().stream(listing, self._namespace):
-                    at = time.time()  # taken before the lock, because this thread may have to wait for the lock
+                    at = time.time()  # taken before the lock, because the wait for the lock may take some time
                     with self._changed:
                         handle(event["type"], event["object"], at)
                         self._changed.notify_all()

@@ -81,7 +81,8 @@ def _program() -> list[str]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """Return buildah's environment. It hides the machine's own container settings and registries."""
+    """Return buildah's environment. With it, buildah does not see the machine's own container settings and
+    registries."""
     registries = directory / "registries.conf"
     registries.write_text("unqualified-search-registries = []\n")
     settings = directory / "containers.conf"

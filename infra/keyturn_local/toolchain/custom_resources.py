@@ -101,7 +101,7 @@ def _objects(stream: str) -> list[Any]:
 
 
 def _folder() -> Path:
-    """Return the folder of the definitions in the cache. Its name is a digest of the files that pin the modules."""
+    """Return the folder of the definitions in the cache. Its name is a digest of FILES, go.mod and go.sum."""
     sources = hashlib.sha256(json.dumps(FILES).encode())
     for name in ("go.mod", "go.sum"):
         sources.update((MODULE / name).read_bytes())

@@ -36,7 +36,7 @@ MAX_WRITES = 8  # Events that are written at the same time, at most one per name
 # Events that may wait to be written. If there are more, the namespace with the most waiting Events loses its oldest
 # one.
 QUEUE_SIZE = 1000
-RECENT_EVENTS = 10_000  # the number of Events that are remembered for DEDUP_WINDOW
+RECENT_EVENTS = 10_000  # the number of Events that are remembered as recent
 
 _log = logging.getLogger(__name__)
 

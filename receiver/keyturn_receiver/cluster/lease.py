@@ -64,7 +64,7 @@ class LeaseClient:
 
 
 class LeaderElector:
-    """Leader elector. Tells whether this replica is the leader.
+    """Leader elector. It tells whether this replica is the leader.
 
     ``now`` returns monotonic seconds, so a jump of the wall clock has no effect.
     """

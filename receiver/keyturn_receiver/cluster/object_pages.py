@@ -1,4 +1,4 @@
-"""Paged list. It reads the objects in pages of limited size, so that one page fits into memory."""
+"""Paged list. It reads objects in pages. If a page is too large for the memory, it asks for fewer objects at once."""
 
 from collections.abc import AsyncGenerator, Mapping
 

@@ -1,4 +1,5 @@
-"""Client that lists pods and CronJobs that read Secrets and that Keyturn does not restart. It does not watch them."""
+"""Client that lists the pods and CronJobs that read Secrets but that Keyturn does not restart. It does not watch
+them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,8 +29,8 @@ class ReaderClient:
                 yield read_cron_job(decoder.decode(each))
 
     async def pods(self, namespace: str) -> AsyncGenerator[Reader | None, None]:
-        """Yield a reader for each running pod of a namespace, or None if Keyturn restarts the pod. Raises the errors of
-        the API client."""
+        """Yield one item per running pod of a namespace: a reader, or None if Keyturn restarts the pod. Raises the
+        errors of the API client."""
         async with aclosing(list_in_pages(self._api, path("v1", "pods", namespace), _RUNNING)) as pods:
             async for each in pods:
                 yield read_running_pod(POD.decode(each))

@@ -40,8 +40,8 @@ class ObjectCache(Protocol[T]):
         as soon as the page arrives."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
-        """Store a full list of one namespace, or of all namespaces. Delete the cached objects that are not in the
-        list."""
+        """Store a full list of one namespace, or of all namespaces if ``namespace`` is None. Delete the cached objects
+        that are not in the list."""
 
     def update(self, item: T) -> None:
         """Store one object that is new or has changed."""

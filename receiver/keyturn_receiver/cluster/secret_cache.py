@@ -82,8 +82,8 @@ class BoundSecret:
     ``names`` are all possible names of the Secret's AWS secrets. ``scopes`` are the accounts and regions that the
     binding names (``account_scope``). ``integrity`` tells whether the Secret's keys and its record are as Keyturn wrote
     them. ``texts`` are the annotations and the label ``keyturn.dev/state``, unparsed to save memory. ``faults``
-    describe wrong names among the Secret's annotations and labels. ``fault`` is an error that the binding does not show
-    on the Secret itself, or empty.
+    describe wrong names among the Secret's annotations and labels. ``fault`` describes an error that the Secret itself
+    does not show, and is otherwise empty.
 
     ``lost_record`` is true if Keyturn has filled the Secret, but the cache no longer has the record. ``other_keys`` are
     the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS.

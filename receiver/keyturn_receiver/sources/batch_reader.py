@@ -13,11 +13,11 @@ from keyturn_receiver.errors import ActionDenied, KeyturnError, SourceRefused, d
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 
-MAX_UNBATCHED = 2  # number of calls in flight; from this number on, a read waits for other reads to join it
+MAX_UNBATCHED = 2  # if this number of calls is in flight, a read waits for other reads to join it
 BATCH_WINDOW = 0.01  # seconds for which such a read waits, unless its batch is full earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds for which a background read waits, even if few calls are in flight
 BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one hanging secret blocks its batch
-BATCH_DISABLED_SECONDS = 600.0  # no batches: for all secrets after AccessDenied, or for a secret of a refused batch
+BATCH_DISABLED_SECONDS = 600.0  # seconds without batches, after AccessDenied or for the secrets of a refused batch
 MAX_REFUSED = 1000  # number of secrets that are remembered because AWS refused their batch
 
 _log = logging.getLogger(__name__)

@@ -56,8 +56,8 @@ class CallerIdentity(Protocol):
         """Make sure that there are credentials. This call blocks until it is done. Raises IdentityFault."""
 
     def call(self) -> AbstractContextManager[None]:
-        """Return a context manager. In its block, this thread calls AWS as this identity. Raises IdentityFault, as
-        ``check`` does."""
+        """Return a context manager. In its block, this thread calls AWS as this identity. Raises IdentityFault, like
+        ``check``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class OwnIdentity:
     def check(self) -> None:
         """Make sure that there are credentials, and that they do not expire within RENEW_BEFORE_EXPIRY seconds.
 
-        If necessary, find or renew the credentials. While one thread does this, other threads wait for it. If it fails,
-        the waiting threads fail with the same text. Raises IdentityFault.
+        If necessary, find or renew the credentials. While one thread does this, other threads wait for it. If this
+        thread fails, the waiting threads fail with the same text. Raises IdentityFault.
         """
         if self._are_valid():
             self._freeze()

@@ -1,5 +1,5 @@
-"""Fault barrier. It keeps errors of the status page's recorder away from the engine, which is the code that does the
-work."""
+"""Fault barrier. An error in the recorder of the status page does not reach the engine. The engine is the code that
+handles deliveries and reconciles."""
 
 import logging
 from collections.abc import Callable

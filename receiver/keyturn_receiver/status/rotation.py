@@ -19,7 +19,8 @@ MAX_TEXT = 400  # the most characters of an error or a reason that are kept
 
 
 class RolloutLeg(StrEnum):
-    """The state of a consumer's rollout. Only ``ROLLING`` may change without a new cause."""
+    """The state of a consumer's rollout. A rollout that is ``ROLLING`` may still end by itself. All other states are
+    final, unless something changes."""
 
     ROLLING = "rolling"
     LIVE = "live"  # all pods of the consumer run the new value

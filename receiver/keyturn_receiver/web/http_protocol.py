@@ -28,8 +28,8 @@ MAX_PIPELINED = 16  # the most requests on one connection that may wait while an
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
 CLOSE_TIMEOUT = 0.5  # seconds; during a shutdown, the server waits this long for the client of a closed connection
 
-# A request may have each of these headers only once. If a request had one of them twice, a proxy and the receiver could
-# each read another one.
+# A request may have each of these headers only once. If a request had two of them, a proxy could read the first one
+# while the receiver reads the second one.
 _SINGLE = frozenset({b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})
 _SINGLE_PREFIX = b"webhook-"
 

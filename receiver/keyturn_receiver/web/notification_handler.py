@@ -60,8 +60,8 @@ class _PendingReconcile:
 
     @property
     def waits_for_another(self) -> bool:
-        """Whether the notification does not concern the AWS secrets that the reconcile could not read. The binding then
-        waits only for these other AWS secrets."""
+        """Whether the reconcile waits only for AWS secrets that the notification does not concern. These are the
+        secrets that could not be read."""
         unavailable = self.future.result().unavailable if self.future.done() else frozenset()
         return bool(unavailable) and self.about.isdisjoint(unavailable)
 
@@ -193,7 +193,7 @@ class NotificationHandler:
 
     def _record_heartbeat(self, notification: Notification) -> None:
         sent = _sent(notification)
-        # `helm test` and the signing key's rotation send an older heartbeat on purpose.
+        # `helm test` and the signing key's rotation send an old heartbeat on purpose, which must not count.
         if sent and abs((self._now() - sent).total_seconds()) < MAX_HEARTBEAT_AGE:
             self._metrics.notification_age_seconds.observe(self._age(notification))
             self._on_heartbeat(sent)

@@ -108,7 +108,7 @@ class WebhookEndpoint:
         self._draining = True
 
     def set_deadline(self, seconds: float) -> None:
-        """Answer all deliveries, including those that arrive later, within ``seconds`` from now."""
+        """Answer all deliveries within ``seconds`` from now. This includes deliveries that arrive later."""
         self._shutdown_deadline = time.monotonic() + seconds
 
     async def _post(self, request: Request) -> Response:
