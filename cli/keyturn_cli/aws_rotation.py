@@ -1,4 +1,4 @@
-"""Starts a rotation in AWS, and waits until the staging label AWSCURRENT has moved."""
+"""Rotation in AWS. This module starts it, and waits until the staging label AWSCURRENT has moved."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ CALLS = "/keyturn/calls"
 
 
 class MotoGaps:
-    """WSGI middleware that adds these features to moto."""
+    """WSGI middleware that adds the features of this module to moto."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application

@@ -134,7 +134,7 @@ def _linked(unpacked: Path) -> Path:
 
 def _folder(name: str, module: Path, *files: str) -> Path:
     """Return the folder in the cache for the programs of one module. The folder's name contains a digest of the
-    module's files."""
+    module's files and of the linker flags."""
     sources = hashlib.sha256(binaries.VERSION_FLAGS.encode())
     for file in ("go.mod", "go.sum", *files):
         sources.update((module / file).read_bytes())

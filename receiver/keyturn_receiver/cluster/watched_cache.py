@@ -198,8 +198,8 @@ class WatchedCache:
 
 
 def _matters(before: WatchedSecret | None, after: WatchedSecret | None) -> bool:
-    """Return whether a change of a Secret may need work. A controller may write the same values again and again. Such a
-    write needs no work, so it returns false."""
+    """Return whether a change of a Secret may need work. A controller may write the same values again and again. For
+    such a write, return false."""
     if before is None or after is None:
         return before is not after
     return (before.uid, before.watched, before.spec) != (after.uid, after.watched, after.spec)

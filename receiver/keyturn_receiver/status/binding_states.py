@@ -36,8 +36,8 @@ _OF_ROLLOUTS = {HALTED: BindingState.HALTED, REVERTED: BindingState.REVERTED}
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The trouble of one binding: an error, a halted rollout, or a status that is still missing. ``since`` is the time
-    at which this replica first saw the trouble, in seconds since 1970."""
+    """The trouble of one binding: an error, a halted rollout, a restart that another writer reverts, or a missing
+    status. ``since`` is the time at which this replica first saw the trouble, in seconds since 1970."""
 
     target: Target
     state: BindingState

@@ -1,5 +1,5 @@
-"""View of one binding, and rows of the list of bindings. The functions are pure. Their input are entries of the
-caches."""
+"""View of one binding, and rows of the list of bindings. The functions are pure. They take entries of the
+caches as arguments."""
 
 from collections.abc import Collection, Iterable, Sequence
 

@@ -23,7 +23,7 @@ class RolloutLeg(StrEnum):
     final, unless something changes."""
 
     ROLLING = "rolling"
-    LIVE = "live"  # all pods of the consumer run the new value
+    LIVE = "live"  # all pods of the consumer use the new value
     FAILED = "failed"
     HELD = "held"  # because of a setting of the workload, old pods keep running
     SUPERSEDED = "superseded"  # a later change of the Secret has replaced the rollout

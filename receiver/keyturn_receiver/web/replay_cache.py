@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from keyturn_contract.message import Outcome, Result
 from keyturn_contract.signature import TOLERANCE
 
-TTL = 2 * TOLERANCE  # seconds; a signature from TOLERANCE in the future is accepted for this long
+TTL = 2 * TOLERANCE  # seconds; a signature whose timestamp is TOLERANCE ahead is accepted this long
 MAX_SIZE = 4 * 1024 * 1024  # characters of all kept results together
 FAILURE_TTL = 1.0  # seconds for which failed results are kept; after that, the same bytes are a new attempt
 _OVERHEAD = 1024  # characters that each entry counts in addition to its results
