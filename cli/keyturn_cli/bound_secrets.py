@@ -38,7 +38,7 @@ class Bound:
 
     @property
     def status(self) -> str:
-        """The status: "ok", a reason with an advice, or an empty text if no receiver has handled the Secret yet."""
+        """The status: "ok", or a reason with advice. It is empty if no receiver has handled the Secret yet."""
         return self.record.notice or self.record.status
 
     @property

@@ -1,5 +1,5 @@
-"""Errors of the command line. Each error has a message about the fault, an advice about the next step, and the exit
-code of the process.
+"""Errors of the command line. Each error has three parts: a message about the fault, advice about the next step, and
+the exit code of the process.
 
 No error quotes a secret value. The text of an error may come from the API server.
 """

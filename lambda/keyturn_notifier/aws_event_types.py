@@ -24,8 +24,8 @@ MEMBER_HEARTBEAT = "Keyturn Member Heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What an event becomes: a notification of the type ``becomes``, or nothing if ``becomes`` is None. ``reason`` says
-    why."""
+    """The meaning of an event. ``becomes`` is the type of the notification that it becomes, or None if it becomes no
+    notification. ``reason`` explains this."""
 
     becomes: EventType | None
     reason: str

@@ -4,7 +4,7 @@
     ├── Permanent            a retry cannot help until somebody changes something
     │   ├── InvalidBinding       the annotations on the Secret are wrong
     │   ├── NotAllowed           the access policy does not allow it; a cluster admin can allow it
-    │   ├── SourceRefused        AWS: access denied, decryption failed, or no version with this label
+    │   ├── SourceRefused        AWS: access denied, decryption failed, or no version with this staging label
     │   │   ├── ActionDenied             AWS: the role may not call an action such as ListSecrets
     │   │   ├── SourceNotFound           AWS: the secret does not exist (any more)
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
@@ -17,10 +17,10 @@
         ├── SourceUnavailable    AWS: throttled, 5xx, or no response
         │   └── NoCredentials            AWS rejects the credentials, or there are none
         ├── StaleRead            AWS returned an older version than the notification names
-        ├── Conflict             another writer changed the object first; read it again
+        ├── Conflict             another writer has changed the object; read it again
         │   └── Contended                the object keeps changing; its owner can stop that
-        ├── NamespaceBusy        more work waits for one namespace than is done in time
-        │   └── Unfinished               part of the work is done; the next attempt goes on
+        ├── NamespaceBusy        more work of one namespace waits than can be done in time
+        │   └── Unfinished               part of the work is done; the next attempt does the rest
         ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable

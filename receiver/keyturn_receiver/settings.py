@@ -22,7 +22,7 @@ _FOR_DELIVERIES = (
 
 
 class PollMode(StrEnum):
-    """How the poller asks AWS for versions.
+    """The way in which the poller asks AWS for versions.
 
     LIST gets the names and versions of a whole account, 100 per call. DESCRIBE makes one call for each bound secret.
     """

@@ -9,8 +9,8 @@ from keyturn_receiver.core.history import HISTORY, Change, read_history
 
 
 class HistoryClient:
-    """Reads the annotation ``keyturn.dev/history``. The caches do not keep this annotation, because no decision depends
-    on it."""
+    """Client that reads the annotation ``keyturn.dev/history``. The caches do not keep this annotation, because no
+    decision depends on it."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

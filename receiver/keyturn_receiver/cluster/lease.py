@@ -51,7 +51,7 @@ class LeaseClient:
             return None
 
     async def write(self, lease: Json | None, spec: Json) -> None:
-        """Write ``spec`` into ``lease``, which is the Lease as it was read. If ``lease`` is None, create the Lease.
+        """Write ``spec`` into the Lease. ``lease`` is the Lease as it was read, or None if it has to be created.
 
         Raises Conflict if the Lease has changed since it was read.
         """

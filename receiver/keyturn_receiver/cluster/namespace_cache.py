@@ -23,8 +23,8 @@ from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.resilience.backoff import jittered
 from keyturn_receiver.resilience.single_flight import SingleFlight
 
-POLL_INTERVAL = 30.0  # in seconds; jitter shortens it
-RETRY_INTERVAL = 1.0  # in seconds, used until every namespace has been read once; jitter shortens it
+POLL_INTERVAL = 30.0  # seconds between two reads of a namespace; jitter shortens it
+RETRY_INTERVAL = 1.0  # seconds between two reads until every namespace has been read once; jitter shortens it
 
 _ANNOTATIONS = (ALLOW_SECRETS, ROLLOUT, WINDOW, PACE)
 

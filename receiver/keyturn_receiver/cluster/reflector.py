@@ -54,8 +54,8 @@ class ObjectCache(Protocol[T]):
 class ListWatch:
     """The objects that a reflector lists and watches.
 
-    A page of a list has at most ``page_size`` objects. It has fewer if they are large. If ``metadata_only`` is true,
-    only the metadata of the objects is requested. ``decoder`` determines what is kept of each object.
+    A page of a list has at most ``page_size`` objects, and fewer if the objects are large. If ``metadata_only`` is
+    true, only the metadata of the objects is requested. ``decoder`` determines which parts of each object are kept.
     """
 
     path: str

@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Transport:
-    """HTTP transport. Sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG.
+    """HTTP transport. It sends requests with the pod's ServiceAccount, or with the current context of KUBECONFIG.
 
-    If ``in_cluster`` is true, the client has the pod's own configuration. The API server is then never called through a
-    proxy, because it is inside the cluster and NO_PROXY seldom contains its address.
+    If ``in_cluster`` is true, the client has the pod's own configuration. It then never calls the API server through a
+    proxy, because the API server is inside the cluster, and NO_PROXY seldom contains its address.
     """
 
     def __init__(self, client: ApiClient, in_cluster: bool = False) -> None:

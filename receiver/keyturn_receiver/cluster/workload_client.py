@@ -117,9 +117,9 @@ class WorkloadClient:
         await self._api.request("POST", f"{path('v1', 'pods', ref.namespace, pod.name)}/eviction", body=body)
 
     def restarts_by_time(self, consumer: Consumer) -> bool:
-        """Return whether only ``spec.restartAt`` restarts the pods of a consumer. The field is on the consumer itself,
-        or on the Argo Rollouts that take their pod template from the consumer. In the second case, all these Rollouts
-        must restart by this field."""
+        """Return whether a change of ``spec.restartAt``, and not of the pod template, restarts the pods of a consumer.
+        The field is on the consumer itself, or on the Argo Rollouts that take their pod template from the consumer. In
+        the second case, all these Rollouts must restart by this field."""
         if consumer.by_time:
             return True
         borrowers = self._borrowers.of(consumer.ref)

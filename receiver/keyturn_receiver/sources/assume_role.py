@@ -1,5 +1,5 @@
-"""AssumeRoleWithWebIdentity: exchanges the token of a tenant's ServiceAccount for credentials of the AWS role that the
-ServiceAccount names.
+"""AssumeRoleWithWebIdentity. This call exchanges a token of a tenant's ServiceAccount for credentials of the AWS role
+that the ServiceAccount names.
 
 https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html
 """

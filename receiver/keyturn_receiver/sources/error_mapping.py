@@ -1,4 +1,4 @@
-"""Error mapping: turns the SDK's errors and AWS's error codes into the receiver's own errors.
+"""Error mapping. It turns the SDK's errors and AWS's error codes into the receiver's own errors.
 
 AWS's own text is dropped, because it may quote anything.
 """
@@ -86,8 +86,8 @@ def translate(error: Exception, subject: str, place: str = "") -> KeyturnError:
         return NoCredentials(subject, str(error), RETRY_AFTER)
     if isinstance(error, ClientError):
         return translate_code(error_code(error), subject, place)
-    # If STS refuses a web identity, the SDK raises a ClientError. For any other problem with credentials, it raises one
-    # of these errors.
+    # If STS refuses a web identity, the SDK raises a ClientError. If anything else is wrong with the credentials, it
+    # raises one of these errors.
     if isinstance(error, _CREDENTIAL_ERRORS):
         return _no_credentials(subject, type(error).__name__)
     if isinstance(error, BotoCoreError | CallTimeout | PoolExhausted):

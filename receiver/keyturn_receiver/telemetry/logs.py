@@ -28,7 +28,8 @@ def log_context(**fields: object) -> Iterator[None]:
 
 
 class RepeatedWarnings:
-    """Logs a repeated warning at most once per ``interval`` seconds. ``now`` returns monotonic seconds."""
+    """Log of warnings. A repeated warning is logged at most once per ``interval`` seconds. ``now`` returns monotonic
+    seconds."""
 
     def __init__(
         self, logger: logging.Logger, interval: float = 60.0, now: Callable[[], float] = time.monotonic
