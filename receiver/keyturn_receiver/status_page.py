@@ -21,7 +21,8 @@ from keyturn_receiver.settings import Settings
 from keyturn_receiver.status.binding_states import BindingStates
 from keyturn_receiver.status.fault_barrier import FaultBarrier
 from keyturn_receiver.status.page_data import Cluster, PageData
-from keyturn_receiver.status.rotation_log import Handler, Reconcile, RotationLog
+from keyturn_receiver.status.rotation_log import RotationLog
+from keyturn_receiver.status.rotation_recorder import Handler, Reconcile, RotationRecorder
 from keyturn_receiver.status.routes import status_app
 from keyturn_receiver.status.streams import Streams
 from keyturn_receiver.status.views import Replica
@@ -75,9 +76,8 @@ class Recorder:
 
     def hooks(self) -> Hooks:
         """Return decorators that record the engine's work."""
-        return Hooks(
-            self.log.traced, lambda reconcile: self.states.recorded(self.log.recorded(reconcile)), self.log.handling
-        )
+        log = RotationRecorder(self.log)
+        return Hooks(log.traced, lambda reconcile: self.states.recorded(log.recorded(reconcile)), log.handling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def build_status_page(
         socket.gethostname(),
         time.time(),
     )
-    data = PageData(replica, cluster, recorder.states, recorder.log, parts)
+    data = PageData(replica, cluster, recorder.states, recorder.log.ring, parts)
     streams = Streams(data.snapshot, data.rotation)
     recorder.log.add_handler(streams.on_rotation)
     recorder.states.add_handler(streams.on_change)

@@ -33,7 +33,9 @@ from keyturn_receiver.status.guard import CROSS_SITE, NOT_GET, WRONG_HOST, Guard
 from keyturn_receiver.status.health import health, span
 from keyturn_receiver.status.page_data import MAX_PAGE, Cluster, PageData
 from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_ROLLOUTS, MAX_SECRETS, Rotation
-from keyturn_receiver.status.rotation_log import MAX_ALL_ROLLOUTS, MAX_ROTATIONS, RotationLog
+from keyturn_receiver.status.rotation_log import RotationLog
+from keyturn_receiver.status.rotation_recorder import RotationRecorder
+from keyturn_receiver.status.rotation_ring import MAX_ALL_ROLLOUTS, MAX_ROTATIONS, RotationRing
 from keyturn_receiver.status.streams import (
     INTERVAL,
     MAX_PENDING,
@@ -93,9 +95,10 @@ class Engine:
         self.targets = [DB]
         self.on_apply: Callable[[], None] = lambda: None
         self.outcome = Outcome.APPLIED
-        self.reconcile = self.log.recorded(self._reconcile)
-        self.handler = self.log.handling(self)
-        self.span = self.log.traced(lambda *_, **__: nullcontext())
+        self.recorder = RotationRecorder(self.log)
+        self.reconcile = self.recorder.recorded(self._reconcile)
+        self.handler = self.recorder.handling(self)
+        self.span = self.recorder.traced(lambda *_, **__: nullcontext())
 
     async def _reconcile(self, target: Target, request: Request) -> ReconcileResult:
         for leg in (Leg.FETCH, Leg.APPLY):
@@ -123,7 +126,7 @@ class Engine:
 
     @property
     def rotations(self) -> list[Rotation]:
-        return list(self.log.newest_first())
+        return list(self.log.ring.newest_first())
 
 
 @pytest.fixture
@@ -227,7 +230,7 @@ async def test_what_concerns_no_binding_is_not_kept(engine: Engine) -> None:
     heartbeat = Notification("h", "keyturn", EventType.HEARTBEAT, "", "2027-01-15T08:00:00Z", event().data)
     await engine.deliver(heartbeat)
     assert engine.rotations == []
-    assert engine.log.total == 0
+    assert engine.log.ring.total == 0
 
 
 async def test_change_that_the_poller_finds_is_a_rotation_and_a_first_fill_is_none(engine: Engine) -> None:
@@ -269,7 +272,7 @@ async def test_ring_is_bounded_in_every_direction(engine: Engine) -> None:
     for number in range(MAX_ROTATIONS + 10):
         await engine.deliver(event(number))
     assert len(engine.rotations) == MAX_ROTATIONS
-    assert engine.log.total == MAX_ROTATIONS + 10
+    assert engine.log.ring.total == MAX_ROTATIONS + 10
     engine.targets = [Target("team", f"db-{number}") for number in range(MAX_SECRETS + 5)]
     await engine.deliver(event(9999))
     newest = engine.rotations[0]
@@ -283,7 +286,7 @@ async def test_ring_is_bounded_in_every_direction(engine: Engine) -> None:
     assert (len(fill.consumers), fill.has_more) == (MAX_CONSUMERS, True)
     for number in range(MAX_ROTATIONS):
         await engine.deliver(event(20_000 + number))
-    assert set(engine.log._latest) == {DB}  # what left the ring is not held elsewhere
+    assert set(engine.log.ring._latest) == {DB}  # what left the ring is not held elsewhere
 
 
 def restarted(name: str, number: int = MAX_CONSUMERS) -> ReconcileResult:
@@ -314,7 +317,7 @@ async def test_oldest_rotations_leave_the_ring_when_it_has_many_rollouts(engine:
     for number in range(MAX_ROTATIONS):
         engine.result = restarted("web", 0)
         await engine.deliver(event(1000 + number))
-    assert (engine.log._rollouts, set(engine.log._latest)) == (0, {Target("team", "other")})
+    assert (engine.log.ring._rollouts, set(engine.log.ring._latest)) == (0, {Target("team", "other")})
 
 
 async def test_snapshot_lists_the_consumers_of_open_rotations_and_counts_those_of_all(engine: Engine) -> None:
@@ -408,7 +411,7 @@ async def test_error_of_the_engine_passes_the_page(engine: Engine) -> None:
         raise ClusterUnavailable("the API server is away")
 
     with pytest.raises(ClusterUnavailable):
-        await engine.log.recorded(fail)(DB, Request.now(Cause.POLL))
+        await engine.recorder.recorded(fail)(DB, Request.now(Cause.POLL))
 
 
 async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
@@ -763,7 +766,7 @@ async def test_ten_thousand_bindings_are_paged_and_searched() -> None:
     unused: Any = None
     cluster = Cluster(secrets, consumers, unused, unused, unused)
     replica = views.Replica("0", "", "keyturn/keyturn", "a", T0)
-    data = PageData(replica, cluster, states, RotationLog(secrets, consumers), parts)
+    data = PageData(replica, cluster, states, RotationRing(), parts)
     page = await data.bindings("", False, many - 50, 50)
     assert (page.total, page.bindings[0].name, page.bindings[-1].name) == (many, "app-09950", "app-09999")
     failing = await data.bindings("", True, 0, 1000)

@@ -26,7 +26,7 @@ from keyturn_receiver.status.binding_states import BindingStates
 from keyturn_receiver.status.binding_view import BindingView, binding_view, consumer_views, row
 from keyturn_receiver.status.health import Parts, health
 from keyturn_receiver.status.rotation import Rotation
-from keyturn_receiver.status.rotation_log import RotationLog
+from keyturn_receiver.status.rotation_ring import RotationRing
 
 MAX_PAGE = 200  # bindings in one page of the list
 
@@ -51,14 +51,14 @@ class PageData:
         replica: views.Replica,
         cluster: Cluster,
         states: BindingStates,
-        log: RotationLog,
+        ring: RotationRing,
         parts: Parts,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._replica = replica
         self._cluster = cluster
         self._states = states
-        self._log = log
+        self._ring = ring
         self._parts = parts
         self._wall = wall
 
@@ -66,12 +66,12 @@ class PageData:
         """Return the data of the first screen."""
         needing = list(self._states.needing_somebody())
         stuck = len(self._cluster.live.stuck_rollouts())
-        rotations = list(self._log.newest_first())
+        rotations = list(self._ring.newest_first())
         return views.Status(
             self._replica,
             self._wall(),
             health(self._parts),
-            views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._log.total),
+            views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._ring.total),
             views.propagation(rotations),
             (*self._stuck(), *map(views.attention_view, needing[: views.MAX_ATTENTION])),
             max(0, len(needing) - views.MAX_ATTENTION),
@@ -122,7 +122,7 @@ class PageData:
         permitted = {each.ref for each in self._cluster.restarter.restartable(target, bound.spec)}
         stuck = {ref for ref, name in self._cluster.live.stuck_rollouts() if name == target.name}
         consumers = consumer_views(bound, self._cluster.consumers.of(target), permitted, stuck)
-        return binding_view(bound, self._states.of(target), consumers, self._log.of(target), history, history_error)
+        return binding_view(bound, self._states.of(target), consumers, self._ring.of(target), history, history_error)
 
     def _stuck(self) -> list[views.Attention]:
         """Return the stuck rollouts, each in the form of a binding that needs a person."""
