@@ -63,18 +63,20 @@ class PageData:
         self._wall = wall
 
     def status(self) -> views.Status:
-        """Return the data of the first screen."""
-        needing = list(self._states.needing_somebody())
-        stuck = len(self._cluster.live.stuck_rollouts())
+        """Return the first screen."""
+        shown = list(islice(self._states.needing_somebody(), views.MAX_ATTENTION))
+        counts = views.counts(
+            len(self._cluster.secrets), self._states.counts(), len(self._cluster.live.stuck_rollouts()), self._log.total
+        )
         rotations = list(self._log.newest_first())
         return views.Status(
             self._replica,
             self._wall(),
             health(self._parts),
-            views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._log.total),
+            counts,
             views.propagation(rotations),
-            (*self._stuck(), *map(views.attention_view, needing[: views.MAX_ATTENTION])),
-            max(0, len(needing) - views.MAX_ATTENTION),
+            (*self._stuck(), *map(views.attention_view, shown)),
+            counts.need_somebody - len(shown),
             tuple(map(views.snapshot_view, rotations[: views.MAX_SHOWN])),
         )
 
