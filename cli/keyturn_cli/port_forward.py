@@ -17,6 +17,7 @@ from typing import IO, Any
 from keyturn_cli.errors import CliError
 
 START_SECONDS = 20.0
+TICK = 0.5  # seconds
 ADVICE = "ask for the right to create pods/portforward in the release's namespace"
 _CHUNK = 65536  # bytes
 # kubectl writes the first text when it listens, and the second one for each connection.
@@ -31,8 +32,8 @@ class Disconnected(CliError):
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
-    """TCP server on loopback. For each connection, it opens another one with ``dial``, and relays between the two.
-    ``failed`` is set after ``failure``, the first error of ``dial``."""
+    """TCP server on loopback. For each connection to it, it opens a connection to the pod with ``dial``, and relays
+    between the two. ``failed`` is set once ``dial`` has failed, and ``failure`` is its first error."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -118,7 +119,8 @@ class _Words:
 
 @contextlib.contextmanager
 def by_kubectl(command: Sequence[str], seconds: float = START_SECONDS) -> Iterator[Callable[[], None]]:
-    """Run ``kubectl port-forward``, and yield a function that waits until kubectl ends, and then raises Disconnected.
+    """Context manager that runs ``kubectl port-forward``. It yields a function that waits until kubectl ends, and then
+    raises Disconnected.
 
     Raises CliError with kubectl's message if kubectl does not listen within so many seconds.
     """
@@ -144,8 +146,8 @@ def by_kubectl(command: Sequence[str], seconds: float = START_SECONDS) -> Iterat
 
 @contextlib.contextmanager
 def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
-    """Relay through the official client, and yield a function that waits until a connection cannot be opened, and then
-    raises Disconnected.
+    """Context manager that relays through the official client. It yields a function that waits until a connection
+    cannot be opened, and then raises Disconnected.
 
     Raises the CliError of ``dial`` if not even the first connection can be opened.
     """
@@ -155,7 +157,10 @@ def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
         thread.start()
 
         def wait() -> None:
-            server.failed.wait()
+            # Python acts on Ctrl-C only in the main thread. A wait without a time-out would go on if the operating system
+            # gave the signal to another thread: https://docs.python.org/3/library/signal.html#signals-and-threads
+            while not server.failed.wait(TICK):
+                pass
             raise Disconnected(str(server.failure.args[0] if server.failure else ""))
 
         try:

@@ -297,11 +297,17 @@ def test_wait_for_live_ends_once_the_pods_run_the_version(
 def test_wait_for_live_fails_if_the_new_pods_fail(
     release: InstalledRelease, control_plane: ControlPlane, aws: LocalAws, namespace: str, key: bytes
 ) -> None:
-    """The program in the pod ends with an error as soon as it gets the second version."""
+    """The pods are never ready with the second version."""
     bind_secrets(control_plane, aws, namespace, "db")
     held = {"name": "HELD", "valueFrom": {"secretKeyRef": {"name": "db", "key": KEY}}}
-    program = f'[ "$HELD" = {version_name(0)} ] && exec sleep 600'
-    container = {"image": images.BUSYBOX, "imagePullPolicy": "Never", "command": ["sh", "-c", program], "env": [held]}
+    probe = {"exec": {"command": ["sh", "-c", f'[ "$HELD" = {version_name(0)} ]']}, "periodSeconds": 1}
+    container = {
+        "image": images.BUSYBOX,
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "600"],
+        "env": [held],
+        "readinessProbe": probe,
+    }
     made = workload(namespace, "web", {"container": container, "terminationGracePeriodSeconds": 1})
     made["spec"] |= {"progressDeadlineSeconds": 10}
     control_plane.create([made])

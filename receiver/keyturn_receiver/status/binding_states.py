@@ -57,8 +57,8 @@ class BindingStates:
     def __init__(self, secrets: SecretCache, wall: Callable[[], float] = time.time) -> None:
         self._secrets = secrets
         self._wall = wall
-        self._told: dict[Target, Trouble] = {}  # from the status of the Secret
-        self._retried: dict[Target, Trouble] = {}  # from errors that this replica retries
+        self._told: dict[Target, Trouble] = {}  # troubles that the statuses of Secrets show
+        self._retried: dict[Target, Trouble] = {}  # troubles from errors after which this replica tries again
         self._troubled: Counter[BindingState] = Counter()  # the number of bindings in each state but OK
         self._handlers: list[Callable[[], None]] = []
         self._barrier = FaultBarrier()
@@ -93,7 +93,7 @@ class BindingStates:
         return trouble.state if trouble else BindingState.OK
 
     def on_secret(self, target: Target) -> None:
-        """Look at a Secret that was added, changed or removed."""
+        """Update the index for a Secret that was added, changed or removed."""
         bound, size, before = self._secrets.get(target), len(self._secrets), self.of(target)
         changed = self._look(target, bound.status) if bound else self._forget(target)
         self._count(before, self.of(target))

@@ -63,7 +63,7 @@ class PageData:
         self._wall = wall
 
     def status(self) -> views.Status:
-        """Return the first screen."""
+        """Return the data of the first screen."""
         shown = list(islice(self._states.needing_somebody(), views.MAX_ATTENTION))
         counts = views.counts(
             len(self._cluster.secrets), self._states.counts(), len(self._cluster.live.stuck_rollouts()), self._log.total
