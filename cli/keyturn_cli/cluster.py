@@ -68,6 +68,7 @@ class Cluster:
         self._host: str = client.configuration.host
         self._pool: urllib3.PoolManager = client.rest_client.pool_manager
         self._lock = threading.Lock()
+        self._dial_lock = threading.Lock()
 
     @classmethod
     def connect(cls, context: str | None = None) -> "Cluster":
@@ -149,13 +150,30 @@ class Cluster:
         return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.data)
 
     def dial(self, namespace: str, pod: str, port: int) -> Any:
-        """Open a connection to a port of a pod, and return its socket. Raises errors of any kind, because the official
-        client raises them."""
-        from kubernetes.client import CoreV1Api
+        """Open a connection to a port of a pod, and return its socket. Raises Refused, also if the API server does not
+        answer.
+
+        The client sends a GET for a WebSocket, so the caller needs the right to get pods/portforward, and since
+        Kubernetes 1.35 also the right to create them.
+        https://kubernetes.io/docs/reference/command-line-tools-reference/feature-gates/AuthorizePodWebsocketUpgradeCreatePermission/
+        """
+        from kubernetes.client import ApiException, CoreV1Api
         from kubernetes.stream import portforward
 
         call = CoreV1Api(self._client).connect_get_namespaced_pod_portforward
-        return portforward(call, pod, namespace, ports=str(port)).socket(port)
+        try:
+            with self._dial_lock:  # the client replaces a method of its own during the call
+                return portforward(call, pod, namespace, ports=str(port)).socket(port)
+        except ApiException as error:
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # the client turns them into errors
+                raise error.__context__ from None
+            # The client's reason goes on with the headers and the body of the reply.
+            reason = str(error.reason).split(" -+-+- ")[0]
+            raise Refused(
+                f"{self.context}: no port of pod {namespace}/{pod} can be forwarded ({reason})",
+                "check that the pod runs, and that you have the right to create and get pods/portforward; with kubectl"
+                " on the PATH, create is enough",
+            ) from None
 
     def _request(
         self,

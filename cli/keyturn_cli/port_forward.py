@@ -11,30 +11,43 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 from keyturn_cli.errors import CliError
 
 START_SECONDS = 20.0
+TICK = 0.5  # seconds
 ADVICE = "ask for the right to create pods/portforward in the release's namespace"
 _CHUNK = 65536  # bytes
+# kubectl writes the first text when it listens, and the second one for each connection.
+_READY, _CONNECTION = "Forwarding from", "Handling connection"
 
 Dial = Callable[[], Any]
-"""Function that opens a connection to the pod's port, and returns the socket. It may raise any kind of error."""
+"""Function that opens a connection to the pod's port, and returns the socket. It raises CliError."""
+
+
+class Disconnected(CliError):
+    """A port was forwarded, but is not any more. The message is the reason."""
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
     """TCP server on loopback. For each connection to it, it opens a connection to the pod with ``dial``, and relays
-    between the two."""
+    between the two. ``failed`` is set once ``dial`` has failed, and ``failure`` is its first error."""
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, port: int, dial: Dial) -> None:
         self.dial = dial
+        self.failed = threading.Event()
+        self.failure: CliError | None = None
         super().__init__(("127.0.0.1", port), _Relay)
+
+    def fail(self, failure: CliError) -> None:
+        """Keep an error of ``dial``."""
+        self.failure = self.failure or failure
+        self.failed.set()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a broken connection. The client itself notices that the connection has ended."""
@@ -44,7 +57,11 @@ class _Relay(socketserver.BaseRequestHandler):
     server: Forwarder
 
     def handle(self) -> None:
-        remote = self.server.dial()
+        try:
+            remote = self.server.dial()
+        except CliError as failure:
+            self.server.fail(failure)
+            return
         try:
             back = threading.Thread(target=_copy, args=(remote, self.request), daemon=True)
             back.start()
@@ -71,37 +88,80 @@ def free_port(preferred: int) -> int:
     raise CliError("no port of this machine's loopback is free")
 
 
+class _Words:
+    """Reader of kubectl's output. It reads on until the output ends, because kubectl stops if a pipe is full."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self.last = "kubectl gives no reason"
+        self.is_ready = False
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(output,), daemon=True)
+        self._thread.start()
+
+    def _read(self, output: IO[str]) -> None:
+        for line in output:
+            if _READY in line:
+                self.is_ready = True
+                self._started.set()
+            elif line.strip() and not line.startswith(_CONNECTION):
+                self.last = line.strip().removeprefix("error: ")
+        self._started.set()
+
+    def wait_until_ready(self, seconds: float) -> bool:
+        """Return whether kubectl listens. Wait until it does, until its output has ended, or for so many seconds."""
+        self._started.wait(seconds)
+        return self.is_ready
+
+    def wait_for_end(self) -> None:
+        """Wait until the output is read to its end."""
+        self._thread.join(1)
+
+
 @contextlib.contextmanager
-def by_kubectl(command: Sequence[str], local: int) -> Iterator[Callable[[], None]]:
-    """Context manager that runs ``kubectl port-forward``. It yields a function that waits until kubectl ends. Raises
-    CliError with kubectl's message."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - found on the PATH, without a shell
+def by_kubectl(command: Sequence[str], seconds: float = START_SECONDS) -> Iterator[Callable[[], None]]:
+    """Context manager that runs ``kubectl port-forward``. It yields a function that waits until kubectl ends, and then
+    raises Disconnected.
+
+    Raises CliError with kubectl's message if kubectl does not listen within so many seconds.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")  # noqa: S603 - found on the PATH, without a shell
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    words = _Words(process.stdout)
     try:
-        end = time.monotonic() + START_SECONDS
-        while not _listens(local):
-            if process.poll() is not None or time.monotonic() > end:
-                raise CliError(f"kubectl port-forward does not start: {_last_line(process)}", ADVICE)
-            time.sleep(0.05)
+        if not words.wait_until_ready(seconds):
+            raise CliError(f"kubectl port-forward does not start: {words.last}", ADVICE)
 
         def wait() -> None:
             process.wait()
-            raise CliError(f"the connection to the pod has ended: {_last_line(process)}", "run keyturn ui again")
+            words.wait_for_end()
+            raise Disconnected(words.last)
 
         yield wait
     finally:
         process.terminate()
         process.wait()
+        words.wait_for_end()
+        process.stdout.close()
 
 
 @contextlib.contextmanager
 def by_client(dial: Dial, local: int) -> Iterator[Callable[[], None]]:
-    """Context manager that relays through the official client. It yields a function that waits until Ctrl-C."""
+    """Context manager that relays through the official client. It yields a function that waits until a connection
+    cannot be opened, and then raises Disconnected.
+
+    Raises the CliError of ``dial`` if not even the first connection can be opened.
+    """
+    dial().close()
     with Forwarder(local, dial) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()
 
         def wait() -> None:
-            threading.Event().wait()
+            # Python acts on Ctrl-C only in the main thread. A wait without a time-out would go on if the operating
+            # system gave the signal to another thread: https://docs.python.org/3/library/signal.html#signals-and-threads
+            while not server.failed.wait(TICK):
+                pass
+            raise Disconnected(str(server.failure.args[0] if server.failure else ""))
 
         try:
             yield wait
@@ -125,15 +185,3 @@ def check_page(port: int, seconds: float = 10.0) -> None:
             f"the pod serves no status page{said}",
             f"set the chart's value statusPage.enabled, or upgrade the release; or {ADVICE}",
         )
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
-
-
-def _last_line(process: "subprocess.Popen[str]") -> str:
-    process.terminate()
-    _, said = process.communicate()
-    return (said.strip().splitlines() or ["it says nothing"])[-1]

@@ -311,7 +311,9 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"{PAGE}")
     def log_message(self, *_):
         pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1].split(":")[0])), Page).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1].split(":")[0])), Page)
+print("Forwarding from", server.server_address, flush=True)
+server.serve_forever()
 """
 
 
@@ -353,7 +355,8 @@ def test_pod_that_cannot_be_reached_is_said_without_kubectl(installed: Installed
     """No kubelet runs the pod, so the API server refuses to forward."""
     done = installed.run("ui", "--no-browser", "--release", installed.release, PATH="/nonexistent")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("Error: the pod serves no status page: set the chart's value statusPage.enabled")
+    assert f"no port of pod {installed.site.namespace}/{installed.pod} can be forwarded (Handshake status" in done.err
+    assert "check that the pod runs, and that you have the right to create and get pods/portforward" in done.err
 
 
 # --- rotate

@@ -16,7 +16,7 @@ from keyturn_cli.doctor.finding import Unknown
 from keyturn_cli.doctor.url_reader import read_url_facts
 from keyturn_cli.errors import CliError, UsageError
 from keyturn_cli.http_post import NoReply, post, read_url
-from keyturn_cli.port_forward import Forwarder, by_client, by_kubectl, check_page, free_port
+from keyturn_cli.port_forward import Disconnected, Forwarder, by_client, by_kubectl, check_page, free_port
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.receiver.certificate import Certificate
 from support.fake_receiver import FakeReceiver
@@ -137,13 +137,29 @@ def test_relay_carries_several_requests_whole(page: int) -> None:
                 assert reply.read() == b"x" * 1_000_000
 
 
-def test_relay_that_cannot_dial_ends_the_connection() -> None:
+def test_relay_that_cannot_dial_has_the_reason() -> None:
     def refuse() -> socket.socket:
-        raise ConnectionRefusedError
+        raise CliError("pods/portforward is forbidden")
+
+    with pytest.raises(CliError, match=r"^pods/portforward is forbidden$"), by_client(refuse, free_port(0)):
+        pass
+
+
+def test_relay_ends_with_the_reason_once_it_cannot_dial(page: int) -> None:
+    pods = [page, page]
+
+    def dial() -> socket.socket:
+        if not pods:
+            raise CliError("the pod is gone", "an advice")
+        return socket.create_connection(("127.0.0.1", pods.pop()))
 
     local = free_port(0)
-    with by_client(refuse, local), pytest.raises(CliError, match=r"the pod serves no status page: set .*statusPage"):
+    with by_client(dial, local) as wait:
         check_page(local)
+        with pytest.raises(CliError, match="the pod serves no status page"):
+            check_page(local)
+        with pytest.raises(Disconnected, match=r"^the pod is gone$"):
+            wait()
 
 
 def test_page_that_is_not_there_is_said(page: int) -> None:
@@ -166,21 +182,31 @@ def test_forwarder_listens_on_loopback_alone() -> None:
 def test_words_of_kubectl_are_shown_if_it_does_not_start() -> None:
     program = "import sys; print('error: pods \"x\" is forbidden', file=sys.stderr); sys.exit(1)"
     with (
-        pytest.raises(CliError, match=r'error: pods "x" is forbidden: ask for the right'),
-        by_kubectl([sys.executable, "-c", program], free_port(0)),
+        pytest.raises(CliError, match=r'does not start: pods "x" is forbidden: ask for the right'),
+        by_kubectl([sys.executable, "-c", program]),
+    ):
+        pass
+
+
+def test_kubectl_that_neither_listens_nor_ends_is_ended() -> None:
+    program = "import time; print('Waiting for a login', flush=True); time.sleep(600)"
+    with (
+        pytest.raises(CliError, match="does not start: Waiting for a login: ask for the right"),
+        by_kubectl([sys.executable, "-c", program], seconds=1),
     ):
         pass
 
 
 def test_forwarding_of_kubectl_that_ends_is_an_error() -> None:
-    local = free_port(0)
+    # The output is larger than the buffer of a pipe, so kubectl goes on only if somebody reads it.
     program = (
-        f"import socket,sys; s=socket.create_server(('127.0.0.1',{local}));"
-        "s.accept(); print('lost connection to pod', file=sys.stderr)"
+        "import sys; print('Forwarding from 127.0.0.1:9091 -> 9091');"
+        "print('Handling connection for 9091\\n' * 10000, flush=True);"
+        "print('E1129 an error occurred forwarding\\nerror: lost connection to pod', file=sys.stderr)"
     )
     with (
-        pytest.raises(CliError, match="the connection to the pod has ended: lost connection to pod"),
-        by_kubectl([sys.executable, "-c", program], local) as wait,
+        pytest.raises(Disconnected, match=r"^lost connection to pod$"),
+        by_kubectl([sys.executable, "-c", program]) as wait,
     ):
         wait()
 

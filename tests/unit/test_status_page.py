@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import anyio
@@ -438,6 +440,33 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
     secrets.delete(bound_object("c"))
     assert [states.count(each) for each in BindingState] == [2, 0, 0, 0, 0, 0]
     assert len(changes) >= 6
+
+
+async def test_counts_are_those_of_all_bindings_after_any_changes() -> None:
+    """The counts follow each change, so they would stay wrong after one that is missed."""
+    chance, names = Random(1), [f"db-{number}" for number in range(12)]  # noqa: S311 - not for security
+    secrets = SecretCache(KEYED)
+    states = BindingStates(secrets, lambda: T0)
+    secrets.add_handler(states.on_secret)
+    errors: list[KeyturnError | None] = [None, Temporary("AWS is slow: trying again"), InvalidValue("no property")]
+
+    async def reconcile(target: Target, request: Request) -> ReconcileResult:
+        return ReconcileResult(True, error=chance.choice(errors))
+
+    run = states.recorded(reconcile)
+    for step in range(2000):
+        name = chance.choice(names)
+        match chance.randrange(4):
+            case 0:
+                secrets.delete(bound_object(name))
+            case 1:
+                await run(Target("team", name), Request.now(Cause.POLL))
+            case _:
+                status = chance.choice(["", "ok", "InvalidValue: no property", "RolloutHalted: web has failed"])
+                bind(secrets, name, "v1", status, step + 2)
+        shown = Counter(states.state(each.target) for each in secrets.all())
+        assert [states.count(each) for each in BindingState] == [shown[each] for each in BindingState]
+        assert sum(1 for _ in states.needing_somebody()) == shown[BindingState.FAILING] + shown[BindingState.HALTED]
 
 
 async def test_error_that_is_retried_is_trouble_until_the_next_success() -> None:

@@ -59,6 +59,7 @@ class BindingStates:
         self._wall = wall
         self._told: dict[Target, Trouble] = {}  # troubles that the statuses of Secrets show
         self._retried: dict[Target, Trouble] = {}  # troubles from errors after which this replica tries again
+        self._troubled: Counter[BindingState] = Counter()  # the number of bindings in each state but OK
         self._handlers: list[Callable[[], None]] = []
         self._barrier = FaultBarrier()
         self._size = 0
@@ -78,9 +79,8 @@ class BindingStates:
 
     def counts(self) -> Counter[BindingState]:
         """Return the number of bindings in each state."""
-        troubled = self._told.keys() | self._retried.keys()
-        counts = Counter(map(self.state, troubled))
-        counts[BindingState.OK] = len(self._secrets) - len(troubled)
+        counts = Counter(self._troubled)
+        counts[BindingState.OK] = len(self._secrets) - counts.total()
         return counts
 
     def count(self, state: BindingState) -> int:
@@ -94,8 +94,9 @@ class BindingStates:
 
     def on_secret(self, target: Target) -> None:
         """Update the index for a Secret that was added, changed or removed."""
-        bound, size = self._secrets.get(target), len(self._secrets)
+        bound, size, before = self._secrets.get(target), len(self._secrets), self.of(target)
         changed = self._look(target, bound.status) if bound else self._forget(target)
+        self._count(before, self.of(target))
         if changed or size != self._size:
             self._size = size
             self._changed()
@@ -131,15 +132,24 @@ class BindingStates:
         return run
 
     def _keep(self, target: Target, result: ReconcileResult) -> None:
-        error = result.error
+        error, before = result.error, self.of(target)
         if isinstance(error, Temporary) and self._secrets.get(target):
             known = self._retried.get(target)
             since = known.since if known else self._wall()
             text = printable(str(error))[:MAX_TEXT]
             self._retried[target] = Trouble(target, BindingState.RETRYING, error.reason, text, since)
-            self._changed()
-        elif self._retried.pop(target, None):
-            self._changed()
+        elif not self._retried.pop(target, None):
+            return
+        self._count(before, self.of(target))
+        self._changed()
+
+    def _count(self, before: Trouble | None, after: Trouble | None) -> None:
+        """Count a binding whose trouble has changed. To count 10,000 bindings for each snapshot would take the event
+        loop 16 ms."""
+        if before:
+            self._troubled[before.state] -= 1
+        if after:
+            self._troubled[after.state] += 1
 
     def _changed(self) -> None:
         for on_change in self._handlers:

@@ -64,17 +64,18 @@ class PageData:
 
     def status(self) -> views.Status:
         """Return the data of the first screen."""
-        needing = list(self._states.needing_somebody())
+        shown = list(islice(self._states.needing_somebody(), views.MAX_ATTENTION))
         stuck = len(self._cluster.live.stuck_rollouts())
+        counts = views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._ring.total)
         rotations = list(self._ring.newest_first())
         return views.Status(
             self._replica,
             self._wall(),
             health(self._parts),
-            views.counts(len(self._cluster.secrets), self._states.counts(), stuck, self._ring.total),
+            counts,
             views.propagation(rotations),
-            (*self._stuck(), *map(views.attention_view, needing[: views.MAX_ATTENTION])),
-            max(0, len(needing) - views.MAX_ATTENTION),
+            (*self._stuck(), *map(views.attention_view, shown)),
+            counts.need_somebody - len(shown),
             tuple(map(views.snapshot_view, rotations[: views.MAX_SHOWN])),
         )
 

@@ -8,7 +8,7 @@ const TONE = { ok: "good-text", live: "good-text", failing: "bad-text", failed: 
   halted: "warn-text", reverted: "warn-text", stuck: "warn-text", held: "warn-text", retrying: "warn-text" };
 const CAUSE = { event: "event", poll: "poller", replica: "another replica" };
 const FOUND = { event: "received", poll: "found by the poller", replica: "seen: another replica has applied it" };
-const state = { status: null, page: null, offset: 0, detail: null, lost: 0, started: 0, skew: 0, said: "" };
+const state = { status: null, page: null, offset: 0, detail: null, lost: 0, skew: 0, said: "" };
 
 function el(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -70,16 +70,21 @@ async function load(path) {
 // --- the first screen
 
 function showStatus(status) {
-  const restarted = state.started && state.started !== status.replica.startedAt;
+  const before = state.status?.replica, { name, release, startedAt } = status.replica;
   state.status = status;
-  state.started = status.replica.startedAt;
   state.skew = status.now - Date.now() / 1000;
-  if (restarted) {
-    notice("The receiver has restarted, so its list of rotations begins again. Nothing is lost: bindings and " +
-      "rollouts are read from the cluster.");
+  if (before && before.startedAt !== startedAt) {
+    notice((before.name === name ? "The receiver has restarted, so its list of rotations begins again. "
+      : `This is another replica now, ${name}. It has a list of rotations of its own. `) +
+      "Nothing is lost: bindings and rollouts are read from the cluster." +
+      (before.release === release ? "" : ` Its release is ${release}: reload the page.`));
+    say($("notice").textContent);
     loadBindings();
+    loadDetail(true);
   }
-  $("since").replaceChildren(", since ", clock(status.replica.startedAt, true));
+  $("release").textContent = release;
+  $("replica").textContent = name;
+  $("since").replaceChildren(", since ", clock(startedAt, true));
   fill($("health"), status.health.map((each) => el("li", { class: each.state },
     el("b", {}, each.title), mark(each.state, each.text))));
   const c = status.counts, p = status.propagation;
@@ -205,20 +210,23 @@ function plot(rotations) {
 
 // --- the list of bindings
 
-let bindingsTimer = 0;
+let bindingsTimer = 0, asked = 0;
 async function loadBindings() {
+  const number = ++asked;
   const query = new URLSearchParams({ q: $("b-filter").value.trim(), failing: $("b-failing").checked ? "1" : "0",
     offset: String(state.offset), limit: "50" });
   try {
-    state.page = await load(`/v1/bindings?${query}`);
+    const page = await load(`/v1/bindings?${query}`);
+    if (number !== asked) return;  // the search has changed meanwhile
+    state.page = page;
     showBindings();
   } catch (error) {
-    if (!state.page) fill($("bindings"), empty(`The list could not be read: ${error.message}.`));
+    if (!state.page && number === asked) fill($("bindings"), empty(`The list could not be read: ${error.message}.`));
   }
 }
 function bindingsSoon(wait) {
   clearTimeout(bindingsTimer);
-  bindingsTimer = setTimeout(loadBindings, wait);
+  bindingsTimer = setTimeout(() => { bindingsTimer = 0; loadBindings(); }, wait);
 }
 function showBindings() {
   const { total, offset, bindings } = state.page;
@@ -261,7 +269,13 @@ async function open() {
   $("overview").hidden = !!at;
   document.title = (at ? `${at.namespace}/${at.name} – ` : "") + "Keyturn" +
     (state.status?.replica.cluster ? ` – ${state.status.replica.cluster}` : "");
-  if (!at) { state.detail = null; return; }
+  if (!at) {
+    const left = state.detail && `${state.detail.namespace}/${state.detail.name}`;
+    state.detail = null;
+    // The keyboard goes on where it was.
+    if (left) ($("bindings").querySelector(`[data-key="${CSS.escape(left)}"]`) || $("main")).focus();
+    return;
+  }
   if (state.detail && state.detail.namespace === at.namespace && state.detail.name === at.name) return;
   state.detail = null;
   $("h-detail").textContent = `${at.namespace}/${at.name}`;
@@ -275,7 +289,8 @@ async function loadDetail(withHistory) {
   if (!at) return;
   try {
     const path = `/v1/bindings/${encodeURIComponent(at.namespace)}/${encodeURIComponent(at.name)}`;
-    const found = await load(`${path}?history=${withHistory ? 1 : 0}`);
+    const found = await load(`${path}?history=${withHistory ? 1 : 0}`), still = place();
+    if (still?.namespace !== at.namespace || still.name !== at.name) return;  // another one has been opened meanwhile
     if (!withHistory && state.detail) { found.history = state.detail.history; found.historyError = state.detail.historyError; }
     state.detail = found;
     showDetail(found);
@@ -288,8 +303,8 @@ function showDetail(b) {
   const command = (text, why) => {
     const copy = el("button", { type: "button", "aria-label": `Copy ${text}`, "data-key": text }, "Copy");
     copy.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text).catch(() => {});
-      copy.textContent = "Copied";
+      copy.textContent = await navigator.clipboard.writeText(text).then(() => "Copied", () => "The browser refuses");
+      say(copy.textContent);
     });
     return el("li", {}, code(text), el("span", { class: "soft wide" }, why), copy);
   };
@@ -415,8 +430,8 @@ async function failed() {
     stopPolling();
     if (!state.lost) { state.lost = now(); say("The connection is lost. Connecting again."); }
     connected("wait", "reconnecting");
-    notice(`No answer since ${clock(state.lost).textContent}; what you see is from then. The page connects again by itself. If kubectl ` +
-      "port-forward has ended, run it again.");
+    notice(`No answer since ${clock(state.lost).textContent}; what you see is from then. The page connects again by itself. If keyturn ` +
+      "ui or kubectl port-forward has ended, run it again.");
   }
 }
 function stopPolling() {
@@ -431,7 +446,7 @@ function changed(kind, rotation) {
     clearTimeout(detailTimer);
     detailTimer = setTimeout(() => loadDetail(kind === "applied"), 300);
   }
-  if (!at && kind === "applied") bindingsSoon(1000);
+  if (!at && kind === "applied" && !bindingsTimer) bindingsSoon(1000);
   if (kind === "applied") say(`${rotation.secret} applied`);
   if (kind === "rollout" && !rotation.open && rotation.liveAt !== null)
     say(`${rotation.secret} live after ${span(rotation.liveAt - began(rotation))}`);
