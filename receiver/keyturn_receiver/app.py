@@ -1,4 +1,5 @@
-"""Composition root. Builds the receiver in layers, each from the layers below. ``runtime`` then runs the receiver."""
+"""Composition root. It builds the receiver in layers. Each layer uses only the layers below it. ``runtime`` then runs
+the receiver."""
 
 import logging
 from concurrent.futures import Executor

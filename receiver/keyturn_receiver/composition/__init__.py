@@ -1,5 +1,5 @@
-"""Builders of the receiver's parts, one layer in a module.
+"""Builders of the receiver's parts. Each module builds one layer or a part of it.
 
-Each builder takes the layers below as arguments and returns its own layer as a frozen dataclass. ``app.py`` calls the
+A builder takes the layers below as arguments, and returns its own layer as a frozen dataclass. ``app.py`` calls the
 builders in order.
 """

@@ -1,4 +1,4 @@
-"""Builds the parts that make bindings true."""
+"""Builder of the parts that make bindings true: each bound Secret gets the values that its binding asks for."""
 
 from dataclasses import dataclass
 
@@ -34,11 +34,11 @@ class Bindings:
 
     - ``access``: the access policy.
     - ``queue``: the work queue, which runs the reconciler.
-    - ``drift`` and ``poller``: besides the webhook, they submit work to the queue.
-    - ``releases``: reports Secrets that are no longer bound.
-    - ``versions``: knows which versions have reached every pod. None if rollouts are off, because the receiver then
+    - ``drift`` and ``poller``: besides the webhook, these two submit work to the queue.
+    - ``releases``: the reporter of Secrets that are no longer bound.
+    - ``versions``: the versions that have reached every pod. It is None if rollouts are off, because the receiver then
       watches no workload.
-    - ``readers``: reports readers that are not restarted. None if such reports are off.
+    - ``readers``: the reporter of readers that are not restarted. It is None if such reports are off.
     """
 
     access: AccessPolicy

@@ -1,4 +1,4 @@
-"""The controller layer: the parts that decide what to do, and do it."""
+"""The controller layer: the parts that decide about writes and restarts, and make them."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from keyturn_receiver.telemetry.legs import LegTimer
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The parts that decide what to do, and do it."""
+    """The parts that decide about writes and restarts, and make them."""
 
     rollouts: Rollouts
     bindings: Bindings

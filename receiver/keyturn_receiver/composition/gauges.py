@@ -1,4 +1,4 @@
-"""Connects the gauges and the watchdog to the functions that supply their values."""
+"""Connection of the gauges and the watchdog to the functions that return their values."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from keyturn_receiver.reconcile.request import PRIORITIES
 
 
 def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller) -> None:
-    """Connect the gauges and the watchdog to the functions that supply their values."""
+    """Connect the gauges and the watchdog to the functions that return their values."""
     metrics, queue = process.metrics, controller.bindings.queue
     ProcessCollector(registry=metrics.registry)
     process.watchdog.register_duration("reconcile", queue.longest_running)
@@ -32,7 +32,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
         metrics.event_path_up.set_function(kube.event_path.healthy)
         public_keys = len(process.settings.signing_public_keys)
         metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
-    else:  # a 0 would fire an alert, and a 1 would not be true
+    else:  # removed, because 0 would fire an alert, and 1 would be wrong
         metrics.registry.unregister(metrics.event_path_up)
         metrics.registry.unregister(metrics.signing_keys)
     for priority in PRIORITIES:

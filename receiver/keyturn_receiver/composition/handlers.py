@@ -1,4 +1,4 @@
-"""Connects the caches and the leader election to the parts that follow them."""
+"""Connection of the caches and the leader election to the parts that react to their changes."""
 
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.composition.controller import Controller
@@ -15,7 +15,7 @@ def connect_handlers(kube: Kubernetes, controller: Controller) -> None:
     caches, rollouts, bindings = kube.caches, controller.rollouts, controller.bindings
     drift, watches = bindings.drift, controller.watches.detector
 
-    # Every change in the caches, and the start of leadership, triggers a check for drift.
+    # A check for drift follows every change in the caches, and the start of leadership.
     caches.secrets.add_handler(drift.check)
     secrets = SecretLookup(caches.secrets, caches.watched)
     for cache in (caches.secrets, caches.watched):

@@ -1,4 +1,4 @@
-"""Builds the HTTP servers: of deliveries, of operations, and of the status page."""
+"""Builder of the HTTP servers: for deliveries, for operations, and for the status page."""
 
 import time
 from collections.abc import Sequence
@@ -20,16 +20,17 @@ from keyturn_receiver.web.notification_handler import NotificationHandler
 from keyturn_receiver.web.server import Server
 from keyturn_receiver.web.webhook import WebhookConfig, WebhookEndpoint
 
-OPERATIONS_GRACE = 1.0  # seconds that open requests on the operations port have to finish during a shutdown
+OPERATIONS_GRACE = 1.0  # seconds in which open requests on the operations port have to end during a shutdown
 
 
 def build_http(
     process: Process, kube: Kubernetes, aws: Aws, controller: Controller, readiness: Readiness, hooks: Hooks
 ) -> tuple[Http, Sequence[ReloadingCertificate]]:
-    """Build the HTTP servers. Return them with the list of TLS certificates to reload, which has at most one element.
+    """Build the HTTP servers. Return them with the list of TLS certificates to reload. The list has at most one
+    element.
 
-    Without deliveries, no server listens for notifications. A sender then gets no connection, which it cannot confuse
-    with a refusal of its message.
+    If deliveries are off, no server listens for notifications. A sender then gets no connection, and cannot take this
+    for a refusal of its message.
     """
     settings, metrics = process.settings, process.metrics
     health = Server(

@@ -1,4 +1,4 @@
-"""Builds the informers, which fill the caches."""
+"""Builder of the informers. Informers fill the caches."""
 
 import asyncio
 from collections.abc import Mapping
@@ -41,10 +41,11 @@ class Caches:
 def build_informers(
     process: Process, api: kubernetes.Api, caches: Caches, record_key: RecordKey
 ) -> Mapping[str, Informer]:
-    """Build the informers. Each watches one kind of object in the whole cluster.
+    """Build the informers. Each informer watches one kind of object in the whole cluster.
 
-    If only some namespaces are served, each watches one kind in one namespace. Secrets are not listed until the record
-    key (``cluster/record_key.py``) is known. Released Secrets, whose values are not read, do not wait for the key.
+    If only some namespaces are served, each informer watches one kind in one namespace. Secrets are not listed before
+    the record key (``cluster/record_key.py``) is known, because their hashes depend on it. Released Secrets do not wait
+    for the key, because their values are not read.
     """
     settings = process.settings
     served = settings.namespaces
@@ -83,7 +84,7 @@ def build_informers(
         return reflectors
 
     if served:
-        # A Role can grant ``get`` on its own namespace but not ``watch``, so the served namespaces are polled.
+        # A Role can grant ``get`` on its own namespace, but not ``watch``. So the served namespaces are polled.
         ping = process.watchdog.register("poll of namespaces")
         informers["namespaces"] = NamespacePoller(api, served, caches.namespaces, ping)
     else:

@@ -1,4 +1,4 @@
-"""The Kubernetes layer: the API client, what watches and writes by it, and the parts that use a Lease."""
+"""The Kubernetes layer: the API client, the parts that watch and write with it, and the parts that use a Lease."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ from keyturn_receiver.runtime import Informer
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:
-    """The API client, the caches with their informers, the record key, the Event recorder, and the two parts that use a
+    """The API client, the caches with their informers, the record key, the Event recorder, and two parts that use a
     Lease: the leader election and the event path monitor."""
 
     api: kubernetes.Api

@@ -1,4 +1,4 @@
-"""The lowest layer: what every other layer uses of the process."""
+"""The lowest layer: the parts of the process that every other layer uses."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from keyturn_receiver.telemetry.tracing import Span
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The lowest layer, on which all others depend: settings, threads, metrics, liveness and traces."""
+    """The lowest layer. All other layers depend on it. It has the settings, threads, metrics, liveness and traces."""
 
     settings: Settings
     pools: ThreadPools

@@ -1,4 +1,4 @@
-"""Builds the parts that restart consumers and follow their rollouts."""
+"""Builder of the parts that restart consumers and follow their rollouts."""
 
 from dataclasses import dataclass
 
@@ -23,10 +23,10 @@ from keyturn_receiver.telemetry.legs import LegTimer
 class Rollouts:
     """The parts that restart consumers and follow their rollouts.
 
-    - ``policy``: whether a change restarts a workload at all.
-    - ``restarter``: marks consumers.
-    - ``fights``: counts the writes of others that revert a mark.
-    - ``pacer``: paces rollouts.
+    - ``policy``: decides whether a change may restart a workload at all.
+    - ``restarter``: writes marks (Keyturn's annotations) on consumers.
+    - ``fights``: counts the writes of other writers that revert a mark.
+    - ``pacer``: limits how many rollouts run at once.
     - ``live``: reports rollouts that are complete or stuck.
     """
 
@@ -38,7 +38,7 @@ class Rollouts:
 
 
 def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: LegTimer) -> Rollouts:
-    """Build the restarter with its restraints, and the reporter of rollouts."""
+    """Build the restarter with the parts that limit it, and the reporter of rollouts."""
     settings, metrics, caches = process.settings, process.metrics, kube.caches
     is_leader = kube.elector.is_leader
     fights = RolloutFights()

@@ -1,4 +1,4 @@
-"""Builds the parts that restart the consumers of watched Secrets."""
+"""Builder of the parts that restart the consumers of watched Secrets."""
 
 from dataclasses import dataclass
 

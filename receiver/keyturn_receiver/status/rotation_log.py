@@ -1,7 +1,7 @@
-"""Log of the last rotations, with the time of each leg.
+"""Log of the last rotations, with the time of each leg (step).
 
-The decorators in ``rotation_recorder`` and the handlers of the caches write it. Its content is lost when the process
-ends.
+The decorators in ``rotation_recorder`` and the handlers of the caches write the log. Its content is lost when the
+process ends.
 """
 
 import time
@@ -32,12 +32,12 @@ from keyturn_receiver.status.rotation import (
 from keyturn_receiver.status.rotation_ring import RotationRing
 from keyturn_receiver.telemetry.legs import Leg
 
-MAX_LOOKED_AT = 20  # rotations among which that of another replica's write is looked for
-CLOCK_SECONDS = 2  # by which the API server's clock may be behind this replica's
+MAX_LOOKED_AT = 20  # the most rotations that are searched for the one to which another replica's write belongs
+CLOCK_SECONDS = 2  # seconds by which the API server's clock may be behind this replica's clock
 
 
 class Change:
-    """The kinds of changes with which the handlers are called."""
+    """Kinds of changes. A handler gets the kind of the change as its second argument."""
 
     DELIVERY, APPLIED, ROLLOUT = "delivery", "applied", "rollout"
 
@@ -45,7 +45,7 @@ class Change:
 class RotationLog:
     """Log of rotations. ``wall`` returns the time in seconds since 1970.
 
-    ``ring`` has the rotations, and ``writes`` tells the writes of other replicas from those of this one.
+    ``ring`` has the rotations. ``writes`` finds the writes of other replicas.
     """
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerIndex, wall: Callable[[], float] = time.time) -> None:
@@ -54,9 +54,9 @@ class RotationLog:
         self.wall = wall
         self.ring = RotationRing()
         self.writes = ForeignWrites()
-        self._arriving: dict[str, Rotation] = {}  # notifications that may concern no binding
+        self._arriving: dict[str, Rotation] = {}  # by event id: rotations that no reconcile has served
         self._handlers: list[Callable[[Rotation, str], None]] = []
-        self._made = 0  # ids that were made here
+        self._made = 0  # the number of rotation ids that were generated here
 
     def add_handler(self, on_change: Callable[[Rotation, str], None]) -> None:
         """Register ``on_change``, which is called with a rotation and the kind of its change (``Change``)."""
@@ -65,7 +65,7 @@ class RotationLog:
     # --- Notifications
 
     def arrived(self, notification: Notification) -> None:
-        """Keep a notification. The first reconcile that serves the notification puts it into the ring."""
+        """Record a notification. The first reconcile that serves the notification puts it into the ring."""
         known = self.ring.get(notification.id)
         if known:
             known.attempts += 1
@@ -83,7 +83,7 @@ class RotationLog:
         )
 
     def answered(self, notification: Notification, result: Result | None) -> None:
-        """Keep the answer to a notification. ``result`` is None if there was no answer."""
+        """Record the answer to a notification. ``result`` is None if there was no answer."""
         self._arriving.pop(notification.id, None)
         rotation = self.ring.get(notification.id)
         if rotation is None or result is None:
@@ -95,7 +95,7 @@ class RotationLog:
     # --- Reconciles
 
     def begun(self, target: Target, request: Request) -> None:
-        """Keep the start of a reconcile."""
+        """Record the start of a reconcile."""
         begun = []
         for event_id in request.event_ids:
             if arriving := self._arriving.pop(event_id, None):
@@ -106,15 +106,15 @@ class RotationLog:
             self._report(rotation, Change.DELIVERY)
 
     def finished(self, target: Target, request: Request, result: ReconcileResult, legs: Mapping[str, float]) -> None:
-        """Keep the result of a reconcile. ``legs`` has the time at which each leg ended."""
+        """Record the result of a reconcile. ``legs`` are the times at which the legs ended."""
         rotations = [known for each in request.event_ids if (known := self.ring.get(each))]
         latest = self.ring.latest(target)
         if not rotations and result.changed and Cause.POLL in request.causes:
             rotations = [self._polled(target, request, result)]
         elif not rotations and latest and (result.restarted or not result.changed):
-            rotations = [latest]  # a retry, or a restart whose turn came later
+            rotations = [latest]  # this is a retry, or a restart that had to wait
         for rotation in rotations:
-            is_kept = self.ring.get(rotation.id) is not None  # the one before it may have taken its room
+            is_kept = self.ring.get(rotation.id) is not None  # an earlier rotation in this loop may have evicted it
             if is_kept and (fill := self.ring.fill(rotation, target, self.wall())):
                 self._keep(rotation, fill, result, legs)
                 self._report(rotation, Change.APPLIED)
@@ -154,7 +154,7 @@ class RotationLog:
         return rotation
 
     def _keep_foreign(self, bound: BoundSecret) -> None:
-        """Keep another replica's write of a Secret in the rotation to which it belongs."""
+        """Record another replica's write of a Secret in the rotation that has caused the write."""
         versions, now = set(bound.record.version_ids.values()), self.wall()
         recent = islice(self.ring.newest_first(), MAX_LOOKED_AT)
         rotation = next((each for each in recent if each.version in versions), None)
@@ -168,7 +168,7 @@ class RotationLog:
     # --- Rollouts
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at a consumer whose rollout has made progress or has fallen back."""
+        """Update the rollout of a consumer after a change of the consumer's progress."""
         if not self.ring.has_fills:
             return
         for name in after.reads:
@@ -177,7 +177,8 @@ class RotationLog:
                 self._look(rotation, rotation.fills[target], after)
 
     def on_secret(self, target: Target) -> None:
-        """Look at the consumers of a changed Secret. The watch may have shown a mark before the Secret."""
+        """Update the rollouts of the consumers of a changed Secret. The watch may have shown a consumer's mark before
+        the change of the Secret."""
         bound = self._secrets.get(target)
         # Only a record with a valid keyed hash counts, because a tenant can write any version ids into the annotation.
         is_proven = bound is None or bound.integrity is Integrity.INTACT
@@ -188,7 +189,7 @@ class RotationLog:
                 self._look(rotation, rotation.fills[target], consumer)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
-        """Stop following a consumer that is gone or no longer reads a Secret."""
+        """End the rollout of a consumer that is gone or no longer reads a Secret."""
         rotation = self.ring.latest(target)
         rollout = rotation.fills[target].consumers.get(ref) if rotation else None
         if rotation and rollout and rollout.end(RolloutLeg.GONE):
@@ -199,7 +200,7 @@ class RotationLog:
         if progress is None or not (consumer.marks or consumer.by_time):
             return
         if known is None and (progress.marked_at or 0) < int(fill.started_at) - CLOCK_SECONDS:
-            return  # its mark is of an earlier change
+            return  # the mark is from an earlier change of the Secret
         rollout = known or self._new(rotation, fill, consumer)
         if rollout and (self._follow(fill, rollout, consumer) or not known):
             self._report(rotation, Change.ROLLOUT)

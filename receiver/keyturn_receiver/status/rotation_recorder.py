@@ -1,4 +1,4 @@
-"""Decorators of the engine's parts, which report their work to the log of rotations.
+"""Decorators of the engine's parts. They report the work of these parts to the log of rotations.
 
 They decorate the handler of notifications, the function that reconciles, and the spans of the legs. No part depends on
 the log.
@@ -29,22 +29,23 @@ class Handler(Protocol):
 
 Legs = dict[str, float]  # the time at which each leg of a reconcile last ended
 
-_legs: ContextVar[Legs | None] = ContextVar("legs", default=None)  # of the reconcile that runs
+_legs: ContextVar[Legs | None] = ContextVar("legs", default=None)  # the times of the reconcile that runs in this task
 
 
 class RotationRecorder:
-    """Factory of the decorators. An error in the log fails neither a reconcile nor a delivery (``FaultBarrier``)."""
+    """Factory of the decorators. An error in the log does not make a reconcile or a delivery fail
+    (``FaultBarrier``)."""
 
     def __init__(self, log: RotationLog) -> None:
         self._log = log
         self._barrier = FaultBarrier()
 
     def handling(self, handler: Handler) -> Handler:
-        """Return a handler that also keeps what is delivered."""
+        """Return a handler that also records each delivered notification in the log."""
         return _RecordingHandler(self._log, handler, self._barrier)
 
     def recorded(self, reconcile: Reconcile) -> Reconcile:
-        """Decorate a reconcile function, so that its results are also kept in the log."""
+        """Decorate a reconcile function, so that the log also gets its results."""
         log, call = self._log, self._barrier.call
 
         async def run(target: Target, request: Request) -> ReconcileResult:
@@ -65,7 +66,7 @@ class RotationRecorder:
         return run
 
     def traced(self, span: Span) -> Span:
-        """Decorate a function that opens spans, so that the end of each leg of a reconcile is also kept."""
+        """Decorate a function that opens spans, so that the log also gets the end of each leg of a reconcile."""
 
         def open_span(name: str, event_ids: Sequence[str] = (), **attributes: str) -> AbstractContextManager[Any]:
             opened, legs = span(name, event_ids, **attributes), _legs.get()
@@ -84,7 +85,7 @@ class RotationRecorder:
 
 
 class _RecordingHandler:
-    """Decorator of a handler of notifications."""
+    """Decorator of a handler of notifications. It reports each notification and its answer to the log."""
 
     def __init__(self, log: RotationLog, handler: Handler, barrier: FaultBarrier) -> None:
         self._log = log

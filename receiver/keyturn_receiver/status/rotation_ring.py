@@ -1,4 +1,5 @@
-"""Ring buffer of the last rotations. Its size is bounded, by the number of rotations and by that of their rollouts."""
+"""Ring buffer of the last rotations. The number of rotations is limited, and so is the number of their consumers'
+rollouts."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -8,20 +9,20 @@ from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.status.rotation import MAX_SECRETS, ConsumerRollout, RolloutLeg, Rotation, SecretFill
 
 MAX_ROTATIONS = 200
-MAX_ALL_ROLLOUTS = 5000  # rollouts of all rotations in the ring
+MAX_ALL_ROLLOUTS = 5000  # the most rollouts of all rotations in the ring
 
 
 class RotationRing:
     """Ring buffer of rotations. ``now`` in its methods is the time in seconds since 1970."""
 
     def __init__(self) -> None:
-        self._rotations: OrderedDict[str, Rotation] = OrderedDict()  # oldest first
+        self._rotations: OrderedDict[str, Rotation] = OrderedDict()  # by id, oldest first
         self._latest: dict[Target, Rotation] = {}  # the newest rotation of each Secret in the ring
-        self._rollouts = 0  # of all rotations in the ring
-        self.total = 0  # rotations since the start
+        self._rollouts = 0  # the number of rollouts of all rotations in the ring
+        self.total = 0  # the number of rotations since the start of the process
 
     def get(self, rotation_id: str) -> Rotation | None:
-        """Return the rotation with an id, or None."""
+        """Return the rotation with an id, or None if the ring does not have it."""
         return self._rotations.get(rotation_id)
 
     def newest_first(self) -> Iterator[Rotation]:
@@ -33,23 +34,23 @@ class RotationRing:
         return [rotation for rotation in self.newest_first() if target in rotation.fills]
 
     def latest(self, target: Target) -> Rotation | None:
-        """Return the newest rotation of one Secret, or None."""
+        """Return the newest rotation of one Secret, or None if the ring has none."""
         return self._latest.get(target)
 
     @property
     def has_fills(self) -> bool:
-        """Whether a rotation in the ring has a Secret."""
+        """Whether a rotation in the ring concerns a Secret."""
         return bool(self._latest)
 
     def add(self, rotation: Rotation) -> None:
-        """Add a rotation. The oldest one makes room for it."""
+        """Add a rotation. If the ring is full, the oldest rotation is dropped."""
         self.total += 1
         self._rotations[rotation.id] = rotation
         if len(self._rotations) > MAX_ROTATIONS:
             self._forget_oldest(rotation)
 
     def fill(self, rotation: Rotation, target: Target, now: float) -> SecretFill | None:
-        """Return the rotation's effect on a Secret, which is added if it is new. Return None if there is no room."""
+        """Return the effect of a rotation on a Secret. If it is new, add it. Return None if there is no room for it."""
         fill = rotation.fills.get(target)
         if fill is None and len(rotation.fills) < MAX_SECRETS:
             fill = rotation.fills[target] = SecretFill(target, now)
@@ -64,7 +65,8 @@ class RotationRing:
     def add_consumer(
         self, rotation: Rotation, fill: SecretFill, ref: WorkloadRef, now: float
     ) -> ConsumerRollout | None:
-        """Add the rollout of a consumer of one of the rotation's Secrets. Return None if there is no room."""
+        """Add the rollout of a consumer to the effect of a rotation on a Secret. Return None if there is no room for
+        it."""
         rollout = rotation.add_consumer(fill, ref, now)
         self._rollouts += rollout is not None
         while self._rollouts > MAX_ALL_ROLLOUTS:
