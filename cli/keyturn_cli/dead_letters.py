@@ -44,7 +44,10 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return at most MAX_LISTED letters, oldest first. After that, other readers can see the letters again."""
+        """Return at most MAX_LISTED letters, oldest first.
+
+        SQS hides them from other readers while this method reads. They are visible again when it returns.
+        """
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
         self._release(letters)

@@ -23,6 +23,6 @@ def client(name: str, proxy: Proxy | None) -> Any:
     made = boto3.client(name, config=config)
     if proxy is None or not proxy.serves(made.meta.endpoint_url):
         return made
-    # botocore chooses the endpoint. So whether the proxy is needed is known only after a client was built.
+    # botocore chooses the endpoint. So a client has to be built first, to see whether it needs the proxy.
     proxies = {"http": proxy.url, "https": proxy.url}
     return boto3.client(name, config=config.merge(Config(proxies=proxies)))

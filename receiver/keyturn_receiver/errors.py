@@ -77,7 +77,7 @@ class SourceRefused(Permanent):
 
 
 class ActionDenied(SourceRefused):
-    """The role may not call ListSecrets, or another action that concerns no single secret."""
+    """The role is not allowed to call ListSecrets, or another action that is not about one particular secret."""
 
 
 class SourceNotFound(SourceRefused):

@@ -194,7 +194,7 @@ def wait_for(
 def watch(
     subject: str, goal: Goal, contexts: Sequence[str | None], namespace: str | None, release: Release
 ) -> list[Watched]:
-    """Return what is waited for in each cluster, and check that it can be seen. Nothing is waited for yet.
+    """Return, for each cluster, the objects that the command will wait for. Check that the caller may read them.
 
     Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
     """

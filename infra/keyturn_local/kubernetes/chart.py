@@ -10,8 +10,8 @@ from keyturn_local.paths import ROOT
 
 CHART = ROOT / "charts" / "keyturn"
 SOME_KEY = {"signingKey": {"secretId": "keyturn/signing-key"}}  # the chart cannot be rendered without a signing key
-# Endings of kinds. So ClusterRole and ClusterRoleBinding match, too. The chart's only Secret is the one for the record
-# key.
+# Suffixes of kinds: "Role" also matches ClusterRole, and "RoleBinding" also matches ClusterRoleBinding. The chart's
+# only Secret is the one for the record key.
 RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "Secret")
 
 

@@ -45,7 +45,8 @@ SET_UP = (
 
 
 class EnclosureError(RuntimeError):
-    """A function that works only inside an enclosure was called outside, or the other way round."""
+    """A function was called in the wrong place. Some functions work only inside an enclosure (the namespaces of a real
+    node), and others only outside."""
 
 
 def cgroup() -> str:

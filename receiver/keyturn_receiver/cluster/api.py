@@ -285,8 +285,7 @@ async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> A
 
 
 def _max_string(path: str, accept: str) -> int:
-    """Return the greatest length, in bytes, of a string that is kept from a reply. Longer strings become empty
-    strings."""
+    """Return the limit, in bytes, for one string in a reply. A longer string is replaced by an empty string."""
     if accept in (METADATA_ONLY, METADATA_LIST):
         return MAX_METADATA_STRING
     return MAX_VALUE_STRING if parse_path(path).resource == "secrets" else MAX_STRING

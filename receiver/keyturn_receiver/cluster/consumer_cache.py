@@ -172,8 +172,8 @@ class ConsumerIndex:
 
     def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
         """Register ``on_progress``, which is called after each change of a consumer's progress, marks, or hold (the
-        reason why its pods do not restart). The arguments are the consumer before the change (None if the consumer is
-        new here), and the consumer now. When a consumer is gone, only the unread handlers are called."""
+        reason why its pods do not restart). The arguments are the consumer before the change (None if it was not in
+        this cache), and the consumer now. A deleted consumer is reported only to handlers of ``add_unread_handler``."""
         self._progress_handlers.append(on_progress)
 
     def report_progress(self, before: Consumer | None, after: Consumer) -> None:

@@ -6,7 +6,7 @@ from keyturn_receiver.core.binding import Target
 
 
 class SecretLookup:
-    """Secret lookup among bound and watched Secrets. No Secret is both."""
+    """Secret lookup among the bound Secrets and among the watched Secrets. A Secret is in at most one of the caches."""
 
     def __init__(self, bound: SecretCache, watched: WatchedCache) -> None:
         self._bound = bound

@@ -148,7 +148,7 @@ def _cost(expression: str, document: Extent) -> int:
 def evaluate(expression: str, document: object, spent: int) -> object:
     """Evaluate a valid expression over a JSON document.
 
-    ``spent`` is the bound that ``cost`` has returned for this expression and this document. Raises EvaluationError. If
+    ``spent`` is the estimate that ``cost`` returned for this expression and this document. Raises EvaluationError. If
     ``spent`` is above MAX_COST, the expression is not evaluated.
     """
     if spent > MAX_COST:

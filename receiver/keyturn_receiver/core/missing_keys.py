@@ -24,9 +24,10 @@ def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:
 
 
 def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
-    """Return the ``keys`` that begin a line of the annotation `data`. The author of the annotation knows their names.
+    """Return those ``keys`` that stand at the start of a line in the annotation `keyturn.dev/data`.
 
-    The names of all other keys may be secret, because they come from the JSON in AWS.
+    These names may be shown, because the author of the annotation wrote them. All other names may be secret, because
+    they come from the JSON in AWS.
     """
     heads = {line.partition(":")[0].strip(" \t'\"") for line in (data or "").splitlines()}
     return tuple(sorted(heads & keys))

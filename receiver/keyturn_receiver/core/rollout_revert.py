@@ -33,7 +33,7 @@ class RevertCandidate:
 
     @property
     def is_reverted(self) -> bool:
-        """Whether this replica knows that the restart is reverted now."""
+        """Whether another writer has reverted the restart, and the pods are still old, as far as this replica knows."""
         return self.state is ConsumerState.DUE and self.in_fight and self.has_old_pods is True
 
     @property

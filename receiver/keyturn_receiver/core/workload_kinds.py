@@ -20,9 +20,9 @@ class WorkloadKind:
     """A kind of workload. ``template`` is the path of the pod template in the object.
 
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
-    restarts no pod. ``status`` is the form of its status. ``is_custom`` is true if the kind comes from a custom
-    resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if the kind's controller restarts
-    pods that are older than ``spec.restartAt``.
+    restarts no pod. ``status`` says which fields the status of the workload has. ``is_custom`` is true if the kind
+    comes from a custom resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if the kind's
+    controller restarts pods that are older than ``spec.restartAt``.
     """
 
     kind: str

@@ -96,7 +96,8 @@ class Poller:
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
     def seconds_since_sweep(self) -> float | None:
-        """Return the seconds since this replica last swept the receiver's own store, or None if it never has."""
+        """Return the seconds since this replica last compared all bindings with the receiver's own AWS account and
+        region (a sweep), or None if it has not done so yet."""
         return None if self._swept_at is None else self._now() - self._swept_at
 
     async def run(self, ping: Ping = no_ping) -> None:

@@ -47,9 +47,9 @@ MARK_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
     """The result of the restarts for a Secret. ``restarted`` has the restarted consumers. ``error`` is the error that
-    prevented the restart of others, or None. ``refused`` has the consumers whose marks the API server refused, and the
-    error about each of them. ``faults`` describe Reloader's annotations on the Secret that are invalid. ``turn`` is the
-    last decision of the pacer, with the reasons why other consumers wait."""
+    prevented the restart of others, or None. ``refused`` has each consumer for which the API server refused the mark
+    (the annotation that causes the restart), with the error. ``faults`` describes the invalid Reloader annotations on
+    the Secret. ``turn`` is the last decision of the pacer, with the reasons why other consumers wait."""
 
     restarted: Sequence[Consumer] = ()
     error: KeyturnError | None = None
