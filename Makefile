@@ -162,7 +162,7 @@ $(SAM_VENV)/installed: requirements/sam.txt requirements/uv.txt
 	@echo "setup: installing the SAM command line into $(SAM_VENV) (once)"
 	@$(PYTHON) -m venv $(SAM_VENV)
 	@$(SAM_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	@$(SAM_VENV)/bin/uv pip install --quiet --python $(SAM_VENV) --require-hashes -r requirements/sam.txt
+	@$(SAM_VENV)/bin/uv pip install --quiet --compile-bytecode --python $(SAM_VENV) --require-hashes -r requirements/sam.txt
 	@touch $@
 
 # In an environment of its own, for the pins of aws-sam-translator are not ours. It also has AWS's command line.
