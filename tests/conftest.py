@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell ignores interrupts in the jobs that it starts in the background, and so would every program that a test
     # starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A busy machine makes an example slow. That is no fault of the code.
+    hypothesis.settings.register_profile("keyturn", deadline=None)
+    hypothesis.settings.load_profile("keyturn")
 
 
 @pytest.hookimpl(trylast=True)  # runs after tests have been deselected
