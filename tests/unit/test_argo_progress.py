@@ -110,6 +110,13 @@ def test_new_revision_is_complete_when_argo_calls_it_healthy_and_stable(
     assert (progress.state, progress.reason) == (state, reason)
 
 
+@pytest.mark.parametrize("status", [{}, {"phase": "Progressing"}, {"observedGeneration": ""}])
+def test_rollout_that_no_controller_has_observed_holds_up_nobody(status: dict[str, Any]) -> None:
+    read = rollout(status)
+    assert read.progress is None
+    assert not is_open(read)
+
+
 def test_end_is_the_time_of_argos_own_condition() -> None:
     done = {"type": "Progressing", "reason": "NewReplicaSetAvailable", "lastUpdateTime": at(7)}
     progress = rollout({**HEALTHY, "conditions": [done]}).progress

@@ -34,7 +34,8 @@ _FAILURES = ("ProgressDeadlineExceeded", "RolloutAborted")
 
 def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> RolloutProgress | None:
     """Return the progress of a Rollout's restart. Return None if ``spec.restartAt`` restarts the pods, but Keyturn has
-    not set this field.
+    not set this field. Also return None if no controller has ever observed the Rollout, because its restart would stay
+    unfinished, and other workloads would wait for it.
 
     ``by_time`` tells whether ``spec.restartAt`` restarts the pods. Only the controller decides that a Rollout has
     failed, because its strategy may pause for hours. So the progress has no deadline.
@@ -43,11 +44,13 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
     status = as_object(workload.get("status"))
     marked_at, changed_at = status_times(metadata)
     restart_at = parse_time(spec.get("restartAt"))
+    generation = status.get("observedGeneration")  # a text; the built-in kinds have a number
+    if not generation:
+        return None
     if by_time and (restart_at is None or marked_at is None or restart_at > marked_at + MAX_LEAD):
         return None
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     available, phase = number(status, "availableReplicas"), status.get("phase")
-    generation = status.get("observedGeneration")  # a text; the built-in kinds have a number
     observed = isinstance(generation, str) and generation == str(metadata.get("generation"))
     is_stable = bool(status.get("stableRS")) and status.get("stableRS") == status.get("currentPodHash")
     if by_time:
