@@ -134,7 +134,7 @@ def test_receiver_that_is_not_ready_is_said(installed: InstalledSite) -> None:
 def test_missing_credentials_of_aws_are_said(installed: InstalledSite) -> None:
     gone = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     for arguments in (("send", "x"), ("redeliver", "--list"), ("doctor", "--aws", "--release", installed.release)):
-        done = installed.run(*arguments, HOME="/dev/null", **gone)
+        done = installed.run(*arguments, HOME="/proc/no-home", **gone)
         assert done.code == 1
         assert "no credentials" in done.out + done.err
         assert "log in: aws sso login, or set AWS_PROFILE" in done.out + done.err

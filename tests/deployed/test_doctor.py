@@ -375,7 +375,7 @@ def in_pod(installed: InstalledSite, **variables: str) -> dict[str, str]:
     site = installed.site
     return {
         "KUBECONFIG": "",
-        "HOME": "/dev/null",
+        "HOME": "/proc/no-home",
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT": str(site.cluster.port),
         "KEYTURN_LEASE_NAMESPACE": site.namespace,

@@ -83,7 +83,7 @@ def test_no_kubeconfig_is_told() -> None:
     ran = cli.run(None, "reconcile", "a/b")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
-        "Error: there is no kubeconfig at /dev/null/.kube/config: set KUBECONFIG, or make one for your cluster\n"
+        "Error: there is no kubeconfig at /proc/no-home/.kube/config: set KUBECONFIG, or make one for your cluster\n"
     )
 
 

@@ -30,7 +30,7 @@ def environment(kubeconfig: Path | None, **variables: str) -> dict[str, str]:
     """Return the environment for the command line. Without a kubeconfig, there is none at all."""
     roots = os.pathsep.join(str(ROOT / each) for each in ("cli", "receiver", "lambda"))
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": roots}
-    return {**own, "HOME": "/dev/null", "KUBECONFIG": str(kubeconfig or ""), "TERM": "xterm", **variables}
+    return {**own, "HOME": "/proc/no-home", "KUBECONFIG": str(kubeconfig or ""), "TERM": "xterm", **variables}
 
 
 def command(*arguments: str) -> list[str]:
