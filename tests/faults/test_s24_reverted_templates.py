@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from support.background import PeriodicThread
-from support.cluster_state import annotations_of, replica_sets
+from support.cluster_state import annotations_of, data_of, replica_sets
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call
 from support.manifests import env_from, workload
@@ -158,7 +158,8 @@ def test_pods_of_a_reverted_template_end_on_the_new_value_or_it_is_told(env: Fau
         for each in owned:
             owners.enter_context(Owner(env, kind, each.name, each.edit, each.pause))
         assert env.send(env.rotate()).status == 200
-        eventually(env.is_current)
+        # The status may tell of the owner by now.
+        eventually(lambda: data_of(env.cluster, env.namespace, "db") == {"value": env.aws_value().encode()})
         env.let_settle(MINUTE)
         wrong = {}
         for each in owned:
