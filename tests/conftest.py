@@ -19,6 +19,8 @@ from keyturn_local.processes.environment import bypass_proxies
 from support.scheduling import ByTestOrFile, start_long_tests_first
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from keyturn_local.aws.server import LocalAws
     from keyturn_local.kubernetes.control_plane import ControlPlane
     from keyturn_local.stack import Stack
@@ -137,6 +139,23 @@ def make_env(
 def env(make_env: Callable[..., "FaultEnv"]) -> "FaultEnv":
     """The environment of fault tests, with the chart's default values."""
     return make_env()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Debian's Chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    from keyturn_local.toolchain import chromium
+
+    try:
+        program = chromium.resolve()
+    except chromium.ChromiumNotFound as error:
+        pytest.skip(str(error))
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

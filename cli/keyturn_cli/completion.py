@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,13 @@ def complete_subjects(ctx: typer.Context, incomplete: str) -> list[str]:
     if ctx.params.get("aws"):
         return complete_secret_ids(ctx, incomplete)
     return _complete(ctx.params, incomplete, lambda row: [_name(ctx.params, row), *_names(row)])
+
+
+# The argument of the commands about an AWS secret or one Secret.
+SecretSubject = Annotated[
+    str,
+    typer.Argument(metavar="SECRET-ID|NS/NAME", help="An AWS secret, or one Secret.", autocompletion=complete_subjects),
+]
 
 
 def complete_secret_ids(ctx: typer.Context, incomplete: str) -> list[str]:

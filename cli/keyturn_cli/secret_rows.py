@@ -1,7 +1,7 @@
 """Rows of Secrets. A row has the few fields of a Secret's metadata that a list shows. Ten thousand rows take about a
 second."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +92,8 @@ class Row:
 
 
 def list_rows(cluster: Cluster, namespace: str | None) -> Iterator[Row]:
-    """Yield the row of each bound Secret of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
-    query = {"labelSelector": BIND_LABEL}
-    for secret in cluster.list(path("v1", "secrets", namespace), query, _SECRET, METADATA_LIST):
-        if row := row_of(secret.metadata):
-            yield row
+    """Return the rows of the bound Secrets of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
+    return _list(cluster, namespace, BIND_LABEL, row_of)
 
 
 def row_of(metadata: Metadata) -> Row | None:
@@ -118,10 +115,13 @@ def row_of(metadata: Metadata) -> Row | None:
 
 
 def list_watched(cluster: Cluster, namespace: str | None) -> Iterator[Row]:
-    """Yield the row of each watched Secret of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
-    query = {"labelSelector": WATCH_LABEL}
-    for secret in cluster.list(path("v1", "secrets", namespace), query, _SECRET, METADATA_LIST):
-        if row := _watched_row(secret.metadata):
+    """Return the rows of the watched Secrets of a namespace, or of all namespaces. Raises the errors of ``Cluster``."""
+    return _list(cluster, namespace, WATCH_LABEL, _watched_row)
+
+
+def _list(cluster: Cluster, namespace: str | None, label: str, make: Callable[[Metadata], Row | None]) -> Iterator[Row]:
+    for secret in cluster.list(path("v1", "secrets", namespace), {"labelSelector": label}, _SECRET, METADATA_LIST):
+        if row := make(secret.metadata):
             yield row
 
 

@@ -90,7 +90,6 @@ TROUBLES = (
 ONE_HISTORY = settings(
     max_examples=1,
     stateful_step_count=STEPS,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],

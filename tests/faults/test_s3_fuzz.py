@@ -47,7 +47,6 @@ UNREADABLE = (MalformedMessage, UnsupportedMediaType)
 fuzzed = settings(
     derandomize=True,
     database=None,
-    deadline=None,
     max_examples=800,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

@@ -21,7 +21,7 @@ from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.history import Change, add
 from support import cli
-from support.manifests import env_from, secret, workload
+from support.manifests import env_from, role, secret, workload
 
 VALUE = "canary-6fd1"  # of a Secret; no output may have it
 
@@ -245,23 +245,9 @@ def filled(namespace: str, name: str = "db", **annotations: str) -> dict[str, An
 
 def account(control_plane: ControlPlane, namespace: str, directory: Path, *rules: tuple[str, list[str]]) -> Path:
     """A kubeconfig of somebody with the rights to get and list these resources, by their API groups."""
-    rbac, meta = "rbac.authorization.k8s.io", {"namespace": namespace, "name": "nobody"}
     given = [{"apiGroups": [group], "resources": names, "verbs": ["get", "list", "watch"]} for group, names in rules]
     kubeconfig = without_rights(control_plane, namespace, directory)
-    subjects = [{"kind": "ServiceAccount", **meta}]
-    role = {"apiGroup": rbac, "kind": "Role", "name": "nobody"}
-    control_plane.create(
-        [
-            {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": given},
-            {
-                "apiVersion": f"{rbac}/v1",
-                "kind": "RoleBinding",
-                "metadata": meta,
-                "roleRef": role,
-                "subjects": subjects,
-            },
-        ]
-    )
+    control_plane.create(role(namespace, "nobody", given))
     return kubeconfig
 
 

@@ -222,7 +222,6 @@ def stage(
 def test_explain_and_what_then_happens_agree(stage: Stage) -> None:
     @settings(
         max_examples=max(1, SCENES // TOGETHER),
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.explicit, Phase.generate),

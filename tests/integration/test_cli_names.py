@@ -16,7 +16,7 @@ import pytest
 from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import cli
-from support.manifests import secret
+from support.manifests import account, secret
 
 VALUE = "canary-93ab"
 ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:{}-AbCdEf"
@@ -56,13 +56,7 @@ class Shop:
 
     def account(self, name: str, *rules: dict[str, Any]) -> dict[str, Any]:
         """Return the kubeconfig of an account with these rights in the namespace."""
-        meta, rbac = {"namespace": self.namespace, "name": name}, "rbac.authorization.k8s.io"
-        role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": list(rules)}
-        subject = {"kind": "ServiceAccount", **meta}
-        ref = {"apiGroup": rbac, "kind": "Role", "name": name}
-        binding = {**role, "kind": "RoleBinding", "roleRef": ref, "subjects": [subject]}
-        del binding["rules"]
-        self.control_plane.create([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}, role, binding])
+        self.control_plane.create(account(self.namespace, name, rules))
         return dict(json.loads(self.control_plane.kubeconfig_for(self.namespace, name, self.directory).read_text()))
 
 

@@ -22,7 +22,7 @@ from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import cli, terminal
 from support.fault_env import FaultEnv
-from support.manifests import env_from, secret, workload
+from support.manifests import account, env_from, secret, workload
 from support.wait import eventually
 
 CANARY = "cli-canary"
@@ -154,7 +154,9 @@ def test_status_of_a_namespace_without_bindings_says_so(shop: Shop) -> None:
 
 
 def test_missing_rights_are_told_with_what_is_left(shop: Shop, tmp_path: Path) -> None:
-    kubeconfig = account(shop, tmp_path, "team", [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}])
+    kubeconfig = kubeconfig_with(
+        shop, tmp_path, "team", [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
+    )
     told = cli.run(kubeconfig, "status", shop.namespace)
     assert told.code == 1
     assert told.out.splitlines()[1].split()[-2:] == ["?", "ok"]
@@ -191,20 +193,8 @@ def test_watch_prints_what_changes(shop: Shop) -> None:
 # --- explain
 
 
-def account(shop: Shop, directory: Path, name: str, rules: list[dict[str, Any]]) -> Path:
-    meta = {"namespace": shop.namespace, "name": name}
-    rbac = "rbac.authorization.k8s.io"
-    shop.env.create_objects(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": shop.namespace}],
-        },
-    )
+def kubeconfig_with(shop: Shop, directory: Path, name: str, rules: list[dict[str, Any]]) -> Path:
+    shop.env.create_objects(*account(shop.namespace, name, rules))
     return shop.env.cluster.kubeconfig_for(shop.namespace, name, directory)
 
 
@@ -288,7 +278,7 @@ def test_odd_subject_is_usage(shop: Shop, name: str) -> None:
 
 def test_explain_without_rights_leaves_out_and_says_so(shop: Shop, tmp_path: Path) -> None:
     rules = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "get"]}]
-    told = cli.run(account(shop, tmp_path, "reader", rules), "explain", "db", "-n", shop.namespace)
+    told = cli.run(kubeconfig_with(shop, tmp_path, "reader", rules), "explain", "db", "-n", shop.namespace)
     # Without the annotations of the namespace nobody can tell what it may read.
     assert "note: you may not read the annotations of namespace" in told.err
     assert "Traceback" not in told.err

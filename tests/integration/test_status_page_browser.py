@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FloatRect, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, expect
 
 from keyturn_local.bench.stub_aws import CANARY
 from keyturn_local.paths import ROOT
-from keyturn_local.toolchain import chromium
 from support.deliveries import notification
 from support.fault_env import FaultEnv
 from support.manifests import env_from, secret, workload
@@ -30,18 +29,6 @@ PICTURES = ROOT / "docs" / "pictures"
 WIDE, PHONE = {"width": 1120, "height": 900}, {"width": 360, "height": 740}
 SECONDS = 30_000  # milliseconds, in Playwright's unit
 MANY = int(os.environ.get("KEYTURN_PAGE_BINDINGS", "2000"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    try:
-        program = chromium.resolve()
-    except chromium.ChromiumNotFound as error:
-        pytest.skip(str(error))
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

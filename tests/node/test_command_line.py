@@ -4,7 +4,7 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from keyturn_contract.message import Notification, Outcome
 from keyturn_local.aws.server import LocalAws
@@ -21,14 +21,12 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.node import images
 from keyturn_local.processes.ports import free_ports
 from keyturn_local.receiver.release import OPERATIONS_PORT, PAGE_PORT
-from keyturn_local.toolchain import chromium
 from support import cli
 from support.helm import PYTHON, RECEIVERS, InstalledRelease, deliver, installed_release, node_values
-from support.manifests import workload
+from support.manifests import account, workload
 from support.reporting_consumers import ENV, KEY, Listener, bind_secrets, rotate_to, version_name
 from support.wait import eventually
 
-RBAC = "rbac.authorization.k8s.io"
 # The rights of `ui` in docs/cli.md. Without kubectl, it takes the right to get pods/portforward, too.
 RIGHTS = [
     {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
@@ -45,36 +43,9 @@ def release(control_plane: ControlPlane, aws: LocalAws, signing_key_id: str) -> 
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    try:
-        program = chromium.resolve()
-    except chromium.ChromiumNotFound as error:
-        pytest.skip(str(error))
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-def account(release: InstalledRelease, name: str, rules: list[dict[str, Any]], directory: Path) -> Path:
+def kubeconfig_with(release: InstalledRelease, name: str, rules: Sequence[Mapping[str, Any]], directory: Path) -> Path:
     """Return a kubeconfig of somebody who has only these rights, in the namespace of the release."""
-    meta = {"namespace": release.namespace, "name": name}
-    role = {"apiGroup": RBAC, "kind": "Role", "name": name}
-    subjects = [{"kind": "ServiceAccount", **meta}]
-    release.cluster.create(
-        [
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
-            {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": meta, "rules": rules},
-            {
-                "apiVersion": f"{RBAC}/v1",
-                "kind": "RoleBinding",
-                "metadata": meta,
-                "roleRef": role,
-                "subjects": subjects,
-            },
-        ]
-    )
+    release.cluster.create(account(release.namespace, name, rules))
     return release.cluster.kubeconfig_for(release.namespace, name, directory)
 
 
@@ -95,7 +66,7 @@ def has_kubectl(path: str) -> bool:
 def viewer(release: InstalledRelease, path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kubeconfig of somebody who has the rights of `ui` alone."""
     name, rules = ("viewer", RIGHTS) if has_kubectl(path) else ("viewer-without-kubectl", [*RIGHTS, GET])
-    return account(release, name, rules, tmp_path_factory.mktemp("viewer"))
+    return kubeconfig_with(release, name, rules, tmp_path_factory.mktemp("viewer"))
 
 
 class Ui:
@@ -214,7 +185,7 @@ def test_open_page_goes_on_with_another_pod(
 def test_missing_right_to_forward_is_said(release: InstalledRelease, path: str, tmp_path: Path) -> None:
     """Since Kubernetes 1.35, the right to get pods/portforward is not enough."""
     name = "stranger" if has_kubectl(path) else "stranger-without-kubectl"
-    kubeconfig = account(release, name, [*RIGHTS[:2], GET], tmp_path)
+    kubeconfig = kubeconfig_with(release, name, [*RIGHTS[:2], GET], tmp_path)
     ran = cli.run(kubeconfig, "ui", "--no-browser", "--release", f"{release.namespace}/keyturn", env={"PATH": path})
     assert (ran.code, ran.out) == (1, "")
     print(f"\n{ran.err.strip()}")

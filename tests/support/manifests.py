@@ -1,5 +1,6 @@
 """Manifests of Kubernetes objects for tests."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -33,3 +34,20 @@ def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deploy
 def env_from(secret_name: str) -> dict[str, Any]:
     """Return the fields of a pod whose container reads all keys of a Secret."""
     return {"container": {"envFrom": [{"secretRef": {"name": secret_name}}]}}
+
+
+def role(namespace: str, name: str, rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests that give these rights to the ServiceAccount ``name``, in its own namespace."""
+    meta, rbac = {"namespace": namespace, "name": name}, "rbac.authorization.k8s.io"
+    ref = {"apiGroup": rbac, "kind": "Role", "name": name}
+    subjects = [{"kind": "ServiceAccount", **meta}]
+    return [
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": list(rules)},
+        {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": meta, "roleRef": ref, "subjects": subjects},
+    ]
+
+
+def account(namespace: str, name: str, rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests of a ServiceAccount that has only these rights, in its own namespace."""
+    made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": name}}
+    return [made, *role(namespace, name, rules)]

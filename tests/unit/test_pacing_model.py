@@ -355,9 +355,7 @@ class Pacing(RuleBasedStateMachine):
         return not self.cluster.is_enabled(name) or all(self.cluster.is_current(name, each) for each in READS[name])
 
 
-Pacing.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Pacing.TestCase.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 
 
 class TestPacing(Pacing.TestCase):  # type: ignore[misc, name-defined]

@@ -425,7 +425,7 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
     bind(secrets, "a", "v1")
     bind(secrets, "b", "v1", "InvalidValue: no property 'pasword'")
     bind(secrets, "c", None, "")
-    assert [states.count(each) for each in BindingState] == [1, 1, 0, 0, 0, 1]
+    assert [states.counts()[each] for each in BindingState] == [1, 1, 0, 0, 0, 1]
     (trouble,) = states.needing_somebody()
     assert (trouble.target.name, trouble.reason, trouble.text) == ("b", "InvalidValue", "no property 'pasword'")
     now[0] += 60
@@ -433,12 +433,12 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
     assert states.of(Target("team", "b")).since == T0  # type: ignore[union-attr]  # it has trouble
     bind(secrets, "b", "v2", "ok", 3)
     bind(secrets, "c", "v1", "RolloutHalted: Deployment web has failed", 2)
-    assert [states.count(each) for each in BindingState] == [2, 0, 1, 0, 0, 0]
+    assert [states.counts()[each] for each in BindingState] == [2, 0, 1, 0, 0, 0]
     bind(secrets, "c", "v1", "RestartReverted: another writer keeps reverting Deployment web", 3)
-    assert [states.count(each) for each in BindingState] == [2, 0, 0, 1, 0, 0]
+    assert [states.counts()[each] for each in BindingState] == [2, 0, 0, 1, 0, 0]
     assert [trouble.reason for trouble in states.needing_somebody()] == ["RestartReverted"]
     secrets.delete(bound_object("c"))
-    assert [states.count(each) for each in BindingState] == [2, 0, 0, 0, 0, 0]
+    assert [states.counts()[each] for each in BindingState] == [2, 0, 0, 0, 0, 0]
     assert len(changes) >= 6
 
 
@@ -465,7 +465,7 @@ async def test_counts_are_those_of_all_bindings_after_any_changes() -> None:
                 status = chance.choice(["", "ok", "InvalidValue: no property", "RolloutHalted: web has failed"])
                 bind(secrets, name, "v1", status, step + 2)
         shown = Counter(states.state(each.target) for each in secrets.all())
-        assert [states.count(each) for each in BindingState] == [shown[each] for each in BindingState]
+        assert [states.counts()[each] for each in BindingState] == [shown[each] for each in BindingState]
         assert sum(1 for _ in states.needing_somebody()) == shown[BindingState.FAILING] + shown[BindingState.HALTED]
 
 
@@ -481,9 +481,9 @@ async def test_error_that_is_retried_is_trouble_until_the_next_success() -> None
 
     run = states.recorded(reconcile)
     await run(DB, Request.now(Cause.POLL))
-    assert (states.state(DB), states.count(BindingState.OK)) == (BindingState.RETRYING, 0)
+    assert (states.state(DB), states.counts()[BindingState.OK]) == (BindingState.RETRYING, 0)
     await run(DB, Request.now(Cause.POLL))
-    assert (states.state(DB), states.count(BindingState.OK)) == (BindingState.OK, 1)
+    assert (states.state(DB), states.counts()[BindingState.OK]) == (BindingState.OK, 1)
 
 
 def view(secrets: SecretCache, consumers: list[Consumer], stuck: set[WorkloadRef] | None = None) -> dict[str, Any]:

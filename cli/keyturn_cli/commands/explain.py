@@ -15,7 +15,7 @@ from rich.tree import Tree
 from keyturn_cli.aws_secrets import read_file, read_version
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import Cluster, path
-from keyturn_cli.completion import complete_subjects
+from keyturn_cli.completion import SecretSubject
 from keyturn_cli.errors import ExitCode, UsageError, reported
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -55,10 +55,6 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.unrestarted import Reader
 
-SUBJECT = Annotated[
-    str,
-    typer.Argument(metavar="SECRET-ID|NS/NAME", help="An AWS secret, or one Secret.", autocompletion=complete_subjects),
-]
 STAGE = Annotated[
     str | None,
     typer.Option("--stage", metavar="LABEL", help="Rehearse with the value that has this label in AWS: AWSPENDING."),
@@ -83,7 +79,7 @@ class Explained:
 
 @reported
 def explain(
-    subject: SUBJECT,
+    subject: SecretSubject,
     stage: STAGE = None,
     new_value: NEW_VALUE = None,
     context: Context = None,

@@ -138,8 +138,8 @@ def _counts(listing: Listing, notes: list[str]) -> Mapping[Target, str] | None:
 def _nothing(rows: Sequence[Row], where: str | None, name: str | None) -> str:
     if rows:
         watched = sum(row.is_watched for row in rows)
-        told = (counted(len(rows) - watched, "bound Secret"), counted(watched, "watched Secret"))
-        return f"{', '.join(text for text in told if not text.startswith('0 '))}, all ok"
+        numbers = {"bound Secret": len(rows) - watched, "watched Secret": watched}
+        return f"{', '.join(counted(number, noun) for noun, number in numbers.items() if number)}, all ok"
     place = f"in namespace {where}" if where else "in this cluster"
     return f"no Secret {place} is bound to AWS: bind one with the label {BIND_LABEL} (docs/bindings.md)"
 

@@ -1,7 +1,7 @@
 """`keyturn trace`: shows the last rotation, leg by leg."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -80,19 +80,11 @@ def trace(
     if log_group != receipts.LOG_GROUP and not aws:
         raise UsageError("--log-group is about receipts", "give --aws, too, or leave it out")
     notes: dict[str, None] = {}
-    try:
-        found, made = _in_cluster(Cluster.connect(context), subject, namespace, named, notes)
-    except UsageError:
-        raise
-    except CliError as error:
-        if not aws or not is_secret_id(subject):
-            raise
-        found, made = Subject(subject, [], subject), None
-        notes[f"the legs in the cluster are left out: {error}"] = None
-    if aws:
-        made = _with_receipts(found, made, log_group, notes)
-    elif made is None:  # never, and the type checker cannot know it
-        return ExitCode.FINDING
+
+    def look() -> tuple[Subject, Trace]:
+        return _in_cluster(Cluster.connect(context), subject, namespace, named, notes)
+
+    found, made = _with_aws(look, subject, log_group, notes) if aws else look()
     if out.is_data:
         out.data(_data(found, made, list(notes)))
     else:
@@ -112,6 +104,27 @@ def _in_cluster(
     notes |= dict.fromkeys(filter(None, (later, found.note, note)))
     sight = Sight(cluster, settings, notes)
     return found, _trace(sight, found)
+
+
+def _with_aws(
+    look: Callable[[], tuple[Subject, Trace]], text: str, group: str, notes: dict[str, None]
+) -> tuple[Subject, Trace]:
+    """Return the subject and the legs that ``look`` finds in the cluster, with the legs that the receipts tell.
+
+    If ``look`` fails for an AWS secret, a note says why the legs in the cluster are left out. For any other subject,
+    its error is raised. Raises the errors of ``_with_receipts``, too.
+    """
+    made: Trace | None
+    try:
+        found, made = look()
+    except UsageError:
+        raise
+    except CliError as error:
+        if not is_secret_id(text):
+            raise
+        found, made = Subject(text, [], text), None
+        notes[f"the legs in the cluster are left out: {error}"] = None
+    return found, _with_receipts(found, made, group, notes)
 
 
 def _with_receipts(found: Subject, made: Trace | None, group: str, notes: dict[str, None]) -> Trace:

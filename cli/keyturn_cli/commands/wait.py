@@ -14,7 +14,7 @@ from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
 from keyturn_cli.cluster import Cluster
-from keyturn_cli.completion import complete_subjects
+from keyturn_cli.completion import SecretSubject
 from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError, reported
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -47,10 +47,6 @@ class Goal(StrEnum):
     LIVE = "live"
 
 
-SUBJECT = Annotated[
-    str,
-    typer.Argument(metavar="SECRET-ID|NS/NAME", help="An AWS secret, or one Secret.", autocompletion=complete_subjects),
-]
 VERSION = Annotated[
     str | None, typer.Option("--version", metavar="ID", help="Version id. [default: AWS is asked for AWSCURRENT]")
 ]
@@ -117,7 +113,7 @@ class Watched:
 
 @reported
 def wait(
-    subject: SUBJECT,
+    subject: SecretSubject,
     version: VERSION = None,
     goal: GOAL = Goal.APPLIED,
     timeout: TIMEOUT = "5m",

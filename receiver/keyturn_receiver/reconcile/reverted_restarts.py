@@ -77,7 +77,7 @@ class RevertedRestarts:
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Call ``notify`` for a Secret if its status says that the restart of this workload is reverted."""
         bound = self._secrets.get(target)
-        if bound and _is_told(bound.record, ref):
+        if bound and _is_told(bound.record.reverted, ref):
             self._notify(target)
 
     def on_started_leading(self) -> None:
@@ -92,11 +92,9 @@ class RevertedRestarts:
     ) -> Iterator[tuple[RevertCandidate, float]]:
         """Yield each consumer whose restart may be reverted, with the time at which its rollout fails, in seconds since
         1970."""
-        name, now = mark_name(target.name), self._wall()
+        name, told, now = mark_name(target.name), record.reverted, self._wall()
         suspects = (
-            consumer
-            for consumer in consumers
-            if self._fights.is_fought(consumer, name) or _is_told(record, consumer.ref)
+            consumer for consumer in consumers if self._fights.is_fought(consumer, name) or _is_told(told, consumer.ref)
         )
         for consumer in map(self._pacer.latest, suspects):
             mark = rollout(consumer, target.name, record)
@@ -110,6 +108,6 @@ class RevertedRestarts:
                 yield RevertCandidate(consumer.ref, ConsumerState.DUE, fought, old), INFINITY
 
 
-def _is_told(record: Record, ref: WorkloadRef) -> bool:
-    """Return whether the status says that the restart of this workload is reverted."""
-    return bool(record.reverted) and record.reverted == revert_of(ref)
+def _is_told(told: str, ref: WorkloadRef) -> bool:
+    """Return whether ``told``, what the status says about reverted restarts, is about this workload."""
+    return bool(told) and told == revert_of(ref)

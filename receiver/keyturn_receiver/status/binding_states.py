@@ -83,10 +83,6 @@ class BindingStates:
         counts[BindingState.OK] = len(self._secrets) - counts.total()
         return counts
 
-    def count(self, state: BindingState) -> int:
-        """Return the number of bindings in this state."""
-        return self.counts()[state]
-
     def state(self, target: Target) -> BindingState:
         """Return the state of a binding."""
         trouble = self.of(target)
