@@ -23,6 +23,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 AWS_VENV := .venv-aws
+# Each test starts many processes, so the modules are compiled once, whatever the user's own settings are.
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPATH := $(CURDIR)/lambda:$(CURDIR)/receiver:$(CURDIR)/cli:$(CURDIR)/infra
 WORKERS ?= 4
 # The flags of this make are not for the makes that tests and SAM start.

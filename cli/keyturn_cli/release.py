@@ -12,7 +12,7 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 
-PER_SECRET = 10  # the most unfinished rollouts of one Secret at a time
+PER_SECRET = 10  # at most this many unfinished rollouts of one Secret at a time
 CHART = "keyturn"
 COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
 

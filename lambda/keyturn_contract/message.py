@@ -108,7 +108,7 @@ class State(StrEnum):
     STUCK = "stuck"
 
 
-MAX_VERSIONS = 200  # the most states of versions in one result
+MAX_VERSIONS = 200  # at most this many states of versions in one result
 
 
 @dataclass(frozen=True, slots=True)

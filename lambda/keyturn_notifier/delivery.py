@@ -31,8 +31,8 @@ CONNECT_SECONDS = 3.0
 REPLY_SECONDS = 10.0  # seconds, longer than the receiver's own deadline of 8 s
 COOLDOWN_SECONDS = 5.0  # seconds in which nothing is sent to an unavailable receiver, if it has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes; ten results that each name hundreds of Secrets are shorter than this
-MAX_DELIVERED = 10_000  # the most results that are kept in memory
-MAX_KEPT_NAMES = 20  # the most names in each list of a result that is kept in memory
+MAX_DELIVERED = 10_000  # at most this many results are kept in memory
+MAX_KEPT_NAMES = 20  # each list of a result in memory has at most this many names
 
 
 class ReceiverClient:

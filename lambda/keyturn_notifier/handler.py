@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from keyturn_notifier.delivery import ReceiverClient
 
-MAX_NAMES = 100  # the most names in each list of Secrets or consumers in a log line
+MAX_NAMES = 100  # at most this many names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds at the end of an invocation that are kept free for the calls to SQS
 
 MARGIN_SECONDS = 0.5  # all waits end this number of seconds before the end of an invocation

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 4.0  # seconds that an invocation waits for its receipts at most
 COOLDOWN_SECONDS = 60.0
-MAX_ENTRIES = 10  # the most receipts in one call
+MAX_ENTRIES = 10  # at most this many receipts in one call
 ATTEMPTS = 2  # number of attempts; EventBridge may refuse a receipt although the call itself succeeds
 
 Put = tuple[Sequence[Receipt], str]  # the receipts that are on the bus, and the reason why the other receipts are not

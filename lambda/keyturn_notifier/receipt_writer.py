@@ -11,8 +11,8 @@ from keyturn_notifier.disposition import DeliveryResult, Disposition
 from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipts import Receipt
 
-MAX_TOLD = 10_000  # the most ids of written receipts that are kept in memory
-MAX_PENDING = 200  # the most receipts about versions in one invocation; the next heartbeat repeats the others
+MAX_TOLD = 10_000  # at most this many ids of written receipts are kept in memory
+MAX_PENDING = 200  # at most this many receipts about versions in one invocation; the next heartbeat repeats the others
 
 
 class ReceiptWriter:

@@ -54,7 +54,7 @@ SUBJECT = Annotated[
 AWS = Annotated[bool, typer.Option("--aws", help="Add what the receipts in AWS tell.")]
 _SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
-MAX_EVENTS = 20  # the most warnings that are shown for one Secret
+MAX_EVENTS = 20  # at most this many warnings are shown for one Secret
 
 
 @reported

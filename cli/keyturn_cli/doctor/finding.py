@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-_SHOWN = 3  # the most names in one text
+_SHOWN = 3  # at most this many names in one text
 
 
 class Level(StrEnum):

@@ -27,7 +27,7 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 30  # the most deliveries in one batch of a burst
+ATTEMPTS = 30  # at most this many deliveries in one batch of a burst
 TAKEN = ("applied", "unchanged")  # a change is "unchanged" if an earlier attempt applied it after its deadline
 
 

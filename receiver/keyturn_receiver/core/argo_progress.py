@@ -26,8 +26,8 @@ from keyturn_receiver.core.rollout_progress import (
 from keyturn_receiver.core.write_times import parse_time
 
 HEALTHY, PAUSED, DEGRADED = "Healthy", "Paused", "Degraded"
-# The most seconds from Keyturn's write until the ``restartAt`` in it. If ``restartAt`` is later, somebody else has
-# planned a restart.
+# ``restartAt`` is at most this many seconds after Keyturn's write of it. If ``restartAt`` is later, somebody else
+# has planned a restart.
 MAX_LEAD = 60
 _FAILURES = ("ProgressDeadlineExceeded", "RolloutAborted")
 

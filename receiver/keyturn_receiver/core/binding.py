@@ -57,7 +57,7 @@ MAX_DATA_ANNOTATION = 64 * 1024  # in characters
 # property does not count, because it is not parsed.
 MAX_EXPRESSIONS = 16 * 1024
 
-MAX_FAULTS = 10  # the most faults in one message: people read the message, and it is written to several places
+MAX_FAULTS = 10  # at most this many faults in one message: people read the message, and it is written to several places
 
 # The cache keeps the parsed form of a `data` annotation only if the annotation has at most this number of characters.
 _MAX_CACHED = 1024

@@ -25,10 +25,10 @@ MARK_PREFIX = "revision.keyturn.dev/"
 # Kubernetes takes a hundred thousand references to Secrets in one pod template. Reading all of them would block the
 # event loop for seconds, and keeping them would take 100 MiB. So only the first MAX_REFERENCES references count.
 MAX_REFERENCES = 5000
-MAX_NAME_FAULTS = 3  # the most wrong names that are reported for one annotation
+MAX_NAME_FAULTS = 3  # at most this many wrong names are reported for one annotation
 MAX_NAME = 253  # characters; the longest name that Kubernetes allows for a Secret or a key
-# The most characters of a mark's value that are kept. The marks that Keyturn makes are shorter, so a value that was cut
-# cannot equal such a mark.
+# At most this many characters of a mark's value are kept. The marks that Keyturn makes are shorter, so a value
+# that was cut cannot equal such a mark.
 MAX_MARK = 64
 FAULT_UNIT = 100  # in ``Consumer.size``, this number of characters of faults counts as one name
 

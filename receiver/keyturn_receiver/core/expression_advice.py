@@ -23,8 +23,8 @@ _PATH = re.compile(r'"?[A-Za-z_][\w.:/ -]*"?')  # a path that its author may hav
 # linear time.
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:(?!(?P=quote))[^\\]|\\.)*(?P<end>(?P=quote)?)|[][(){}]""", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_MAX_ADVICE = 80  # the most characters of an expression that an advice repeats
-_MAX_LINE = 160  # the most characters of a line that an advice gives
+_MAX_ADVICE = 80  # an advice repeats at most this many characters of an expression
+_MAX_LINE = 160  # an advice gives at most this many characters of a line
 
 _TYPES = {
     "string": "a text", "number": "a number", "boolean": "a boolean", "array": "a list", "object": "an object",

@@ -14,7 +14,7 @@ from keyturn_receiver.core.write_times import parse_time
 
 HISTORY = "keyturn.dev/history"
 MAX_CHANGES = 5
-MAX_BYTES = 1200  # the most bytes of the annotation, which is ASCII
+MAX_BYTES = 1200  # the annotation has at most this many bytes; it is ASCII
 
 _MAX_COUNT = 1_000_000
 # A version id has 32 to 64 characters:

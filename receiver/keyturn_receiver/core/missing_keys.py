@@ -10,9 +10,10 @@ from keyturn_receiver.core.binding import DATA
 from keyturn_receiver.core.consumer import Reads
 from keyturn_receiver.core.vocabulary import plain_spelling
 
-MAX_NAMES = 10  # the most missing keys, and the most other keys, that a message names
+MAX_NAMES = 10  # a message names at most this many missing keys, and at most this many other keys
 MAX_NAME = 80  # characters of a key that a message repeats
-MAX_COMPARED = 32  # the most characters of a key that is compared with others; a comparison then takes at most 0.1 ms
+# Longer keys, in characters, are not compared with others. So a comparison takes at most 0.1 ms.
+MAX_COMPARED = 32
 
 
 def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from keyturn_receiver.core.revision import OK, Record
 from keyturn_receiver.core.secret_types import check_values
 from keyturn_receiver.errors import InvalidValue, KeyturnError, NotAllowed, first_retryable, with_message
 
-MAX_KEYS = 10  # the most keys that one message names
+MAX_KEYS = 10  # one message names at most this many keys
 
 
 @dataclass(frozen=True, slots=True)

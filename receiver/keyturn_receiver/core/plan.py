@@ -25,7 +25,7 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.write_times import next_times
 from keyturn_receiver.errors import ClusterRefused, InvalidValue
 
-MAX_HELD = 5  # the most keys of other writers in one message
+MAX_HELD = 5  # at most this many keys of other writers in one message
 
 Fingerprint = Callable[[bytes], bytes]
 """Keyed digest of a value. Equal values have equal digests, and a digest reveals nothing about its value."""
@@ -108,8 +108,8 @@ def plan(
     # If Keyturn last wrote exactly this data, any difference is an edit by somebody else.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key in data if live.fingerprints.get(key) != fingerprints[key]}
-    # If a new Secret gets the value of the former Secret, nothing changes for pods that have read this value. But if
-    # the new Secret was created with another value, pods may have read that other value.
+    # The pods that read the former Secret have the right value if the new Secret gets the same one. But the new Secret
+    # may have been created with another value, and pods may have read it since then.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}

@@ -12,7 +12,7 @@ EVICT = "evict"
 TEMPLATE = "template"
 RESTART_AT = "restart-at"  # only for Argo's Rollouts
 
-_MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
+_MAX_TEXT = 40  # a message repeats at most this many characters of a wrong text
 
 
 def evicts_pods(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> bool:

@@ -15,7 +15,7 @@ from keyturn_receiver.core.rollout import RolloutAnnotation, rollout, written_at
 # A workload is restarted when none of its Secrets has changed for this number of seconds. Kubernetes tells times in
 # whole seconds, so between one and two seconds pass.
 QUIET_SECONDS = 2
-MAX_SECRETS = 64  # the most Secrets of a workload that can delay its restart
+MAX_SECRETS = 64  # at most this many Secrets of a workload can delay its restart
 
 
 def due_marks(consumer: Consumer, records: Mapping[str, Record]) -> dict[str, RolloutAnnotation]:

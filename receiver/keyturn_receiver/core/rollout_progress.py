@@ -18,7 +18,7 @@ from keyturn_receiver.core.write_times import parse_time
 
 DEFAULT_DEADLINE = 600  # seconds; the default of a Deployment's progressDeadlineSeconds
 NO_DEADLINE = 2**31 - 1  # the progressDeadlineSeconds with which a Deployment has no deadline
-MAX_REASON = 64  # the most characters of a failure's reason that are kept
+MAX_REASON = 64  # at most this many characters of a failure's reason are kept
 _TIMED_OUT = "ProgressDeadlineExceeded"
 _AVAILABLE = "NewReplicaSetAvailable"
 

@@ -13,7 +13,7 @@ ROLLOUT = "keyturn.dev/rollout"
 ENABLED = "enabled"
 DISABLED = "disabled"
 
-MAX_TEXT = 40  # the most characters of a wrong text that a message repeats
+MAX_TEXT = 40  # a message repeats at most this many characters of a wrong text
 
 # Words that an author may use instead of "enabled" or "disabled".
 _MEANT: Mapping[str, str] = {

@@ -20,8 +20,8 @@ from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
 from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
 
-MAX_NAMED = 10  # the most readers of one sort that a report holds
-MAX_NAME = 63  # the most characters of a kind or name that a message repeats
+MAX_NAMED = 10  # a report holds at most this many readers of one sort
+MAX_NAME = 63  # a message repeats at most this many characters of a kind or name
 # The key is a label of the pods of a ReplicaSet, and the value is the kind of the ReplicaSet's owner. The kind is empty
 # if messages do not name the owner. The owner's name is the name of the ReplicaSet without the hyphen and the label's
 # value at its end.

@@ -16,8 +16,9 @@ from keyturn_receiver.core.json_access import as_object
 DOMAIN = "keyturn.dev"
 BIND_LABEL = f"{DOMAIN}/bind"
 WATCH_LABEL = f"{DOMAIN}/watch"
-MAX_FAULTS = 10  # the most faults that are reported for one object
-MAX_CANDIDATES = 100  # the most names of one object that are compared with known names; a comparison takes some 0.1 ms
+MAX_FAULTS = 10  # at most this many faults are reported for one object
+# At most this many names of one object are compared with known names; a comparison takes some 0.1 ms.
+MAX_CANDIDATES = 100
 
 # Values of the labels ``bind`` and ``watch`` that mean "no".
 NOT_BOUND_VALUES = frozenset({"false", "no", "off", "n", "0", "disabled"})

@@ -33,8 +33,8 @@ from keyturn_receiver.core.write_times import (
 
 WATCHED = "keyturn.dev/watched"  # the annotation that has the time at which each key changed
 
-MAX_KEYS = 1024  # the most keys of one Secret; hashing them takes some 3 ms
-MAX_KEPT = 64 * 1024  # the most characters of the annotation; beyond that, all keys together have one time
+MAX_KEYS = 1024  # at most this many keys of one Secret; hashing them takes some 3 ms
+MAX_KEPT = 64 * 1024  # at most this many characters of the annotation; beyond that, all keys together have one time
 MAX_TEXT = 4096  # characters of any other annotation; a longer text is cut, and is then not understood
 _REVISION_BYTES = 8
 

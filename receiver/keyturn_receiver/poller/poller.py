@@ -26,16 +26,18 @@ JITTER = 0.1  # as a share of the interval, so that several clusters do not swee
 MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
 # A store is an AWS region that is read with one identity. The receiver's own store has the receiver's own region and
 # identity. Bindings name the other stores: by an ARN of another region, or by a ServiceAccount.
-SWEEP_LANES = 8  # the most concurrent sweeps of stores that bindings name
-LANES_PER_NAMESPACE = 2  # the most concurrent sweeps of stores that only one namespace names; its other stores wait
-# The most concurrent sweeps of stores that several namespaces name. These stores have the receiver's own identity.
+SWEEP_LANES = 8  # at most this many concurrent sweeps of stores that bindings name
+# At most this many concurrent sweeps of stores that only one namespace names; its other stores wait.
+LANES_PER_NAMESPACE = 2
+# At most this many concurrent sweeps of stores that several namespaces name. These stores have the receiver's own
+# identity.
 MAX_SHARED_LANES = SWEEP_LANES // 2
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
 # A sweep describes secrets for this share of its time. The time is the interval for the receiver's own store, so that
 # the next sweep is on time. For another store, the time is the sweep's timeout, so that the sweep ends before the
 # timeout.
 DESCRIBE_SHARE = 0.75
-MAX_REST_INTERVALS = 4  # the most intervals for which a store that bindings name rests after failures
+MAX_REST_INTERVALS = 4  # after failures, a store that bindings name rests for at most this many intervals
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
 # For this number of seconds, but at most for a tenth of the interval, the poller waits for the notification of a

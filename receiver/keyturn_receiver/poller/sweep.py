@@ -42,7 +42,7 @@ ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; 20 items t
 # After this number of failed calls for a namespace, its turn in a sweep ends. The next sweep continues with the other
 # secrets of the namespace.
 MAX_FAILURES = 2
-LAST_CALL_SECONDS = 5.0  # the most seconds for the call that runs when the time for descriptions is over
+LAST_CALL_SECONDS = 5.0  # the call that runs when the time for descriptions ends gets at most this many seconds
 # This last call also takes at most this share of the time for descriptions. So a sweep of the receiver's own store ends
 # within the interval.
 LAST_CALL_SHARE = 1 / 3

@@ -10,10 +10,11 @@ from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.resilience.turns import take_turns
 from keyturn_receiver.sources.stores import StoreKey
 
-# The most AWS secrets of a namespace that a sweep describes because they are missing in its list. The next sweep
-# continues with the secrets after them.
+# If AWS secrets of a namespace are missing in a sweep's list, the sweep describes at most this many of them. The next
+# sweep continues after them.
 MAX_DESCRIBED = 200
-# The most pairs of store and namespace whose position is remembered. A forgotten pair starts again at its first secret.
+# At most this many pairs of store and namespace whose position is remembered. A forgotten pair starts again at its
+# first secret.
 MAX_POSITIONS = 10_000
 
 

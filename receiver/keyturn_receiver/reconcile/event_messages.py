@@ -24,7 +24,7 @@ HALTS_OTHERS = (
     "the restart of this workload has failed, so no other workload that reads the Secret is restarted: mend it; the"
     " Event RolloutHalted on the Secret says how to go on without it"
 )
-MAX_TIMES = 5  # the most groups of waiting workloads that a message names
+MAX_TIMES = 5  # a message names at most this many groups of waiting workloads
 
 
 def applied(record: Record, changed_keys: str, restarted: Sequence[Consumer]) -> str:

@@ -24,7 +24,8 @@ KEY_MISSING = "KeyMissing"
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """The object that a notice is about. ``secret`` is the name of the Secret that the notice concerns, or empty."""
+    """Identifies a notice: the object that gets the Event and, if the notice is about a Secret that this object reads,
+    the name of that Secret."""
 
     kind: str
     target: Target

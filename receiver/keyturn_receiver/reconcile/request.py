@@ -9,7 +9,7 @@ from keyturn_receiver.core.binding import Source
 from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.errors import KeyturnError
 
-MAX_EVENT_IDS = 10  # the most event ids in one request; they are only for people
+MAX_EVENT_IDS = 10  # at most this many event ids in one request; they are only for people
 
 
 class Cause(StrEnum):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar, cast
 
-EXPIRED_PER_PUT = 2  # the most expired entries that are dropped when an entry is set
+EXPIRED_PER_PUT = 2  # at most this many expired entries are dropped when an entry is set
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

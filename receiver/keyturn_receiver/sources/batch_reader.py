@@ -34,8 +34,8 @@ class _Read:
 class BatchReader:
     """Batch loader. It reads single values with GetSecretValue, and many values at once with BatchGetSecretValue.
 
-    Only current versions can be read in a batch. These are read with a call of their own: a version with another
-    staging label, a secret whose last call hung, and a secret of another account. If a batch reports an error for a
+    Only current versions can be read in a batch. A version with another staging label is read with a call of its own,
+    and so is a secret whose last call hung, or a secret of another account. If a batch reports an error for a
     secret, the secret is read again with a call of its own, and only the error of that call counts.
     """
 

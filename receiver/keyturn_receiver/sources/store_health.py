@@ -44,11 +44,11 @@ class StoreHealth:
         self._rests_until = 0.0
 
     def silent(self, about_secret: bool = False) -> bool:
-        """Record a call without an answer. Return whether the caller now has to check the store with a call about no
-        secret.
+        """Record a call without an answer. Return whether the caller now has to check the store with a call that names
+        no secret.
 
-        A call about one secret may hang although the store answers calls about all other secrets. A tenant chooses the
-        secrets. So only a call about no secret can stop the calls to a proven store.
+        Calls about one secret may hang although the store answers all others, and tenants choose the secrets. So a
+        proven store rests only after a call that names no secret has hung, too.
         """
         if self.trusted:
             return False

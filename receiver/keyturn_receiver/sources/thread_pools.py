@@ -18,22 +18,24 @@ from keyturn_receiver.resilience.shares import Shares
 
 CALL_TIMEOUT = 20.0  # seconds for one call including its retries; the SDK itself normally ends a call within 15 seconds
 QUEUE_TIMEOUT = 60.0  # seconds to wait for a slot
-QUARANTINE_THREADS = 8  # the most concurrent calls about secrets whose last call hung
+QUARANTINE_THREADS = 8  # at most this many concurrent calls about secrets whose last call hung
 # Seconds for which a call about such a secret waits for a slot. The time is short, because a waiting binding uses up
 # its namespace's share of the work queue.
 QUARANTINE_QUEUE_TIMEOUT = 1.0
-UNPROVEN_THREADS = 16  # the most concurrent calls to stores that do not answer, or have not answered yet
-STS_THREADS = 8  # the most concurrent requests for credentials of tenants
-CALLS_PER_OWNER = 2  # the most concurrent calls of one owner (a namespace or a region) in each of the three pools above
+UNPROVEN_THREADS = 16  # at most this many concurrent calls to stores that do not answer, or have not answered yet
+STS_THREADS = 8  # at most this many concurrent requests for credentials of tenants
+# At most this many concurrent calls of one owner (a namespace or a region) in each of the three pools above.
+CALLS_PER_OWNER = 2
 # The owner of all calls that the receiver's own role makes in regions that bindings name.
 OTHER_REGIONS = "other regions"
 # The owner of calls about a secret that several namespaces name. With this owner, such a call does not wait for the
 # share of a single namespace.
 SEVERAL = "*"
-MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2  # the most concurrent calls of OTHER_REGIONS to stores that have not answered
+# At most this many concurrent calls of OTHER_REGIONS to stores that have not answered.
+MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or STS; after that, the binding backs off
 OTHERS_SHARE = 8  # one in this number of foreground slots is always left to other namespaces
-BACKGROUND_THREADS = 2  # the most concurrent calls of sweeps
+BACKGROUND_THREADS = 2  # at most this many concurrent calls of sweeps
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is needed if the first thread hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 

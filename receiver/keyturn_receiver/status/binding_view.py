@@ -16,9 +16,9 @@ from keyturn_receiver.status.binding_states import BindingState, Trouble
 from keyturn_receiver.status.rotation import Rotation
 from keyturn_receiver.status.views import BindingRow, RotationView, View, rotation_view, version_text
 
-MAX_KEYS = 200  # the most keys that a view names
-MAX_CONSUMERS = 200  # the most consumers that a view names
-MAX_TEXT = 256  # the most characters of a name that the author of a binding writes
+MAX_KEYS = 200  # a view names at most this many keys
+MAX_CONSUMERS = 200  # a view names at most this many consumers
+MAX_TEXT = 256  # a view shows at most this many characters of a name that the author of a binding chose
 
 
 class SourceView(View, frozen=True):

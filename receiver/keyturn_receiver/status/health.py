@@ -8,7 +8,7 @@ from keyturn_receiver.core.printable import printable
 from keyturn_receiver.status.views import Health
 
 OK, BAD, OFF = "ok", "bad", "off"
-MAX_NAMES = 3  # the most missing lists that are named
+MAX_NAMES = 3  # at most this many missing lists are named
 
 
 class Parts(Protocol):

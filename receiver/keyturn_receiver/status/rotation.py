@@ -12,10 +12,10 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.rollout_progress import RolloutState
 
-MAX_SECRETS = 50  # the most Secrets of one rotation that are kept by name
-MAX_CONSUMERS = 50  # the most consumers of one Secret that are kept by name
-MAX_ROLLOUTS = 100  # the most consumers of all Secrets of one rotation that are kept by name
-MAX_TEXT = 400  # the most characters of an error or a reason that are kept
+MAX_SECRETS = 50  # at most this many Secrets of one rotation are kept by name
+MAX_CONSUMERS = 50  # at most this many consumers of one Secret are kept by name
+MAX_ROLLOUTS = 100  # at most this many consumers of all Secrets of one rotation are kept by name
+MAX_TEXT = 400  # at most this many characters of an error or a reason are kept
 
 
 class RolloutLeg(StrEnum):

@@ -32,7 +32,7 @@ from keyturn_receiver.status.rotation import (
 from keyturn_receiver.status.rotation_ring import RotationRing
 from keyturn_receiver.telemetry.legs import Leg
 
-MAX_LOOKED_AT = 20  # the most rotations that are searched for the one to which another replica's write belongs
+MAX_LOOKED_AT = 20  # at most this many rotations are searched for the one to which another replica's write belongs
 CLOCK_SECONDS = 2  # seconds by which the API server's clock may be behind this replica's clock
 
 

@@ -9,7 +9,7 @@ from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.status.rotation import MAX_SECRETS, ConsumerRollout, RolloutLeg, Rotation, SecretFill
 
 MAX_ROTATIONS = 200
-MAX_ALL_ROLLOUTS = 5000  # the most rollouts of all rotations in the ring
+MAX_ALL_ROLLOUTS = 5000  # at most this many rollouts of all rotations in the ring
 
 
 class RotationRing:

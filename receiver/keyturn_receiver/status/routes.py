@@ -25,7 +25,7 @@ from keyturn_receiver.status.views import Replica
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_SIZE = 50
-MAX_QUERY = 300  # the most characters of a search text
+MAX_QUERY = 300  # at most this many characters of a search text
 
 
 def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:

@@ -13,7 +13,7 @@ from keyturn_receiver.status.rotation import Rotation
 MAX_STREAMS = 8
 INTERVAL = 0.5  # seconds; a page gets at most one snapshot in this time
 QUIET = 15.0  # seconds without a change; after them, a page gets a snapshot, which shows that the receiver still runs
-MAX_PENDING = 200  # the most changed rotations that wait in a stream; the snapshot shows the other ones
+MAX_PENDING = 200  # at most this many changed rotations wait in a stream; the snapshot shows the other ones
 SEND_TIMEOUT = 15.0  # seconds; if a page does not read an event within this time, its stream ends
 RETRY = 2000  # milliseconds after which a browser connects again
 TOO_MANY = f"{MAX_STREAMS} pages are open already: close one of them, or reload this page to refresh it"

@@ -14,8 +14,8 @@ from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.status.binding_states import NEEDING_SOMEBODY, BindingState, Trouble
 from keyturn_receiver.status.rotation import ConsumerRollout, Rotation, SecretFill
 
-MAX_ATTENTION = 50  # the most bindings in a snapshot that need a person
-MAX_SHOWN = 60  # the most rotations in a snapshot
+MAX_ATTENTION = 50  # a snapshot shows at most this many bindings that need a person
+MAX_SHOWN = 60  # at most this many rotations in a snapshot
 
 
 class View(msgspec.Struct, frozen=True, rename="camel"):

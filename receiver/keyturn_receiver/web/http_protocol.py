@@ -24,7 +24,7 @@ WRITE_TIMEOUT = 10.0  # seconds in which a client has to read its response
 HANDSHAKE_TIMEOUT = 10.0  # seconds for a TLS handshake
 MAX_OVERHEAD = 32 * 1024  # bytes of a request that are not its body: head, chunk sizes, chunk extensions, trailers
 MAX_HEADERS = 100
-MAX_PIPELINED = 16  # the most requests on one connection that may wait while an earlier request is answered
+MAX_PIPELINED = 16  # at most this many requests may wait on one connection while an earlier request is answered
 PARSE_SIZE = 16 * 1024  # the number of bytes that are parsed between two checks of the overhead
 CLOSE_TIMEOUT = 0.5  # seconds; during a shutdown, the server waits this long for the client of a closed connection
 

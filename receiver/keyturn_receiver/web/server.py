@@ -14,7 +14,7 @@ from keyturn_receiver.web.certificate import ReloadingCertificate
 from keyturn_receiver.web.connection_limiter import ConnectionLimiter
 from keyturn_receiver.web.http_protocol import HttpConnection, TlsHandshake
 
-# The most seconds between two requests on a connection. Most load balancers have a shorter limit. So the load
+# At most this many seconds between two requests on a connection. Most load balancers have a shorter limit. So the load
 # balancer, and not the receiver, closes an idle connection.
 KEEP_ALIVE_SECONDS = 75
 
