@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,19 +21,28 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import stacks
 from support.cluster_state import annotations_of
 from support.manifests import env_from, secret, workload
+from support.notifier_function import FunctionKiller, NotifierFunction
 from support.receipt_queue import ReceiptQueue
 from support.site import Endpoints, Site
 from support.wait import eventually
 
-ROTATIONS = int(os.environ.get("KEYTURN_RECEIPT_ROTATIONS", "100"))  # issue 19 asks for 500; they take four minutes
+ROTATIONS = int(os.environ.get("KEYTURN_RECEIPT_ROTATIONS", "50"))  # issue 19 asks for 500: 12 minutes
 SECRETS = 10
+# What is killed with SIGKILL in each turn of rotations.
+RECEIVER = "the receiver"
+DELIVERING = "the function, while it waits for the receiver's answer"
+BEFORE_RECEIPTS = "the function, at the call that puts receipts"
+AFTER_RECEIPTS = "the function, when that call has been answered"
+KILLS = ("nothing", DELIVERING, RECEIVER, BEFORE_RECEIPTS, AFTER_RECEIPTS)
 RETIRE = Path(__file__).parents[2] / "infra" / "aws" / "retire"
 MARK = "revision.keyturn.dev/db"
 
 
 @pytest.fixture(scope="module")
 def site(control_plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site.run(control_plane, emulator, tmp_path_factory.mktemp("site"), Receipts="true") as running:
+    # Few processes of the function: when one is killed in its start, the emulator ends the others, too.
+    parameters = {"Receipts": "true", "MaximumConcurrency": "2"}
+    with Site.run(control_plane, emulator, tmp_path_factory.mktemp("site"), **parameters) as running:
         yield running
 
 
@@ -86,35 +95,104 @@ def test_stranger_can_put_no_receipt_on_the_bus(site: Site, queue: ReceiptQueue,
     assert not [each for each in queue.all() if each["detail"]["receiptId"] == "forged"]
 
 
+class Rotations:
+    """Rotations of several AWS secrets. Each of their Secrets is read by a Deployment of the same name."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.names = [f"r{number}" for number in range(SECRETS)]
+        self.turns: list[Sequence[str]] = []  # version ids, in the order of the names
+        self.arns = [
+            str(site.secrets_manager.create_secret(Name=f"{site.team}/{name}", SecretString="first")["ARN"])
+            for name in self.names
+        ]
+        site.cluster.create(secret(site.team, name, f"{site.team}/{name}") for name in self.names)
+        for name in self.names:
+            site.wait_applied(name, "first")
+        site.cluster.create([workload(site.team, name, env_from(name)) for name in self.names])
+        for name in self.names:
+            mark = f"revision.keyturn.dev/{name}"
+            eventually(lambda name=name, mark=mark: mark in annotations_of(site.cluster, "deployment", site.team, name))
+
+    def turn(self) -> Sequence[str]:
+        """Rotate each AWS secret once, and return the version ids."""
+        self.turns.append([self.site.put(name, f"value-{len(self.turns)}") for name in self.names])
+        return self.turns[-1]
+
+    @property
+    def version_ids(self) -> Sequence[str]:
+        return [version_id for turn in self.turns for version_id in turn]
+
+
+def turn_under_a_kill(kind: str, rotations: Rotations, killer: FunctionKiller) -> Sequence[str]:
+    """Rotate each AWS secret once, and kill a process in the middle of it."""
+    site, function = rotations.site, killer.function
+    failures = function.failures()
+    if kind == RECEIVER:
+        site.receiver.kill()
+        turn = rotations.turn()
+        site.receiver.start()
+    elif kind == DELIVERING:
+        site.receiver.pause()  # so the function waits for an answer
+        turn = rotations.turn()
+        eventually(lambda: site.messages("QueueUrl")["taken"])
+        function.kill_in_a_batch()
+        site.receiver.resume()
+    elif kind in (BEFORE_RECEIPTS, AFTER_RECEIPTS):
+        killer.arm(after=kind == AFTER_RECEIPTS)
+        turn = rotations.turn()
+        assert killer.killed.wait(60)
+        eventually(lambda: function.failures() > failures)
+    else:
+        turn = rotations.turn()
+    return turn
+
+
 @pytest.mark.long
-def test_each_rotation_has_one_receipt_also_while_the_receiver_is_killed(site: Site, queue: ReceiptQueue) -> None:
-    """Receipts of one AWS secret come in the order of its rotations, as far as their events were delivered in order."""
-    names = [f"r{number}" for number in range(SECRETS)]
-    for name in names:
-        site.secrets_manager.create_secret(Name=f"{site.team}/{name}", SecretString="first")
-    site.cluster.create(secret(site.team, name, f"{site.team}/{name}") for name in names)
-    for name in names:
-        site.wait_applied(name, "first")
-    version_ids: list[str] = []
-    for number in range(ROTATIONS // SECRETS):
-        killed = number % 3 == 1
-        if killed:
-            site.receiver.kill()
-        turn = [site.put(name, f"value-{number}") for name in names]
-        version_ids += turn
-        if killed:
-            site.receiver.start()
-        # The next turn follows when this one is told, so the order of the receipts is that of the rotations.
-        eventually(
-            lambda turn=turn: set(turn) <= {each["versionId"] for each in queue.of("Keyturn Secret Applied")}, 120
-        )
-    told = [each for each in queue.of("Keyturn Secret Applied") if each["versionId"] in version_ids]
-    assert Counter(each["versionId"] for each in told) == Counter(version_ids)
-    assert len({each["receiptId"] for each in told}) == len(told) == len(version_ids)
-    for name in names:
-        told_of_one = [each["versionId"] for each in told if each["name"] == f"{site.team}/{name}"]
-        assert told_of_one == [version_id for version_id in version_ids if version_id in set(told_of_one)]
-        site.wait_applied(name, f"value-{ROTATIONS // SECRETS - 1}")
+@pytest.mark.timeout(200 + 3 * ROTATIONS)
+def test_each_rotation_has_its_receipts_also_while_receiver_and_function_are_killed(
+    site: Site, queue: ReceiptQueue, emulator: Emulator, record_property: Callable[[str, object], None]
+) -> None:
+    """Each version has one receipt of the kind Applied, and one of the kind Live from the only cluster. Receipts of one
+    AWS secret come in the order of its rotations.
+
+    A killed function may put a receipt twice: SQS has not deleted the messages of its batch, and a new process does not
+    remember which versions it has told as live. Such copies have the same ``receiptId``, so they count once
+    (docs/receipts.md).
+    """
+    rotations = Rotations(site)
+    repeated: set[str] = set()
+
+    def told(kind: str) -> set[str]:
+        return {each["versionId"] for each in queue.of(kind)}
+
+    with FunctionKiller.between(NotifierFunction(site.deployment)) as killer:
+        for number in range(ROTATIONS // SECRETS):
+            kind = KILLS[number % len(KILLS)]
+            turn = set(turn_under_a_kill(kind, rotations, killer))
+            # The next turn follows when this one is told, so the order of the receipts is that of the rotations.
+            eventually(lambda turn=turn: turn <= told("Keyturn Secret Applied"), 120)
+            eventually(lambda turn=turn: turn <= told("Keyturn Secret Live") or beat(emulator), 120)
+            repeated |= set(killer.receipt_ids) if kind == AFTER_RECEIPTS else set()
+    received = queue.all()
+    copies = Counter(each["detail"]["receiptId"] for each in received)
+    assert all(copies[each] > 1 for each in repeated)
+    for kind in ("Keyturn Secret Applied", "Keyturn Secret Live"):
+        first: dict[str, Mapping[str, Any]] = {}  # the first copy of each receipt, in the order of arrival
+        for each in queue.of(kind):
+            if each["versionId"] in set(rotations.version_ids):
+                first.setdefault(each["receiptId"], each)
+        assert Counter(each["versionId"] for each in first.values()) == Counter(rotations.version_ids)
+        for position, arn in enumerate(rotations.arns):
+            of_one = [each["versionId"] for each in first.values() if each["secretArn"] == arn]
+            assert of_one == [turn[position] for turn in rotations.turns]
+    host = urlsplit(site.receiver.url).netloc
+    assert {each["host"] for each in queue.of("Keyturn Secret Live")} == {host}
+    assert queue.of("Keyturn Rollout Stuck") == []
+    for name in rotations.names:
+        site.wait_applied(name, f"value-{len(rotations.turns) - 1}")
+    record_property("rotations with one receipt of each kind", len(rotations.version_ids))
+    record_property("copies of receipts, by kills of the function", sum(copies.values()) - len(copies))
 
 
 def access_key(emulator: Emulator, user: str) -> dict[str, str]:

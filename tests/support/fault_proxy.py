@@ -93,13 +93,15 @@ Fault = Reply | Cut | CutAfter | Hang | Edit | Drip | None
 class FaultProxy:
     """A proxy on loopback.
 
-    ``fault_for`` chooses the fault of each call. ``on_answered`` is called once the upstream server has answered.
+    ``fault_for`` chooses the fault of each call. ``on_answered`` is called once the upstream server has answered. If
+    ``keeps_host`` is true, the upstream server sees the host that the client has called, so signatures of AWS hold.
     """
 
-    def __init__(self, url: str, ca_file: Path | None = None) -> None:
+    def __init__(self, url: str, ca_file: Path | None = None, keeps_host: bool = False) -> None:
         self.calls: list[Call] = []
         self.answers: list[tuple[Call, int]] = []  # of the upstream server, with its status codes
         self._upstream = url
+        self._own_headers = ("connection",) if keeps_host else ("connection", "host")
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
         self._pool = urllib3.PoolManager(maxsize=100, ssl_context=context)
         self._released = threading.Event()
@@ -190,7 +192,7 @@ class FaultProxy:
     def _forward(
         self, request: Any, call: Call, fault: Edit | CutAfter | Drip | None, released: threading.Event
     ) -> None:
-        passed = {name: value for name, value in call.headers.items() if name not in ("host", "connection")}
+        passed = {name: value for name, value in call.headers.items() if name not in self._own_headers}
         answer = self._pool.request(
             call.method,
             self._upstream + request.path,
