@@ -1,6 +1,7 @@
 """The commands `send`, `redeliver`, `rotate` and `ui` on a deployed stack, with a receiver and a real API server."""
 
 import json
+import re
 import signal
 import sys
 import urllib.request
@@ -8,16 +9,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from keyturn_cli.dead_letters import DeadLetterQueue
+from support.cli_samples import aligned, hold_samples, replaced
+from support.cluster_state import annotations_of
 from support.database import Database
 from support.installed_site import Done, InstalledSite
 from support.manifests import env_from, workload
+from support.notifier_function import NotifierFunction
 from support.rotations import deploy_rotation
 from support.wait import eventually
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +36,23 @@ def empty_dead_letters(installed: InstalledSite) -> Iterator[None]:
 
 def client(installed: InstalledSite, service: str) -> Any:
     return installed.site.deployment.emulator.client(service)
+
+
+def hold_sample(installed: InstalledSite, name: str, sample: str, text: str) -> None:
+    """Check that an output about the secret ``name`` is a sample of docs/cli.md."""
+    site = installed.site
+    names = {f"{site.team}/{name}": "shop/db", site.team: "shop", installed.pod: "keyturn-7c9-x2"}
+    names |= {urlsplit(site.receiver.url).netloc: "keyturn.example.com", "keyturn-local": "blue"}
+    patterns = [
+        (UUID, "d47862ed-55b2-4b4e-a1f4-3f4b7c9d2e10"),
+        (r"\bversion [0-9a-f]{8}\b", "version 7d09fed6"),
+        (r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", "2026-11-28T08:30:56Z"),
+        (r"^(AWSCURRENT .*) \(\d+[smh]\)", r"\1 (4s)"),
+        (r"^(shop/db version .*) \(\d+[smh]\)", r"\1 (9s)"),
+        (r"^http://127.0.0.1:\d+/", "http://127.0.0.1:9091/"),
+    ]
+    shown = replaced(text, names, patterns)
+    hold_samples({sample: aligned(shown, lambda line: bool(re.match(f"EVENT ID|{UUID}", line)))})
 
 
 def send(installed: InstalledSite, name: str, *arguments: str, **environment: str) -> Done:
@@ -85,6 +109,18 @@ def test_notification_to_a_url_brings_a_lost_change(installed: InstalledSite) ->
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == f"{installed.site.team}/by-url: applied"
     installed.site.wait_applied("by-url", value)
+
+
+def test_sample_of_send_is_what_is_printed(installed: InstalledSite) -> None:
+    site = installed.site
+    site.bind("sent")
+    site.cluster.create([workload(site.team, "web", env_from("sent"))])
+    eventually(lambda: "revision.keyturn.dev/sent" in annotations_of(site.cluster, "deployment", site.team, "web"))
+    with lost_events(installed):
+        site.put("sent", "second")
+    done = send(installed, "sent")
+    assert done.code == 0, done.err
+    hold_sample(installed, "sent", "send", f"$ keyturn send shop/db\n{done.out}")
 
 
 def test_event_in_the_queue_takes_the_whole_way(installed: InstalledSite) -> None:
@@ -231,6 +267,21 @@ def test_all_events_are_sent_back(installed: InstalledSite) -> None:
     eventually(lambda: ids <= {each.get("correlation_id") for each in installed.site.log()})
 
 
+def test_sample_of_redeliver_is_what_is_printed(installed: InstalledSite) -> None:
+    """A gateway changes the path of the receiver's URL. After the correction, the event arrives."""
+    site = installed.site
+    site.bind("moved")
+    url = site.receiver.url.replace("/v1/notifications", "/v1/moved")
+    with NotifierFunction(site.deployment).variables(KEYTURN_RECEIVER_URLS=url):
+        site.put("moved", "second")
+        eventually(lambda: count(installed) == 1)
+    listed, sent = redeliver(installed, "--list"), redeliver(installed, "--all")
+    assert (listed.code, sent.code) == (0, 0), listed.err + sent.err
+    shown = f"$ keyturn redeliver --list\n{listed.out}$ keyturn redeliver --all\n{sent.out}"
+    hold_sample(installed, "moved", "redeliver", shown)
+    site.wait_applied("moved", "second")
+
+
 def test_poison_comes_back_and_the_command_ends(installed: InstalledSite) -> None:
     """The notifier itself makes the dead letter, twice: an event that names no secret."""
     detail = {"name": "shop/db", "labelUpdated": "AWSCURRENT"}
@@ -329,7 +380,9 @@ def test_status_page_is_forwarded_until_ctrl_c(installed: InstalledSite, kubectl
     command = ["ui", "--no-browser", "--release", installed.release]
     with installed.start(*command, PATH=str(kubectl.parent)) as running:
         assert running.stdout
-        url, _, about = running.stdout.readline().partition("  ")
+        line = running.stdout.readline()
+        hold_sample(installed, "", "ui", f"$ keyturn ui\n{line}")
+        url, _, about = line.partition("  ")
         assert about == f"(pod {installed.pod}; Ctrl-C ends it)\n"
         with urllib.request.urlopen(url, timeout=10) as page:  # noqa: S310 - loopback
             assert page.read().decode() == PAGE
@@ -405,6 +458,8 @@ def test_rotation_is_followed_until_it_has_arrived(installed: InstalledSite, log
     assert site.data(login)["password"] not in (before["password"], b"first")
     password = site.data(login)["password"].decode()
     assert password not in done.out + done.err
+    if wait == "--wait=live":
+        hold_sample(installed, login, "rotate", f"$ keyturn rotate shop/db --wait=live\n{done.out}")
     site.cluster.kubectl("delete", "deployment", f"web-{login}", "-n", site.team, "--wait=false")
 
 

@@ -1,7 +1,6 @@
 """`keyturn status`, `explain`, `trace` and `wait` beside a receiver that fills Secrets and restarts workloads."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,10 +16,10 @@ import pytest
 
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.aws.server import LocalAws
-from keyturn_local.docs import cli_help
 from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import cli, terminal
+from support.cli_samples import aligned, hold_samples, replaced
 from support.fault_env import FaultEnv
 from support.manifests import account, env_from, secret, workload
 from support.wait import eventually
@@ -333,26 +332,19 @@ def test_wait_shows_what_it_waits_for(shop: Shop) -> None:
 
 def as_on_the_page(shop: Shop, text: str) -> str:
     """Return an output with the names and numbers that docs/cli.md has: those of a run differ each time."""
-    text = text.replace(shop.namespace, "shop").replace("keyturn-local", "blue")
-    text = re.sub(r"\bversion [0-9a-f]{8}\b", "version b6fe5c7e", text)
-    text = re.sub(r"(shop/db +)[0-9a-f]{8}", r"\1b6fe5c7e", text)
-    text = re.sub(r"label moved \S+Z", "label moved 2026-11-28T08:30:56Z", text)
-    text = re.sub(r"by notification \S+", "by notification d47862ed-55b2-4b4e-a1f4-3f4b7c9d2e10", text)
-    text = re.sub(r"\d+[smhd] ago", "96s ago", text)
-    text = re.sub(r"^ +\d+\.\d s ", "     0.7 s ", text, flags=re.MULTILINE)
-    text = re.sub(r"^ +\d+   s (?!  label)", "     9   s ", text, flags=re.MULTILINE)
-    text = re.sub(r"\(\d+[smh]\)", "(9s)", text)
-    text = re.sub(r"live in \d+[smhd]", "live in 9s", text)
-    lines = text.splitlines()
-    table = [line for line in lines if line.startswith(("NAMESPACE", "shop "))]
-    rows = [re.split(r" {2,}", line) for line in table]
-    if table and len({len(row) for row in rows}) == 1:  # the columns are as wide as the names were
-        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
-        padded = iter(
-            "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
-        lines = [next(padded) if line in table else line for line in lines]
-    return "\n".join(lines) + "\n"
+    patterns = [
+        (r"\bversion [0-9a-f]{8}\b", "version b6fe5c7e"),
+        (r"(shop/db +)[0-9a-f]{8}", r"\1b6fe5c7e"),
+        (r"label moved \S+Z", "label moved 2026-11-28T08:30:56Z"),
+        (r"by notification \S+", "by notification d47862ed-55b2-4b4e-a1f4-3f4b7c9d2e10"),
+        (r"\d+[smhd] ago", "96s ago"),
+        (r"^ +\d+\.\d s ", "     0.7 s "),
+        (r"^ +\d+   s (?!  label)", "     9   s "),
+        (r"\(\d+[smh]\)", "(9s)"),
+        (r"live in \d+[smhd]", "live in 9s"),
+    ]
+    text = replaced(text, {shop.namespace: "shop", "keyturn-local": "blue"}, patterns)
+    return aligned(text, lambda line: line.startswith(("NAMESPACE", "shop ")))
 
 
 def test_samples_of_the_page_are_what_is_printed(shop: Shop, tmp_path: Path) -> None:
@@ -370,15 +362,7 @@ def test_samples_of_the_page_are_what_is_printed(shop: Shop, tmp_path: Path) -> 
     for name in ("wait", *asked):
         shown = " ".join(asked[name]).replace(str(tmp_path / "new.json"), "new.json")
         texts[name] = as_on_the_page(shop, f"$ keyturn {shown}\n{shop.run(*asked[name]).out}")
-    page = cli_help.PAGE.read_text()
-    if os.environ.get("KEYTURN_WRITE_SAMPLES"):
-        cli_help.PAGE.write_text(cli_help.with_blocks(page, "sample", texts))
-        return
-    samples = cli_help.blocks(page, "sample")
-    for name, text in texts.items():
-        # Which of two legs of a trace is first may change from run to run.
-        same = sorted(samples[name].splitlines()) == sorted(text.splitlines())
-        assert same, f"KEYTURN_WRITE_SAMPLES=1 writes the samples: {text}"
+    hold_samples(texts)
 
 
 def test_wait_and_trace_follow_a_rotation(shop: Shop) -> None:
