@@ -71,7 +71,7 @@ def not_bound(target: Target, is_watched: bool = False) -> CliError:
     if is_watched:
         return CliError(
             f"Secret {target} is watched, not bound to AWS",
-            f"see keyturn explain {target}, and kubectl events --for secret/{target.name} -n {target.namespace}",
+            f"see its last change by keyturn trace {target}, and what a change restarts by keyturn explain {target}",
         )
     return CliError(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
 

@@ -25,8 +25,13 @@ class Leg:
 
 @dataclass(slots=True)
 class Trace:
-    """The legs of one rotation. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the numbers of Secrets,
-    workloads and clusters that the rotation has not reached yet. Clusters are known only from receipts."""
+    """The legs of one rotation.
+
+    ``version`` is the beginning of the version id. A watched Secret has no version, so for it ``version`` is the name
+    of the change that the receiver's Events have. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the
+    numbers of Secrets, workloads and clusters that the rotation has not reached yet. Clusters are known only from
+    receipts.
+    """
 
     version: str
     moved_at: float | None = None

@@ -62,7 +62,7 @@ def _keys(metadata: Mapping[str, Any]) -> frozenset[str]:
 def supposed_change(watched: Bound, settings: Settings) -> Change:
     """Return the change under the assumption that every key gets another value. ``error`` is the reason why the
     consumers of the Secret are not restarted, or an empty text."""
-    error = _why_nobody(watched, settings)
+    error = why_nobody(watched, settings)
     if error:
         return Change(error=error, present=watched.keys)
     before, keys = watched.record.revisions, tuple(sorted(watched.keys))
@@ -72,7 +72,8 @@ def supposed_change(watched: Bound, settings: Settings) -> Change:
     return Change(before, after, keys, watched.keys)
 
 
-def _why_nobody(watched: Bound, settings: Settings) -> str:
+def why_nobody(watched: Bound, settings: Settings) -> str:
+    """Return the reason why the consumers of a watched Secret are not restarted, or an empty text."""
     if settings.namespaces and watched.target.namespace not in settings.namespaces:
         return f"the receiver does not serve namespace {watched.target.namespace} (chart value namespaces)"
     if not settings.watch_secrets:

@@ -1,5 +1,7 @@
-"""`keyturn status` and `keyturn explain` of Secrets that others fill, beside a receiver that watches them."""
+"""`keyturn status`, `explain` and `trace` of Secrets that others fill, beside a receiver that watches them."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from support import cli
+from support.cli_samples import hold_samples, replaced
 from support.cluster_state import annotations_of, replica_sets
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
@@ -27,7 +30,7 @@ class Shop:
     """A namespace with Secrets that another controller fills. Those of `tls` are read by workloads."""
 
     def __init__(self, env: FaultEnv) -> None:
-        self.env, self.namespace = env, env.namespace
+        self.env, self.namespace, self.receiver = env, env.namespace, env.receiver()
         self.fill("tls", {"crt": f"{CANARY}-1", "key": f"{CANARY}-2"}, {LABEL: "true"})
         self.fill("loud", {"a": CANARY}, {LABEL: "True"})
         self.fill("odd", {"a": CANARY}, {LABEL: "true"}, {"keyturn.dev/rolout": "disabled"})
@@ -45,6 +48,12 @@ class Shop:
         metadata = {"namespace": self.namespace, "name": name, "labels": labels, "annotations": annotations or {}}
         self.env.cluster.create([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}])
 
+    def change(self, **values: str) -> None:
+        """Change values of `tls`, as another controller does."""
+        body = json.dumps({"stringData": values})
+        place = ("secret", "tls", "-n", self.namespace, "--field-manager=issuer")
+        self.env.cluster.kubectl("patch", *place, "--type=merge", f"--patch={body}")
+
     def mark(self, name: str) -> str | None:
         return annotations_of(self.env.cluster, "deployment", self.namespace, name).get(MARK)
 
@@ -59,7 +68,6 @@ def shop(
     control_plane: ControlPlane, session_aws: LocalAws, signing_key_id: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
     with FaultEnv.start(control_plane, session_aws, signing_key_id, tmp_path_factory.mktemp("watched")) as env:
-        env.receiver()
         yield Shop(env)
 
 
@@ -128,14 +136,41 @@ def test_rehearsal_of_a_watched_secret_is_usage(shop: Shop, tmp_path: Path) -> N
     assert "is not filled from AWS, so there is no new value to rehearse with: leave out --stage" in ran.err
 
 
-@pytest.mark.parametrize("command", ["trace", "wait"])
-def test_other_commands_lead_to_the_events(shop: Shop, command: str) -> None:
-    ran = shop.run(command, f"{shop.namespace}/tls")
+def test_wait_leads_to_the_other_commands(shop: Shop) -> None:
+    ran = shop.run("wait", f"{shop.namespace}/tls")
     assert ran.code == 1
     assert ran.err.splitlines()[-1] == (
-        f"Error: Secret {shop.namespace}/tls is watched, not bound to AWS: see keyturn explain {shop.namespace}/tls,"
-        f" and kubectl events --for secret/tls -n {shop.namespace}"
+        f"Error: Secret {shop.namespace}/tls is watched, not bound to AWS: see its last change by keyturn trace"
+        f" {shop.namespace}/tls, and what a change restarts by keyturn explain {shop.namespace}/tls"
     )
+
+
+def test_trace_before_any_change_says_so(shop: Shop) -> None:
+    ran = shop.run("trace", f"{shop.namespace}/tls")
+    head, *legs = ran.out.splitlines()
+    assert ran.code == 0
+    assert re.fullmatch(rf"Secret {shop.namespace}/tls  change [0-9a-f]{{8}}", head)
+    assert [leg.strip() for leg in legs] == [f"✔ Secret {shop.namespace}/tls  no change of its values is recorded"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("loud", f'NotWatched: label {LABEL} is "True"'),
+        ("odd", "InvalidBinding: "),
+        ("empty", "no key of it is known: it is empty"),
+    ],
+)
+def test_trace_says_why_a_secret_restarts_nobody(shop: Shop, name: str, why: str) -> None:
+    ran = shop.run("trace", f"{shop.namespace}/{name}")
+    assert (ran.code, f"✗ Secret {shop.namespace}/{name}  {why}" in ran.out) == (1, True)
+    assert ran.out.splitlines()[-1] == "live in ?, except: 1 Secret"
+
+
+def test_receipts_of_a_watched_secret_are_usage(shop: Shop) -> None:
+    ran = shop.run("trace", f"{shop.namespace}/tls", "--aws")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"Secret {shop.namespace}/tls is not filled from AWS, so no receipt is about it: leave out --aws" in ran.err
 
 
 def test_prediction_is_what_a_change_does(shop: Shop) -> None:
@@ -143,9 +178,86 @@ def test_prediction_is_what_a_change_does(shop: Shop) -> None:
     (told,) = ran.data["secrets"]
     predicted = {each["name"] for each in told["workloads"] if each["outcome"] == "restarts"}
     names = [each["name"] for each in told["workloads"]]
-    body = f'{{"stringData": {{"crt": "{CANARY}-3", "key": "{CANARY}-4"}}}}'
-    shop.env.cluster.kubectl("patch", "secret", "tls", "-n", shop.namespace, "--type=merge", f"--patch={body}")
+    shop.change(crt=f"{CANARY}-3", key=f"{CANARY}-4")
     eventually(lambda: all(replica_sets(shop.env.cluster, shop.namespace, name) == 2 for name in predicted))
     shop.env.let_settle(2)
     restarted = {name for name in names if replica_sets(shop.env.cluster, shop.namespace, name) == 2}
     assert restarted == predicted
+
+
+def traced(shop: Shop, changed: str) -> cli.Ran:
+    """Wait until the trace has the leg of a change, and no open leg. Return it."""
+
+    def ask() -> cli.Ran | None:
+        ran = shop.run("trace", f"{shop.namespace}/tls")
+        return ran if ran.code == 0 and changed in ran.out and "ready with it" in ran.out else None
+
+    return eventually(ask)
+
+
+def test_trace_has_the_legs_of_the_last_change(shop: Shop) -> None:
+    """`api` reads the key that changes, and `keyed` another one. The change is named as in the receiver's Event."""
+    shop.env.cluster.create([workload(shop.namespace, "keyed", key_ref("key"))])
+    eventually(lambda: shop.mark("keyed"))
+    traced(shop, "/tls changed, 2 keys")
+    shop.change(crt=f"{CANARY}-7")
+    ran = traced(shop, "/tls changed, 1 key\n")
+    head, *legs, last = ran.out.splitlines()
+    (name,) = re.findall(rf"Secret {shop.namespace}/tls  (change [0-9a-f]{{8}})  by field manager issuer", head)
+    texts = [leg[11:].strip() for leg in legs]
+    assert texts[0] == f"✔ Secret {shop.namespace}/tls changed, 1 key"
+    for workload_name in ("api", "web"):
+        one = f"Deployment {shop.namespace}/{workload_name}"
+        assert [text for text in texts if one in text] == [f"{one} marked", f"✔ {one} 1/1 pods ready with it"]
+    assert f"… Deployment {shop.namespace}/off  Keyturn may not restart it" in texts
+    assert len(texts) == 6  # nothing about `keyed` and `waiting`
+    assert re.fullmatch(r"live in \d+[smhd]", last)
+    selector = "--field-selector=involvedObject.name=tls,reason=Changed"
+    events = json.loads(shop.env.cluster.kubectl("get", "events", "-n", shop.namespace, selector, "-o", "json"))
+    assert any(name in event["message"] for event in events["items"])
+
+    data = shop.run("trace", f"{shop.namespace}/tls", "-o", "json").data
+    assert (data["version"], f"change {data['change']}", data["cause"]) == (None, name, "field manager issuer")
+    assert data["legs"][0]["text"] == f"Secret {shop.namespace}/tls changed, 1 key"
+    hold_samples({"trace a watched Secret": as_on_the_page(shop, f"$ keyturn trace {shop.namespace}/tls\n{ran.out}")})
+
+
+def as_on_the_page(shop: Shop, text: str) -> str:
+    patterns = [
+        (r"  change [0-9a-f]{8}", "  change 5f0c9a1e"),
+        (r"^ +\d+   s (?=. D)", "     9   s "),
+        (r"live in \d+[smhd]", "live in 9s"),
+    ]
+    names = {f"{shop.namespace}/tls": "shop/shop-tls", shop.namespace: "shop"}
+    return replaced(text, names, patterns)
+
+
+def test_removed_key_is_a_change(shop: Shop) -> None:
+    shop.fill("shrinking", {"a": CANARY, "b": CANARY}, {LABEL: "true"})
+    reading = {"container": {"envFrom": [{"secretRef": {"name": "shrinking"}}]}}
+    shop.env.cluster.create([workload(shop.namespace, "whole", reading)])
+    mark = "revision.keyturn.dev/shrinking"
+    eventually(lambda: mark in annotations_of(shop.env.cluster, "deployment", shop.namespace, "whole"))
+    place = ("secret", "shrinking", "-n", shop.namespace)
+    shop.env.cluster.kubectl("patch", *place, "--type=merge", '--patch={"data": {"b": null}}')
+    changed = f"✔ Secret {shop.namespace}/shrinking changed, keys removed"
+    eventually(lambda: changed in shop.run("trace", f"{shop.namespace}/shrinking").out)
+
+
+def test_trace_says_that_a_newer_write_may_be_unseen(shop: Shop) -> None:
+    """No receiver runs while the value changes."""
+    written = f"note: Secret {shop.namespace}/tls was written at "
+    before = shop.run("trace", f"{shop.namespace}/tls")
+    assert (before.code, written in before.err) == (0, False)
+    shop.receiver.kill()
+    shop.change(crt=f"{CANARY}-8")
+    ran = shop.run("trace", f"{shop.namespace}/tls")
+    assert (ran.code, ran.out.splitlines()[1:]) == (0, before.out.splitlines()[1:])
+    (note,) = [line for line in ran.err.splitlines() if line.startswith(written)]
+    assert note.endswith(
+        "Z, after the last change that Keyturn has recorded: either no value changed then, or no receiver has seen it"
+        " yet (keyturn doctor)"
+    )
+    shop.receiver.start()
+    eventually(lambda: written not in shop.run("trace", f"{shop.namespace}/tls").err)
+    traced(shop, "/tls changed, 1 key")

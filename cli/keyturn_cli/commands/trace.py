@@ -1,7 +1,7 @@
 """`keyturn trace`: shows the last rotation, leg by leg."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,10 +10,10 @@ from keyturn_cli import receipts
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, list_bound
-from keyturn_cli.cluster import Cluster, path
+from keyturn_cli.cluster import Cluster
 from keyturn_cli.completion import complete_subjects
 from keyturn_cli.errors import CliError, ExitCode, Forbidden, NotFound, UsageError, reported
-from keyturn_cli.legs import APPLIED, BAD, GOOD, MARKED, MOVED, OPEN, READY, TOLD, Leg, Trace
+from keyturn_cli.legs import APPLIED, BAD, GOOD, MOVED, OPEN, Leg, Trace
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
     Context,
@@ -28,19 +28,17 @@ from keyturn_cli.options import (
 from keyturn_cli.output import Format, Output
 from keyturn_cli.receipt_legs import add_receipts
 from keyturn_cli.release import settings_of
-from keyturn_cli.rotation import Place, Stage, consumers_of, workload_place
+from keyturn_cli.rotation import consumers_of
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, seconds_of
+from keyturn_cli.watched_trace import trace_watched
 from keyturn_cli.words import counted
-from keyturn_cli.workloads import pods_of
+from keyturn_cli.workload_legs import add_workload, place_of, warnings
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
-from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.history import HISTORY, Change, read_history
-from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import OK
-from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.core.write_times import rfc3339
 
 SUBJECT = Annotated[
@@ -52,9 +50,7 @@ SUBJECT = Annotated[
     ),
 ]
 AWS = Annotated[bool, typer.Option("--aws", help="Add what the receipts in AWS tell.")]
-_SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow"}
-MAX_EVENTS = 20  # at most this many warnings are shown for one Secret
 
 
 @reported
@@ -74,6 +70,8 @@ def trace(
     changed; the legs are those of their last change. Times have milliseconds where Keyturn wrote
     them, and whole seconds where AWS or Kubernetes tells no more. With --aws it adds the answers of all receivers; it
     then works without a cluster, too. The exit code is 1 if a Secret, a workload or a cluster has not been reached.
+
+    A Secret that others fill has the legs of its last change: values changed, workloads marked, pods ready.
     """
     out = Output(output, no_color)
     named = read_release(release)
@@ -98,12 +96,12 @@ def _in_cluster(
 ) -> tuple[Subject, Trace]:
     """Return the subject and the legs that one cluster tells. Adds to ``notes``."""
     by_event = _by_event(cluster, subject, namespace)
-    found = by_event or find_subject(cluster, subject, namespace)
+    found = by_event or find_subject(cluster, subject, namespace, with_watched=True)
     later = changed_since(by_event, subject) if by_event else ""
     settings, note = settings_of(cluster, release)
     notes |= dict.fromkeys(filter(None, (later, found.note, note)))
     sight = Sight(cluster, settings, notes)
-    return found, _trace(sight, found)
+    return found, trace_watched(sight, found.bound[0]) if found.is_watched else _trace(sight, found)
 
 
 def _with_aws(
@@ -124,6 +122,8 @@ def _with_aws(
             raise
         found, made = Subject(text, [], text), None
         notes[f"the legs in the cluster are left out: {error}"] = None
+    if found.is_watched:
+        raise UsageError(f"{found.name} is not filled from AWS, so no receipt is about it", "leave out --aws")
     return found, _with_receipts(found, made, group, notes)
 
 
@@ -228,56 +228,14 @@ def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
         return
     keys = f", {counted(change.keys, 'key')}" if change else ""
     made.legs.append(Leg(_applied(bound), GOOD, f"{name} applied{keys}", APPLIED, exact=change is not None))
-    namespace = bound.target.namespace
-    for consumer in consumers_of(bound, sight.consumers(namespace)):
-        place = workload_place(consumer, bound, sight.annotations(namespace), sight.settings, time.time())
-        made.legs += _workload_legs(sight, consumer, bound, place)
-        made.open_workloads += place.stage in (Stage.WAITING, Stage.ROLLING, Stage.HELD, Stage.FAILED)
-    made.legs += _warnings(sight, bound, made.moved_at or _applied(bound) or 0.0)
-
-
-def _workload_legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place) -> Iterator[Leg]:
-    name, mark = place.name, present_mark(consumer, bound.target.name, bound.record)
-    if mark is None or place.stage in (Stage.OFF, Stage.WAITING):
-        if place.stage is not Stage.LIVE:
-            yield Leg(None, _SIGNS.get(place.stage, OPEN), f"{name}  {place.why}", READY)
-        return
-    progress = consumer.progress
-    if progress and progress.marked_at is not None:
-        yield Leg(float(progress.marked_at), "", f"{name} marked", MARKED)
-    ready: list[int] = []
-    try:
-        for pod in pods_of(sight.cluster, consumer):
-            if pod.marks.get(mark_name(bound.target.name)) == mark and pod.ready_at is not None:
-                ready.append(pod.ready_at)
-    except Forbidden:
-        sight.notes[f"you may not list the pods of namespace {consumer.ref.namespace}: their times are left out"] = None
-    wanted = progress.wanted if progress else len(ready)
-    done = f"{name} {len(ready)}/{wanted} pods ready with it" if ready else f"{name}  {place.why or place.stage}"
-    told = f"; {place.why}" if place.stage in (Stage.HELD, Stage.FAILED) and ready else ""
-    finished = max(ready) if ready else progress.finished_at if progress else None
-    yield Leg(None if finished is None else float(finished), _SIGNS.get(place.stage, OPEN), done + told, READY)
-
-
-def _warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
-    """Yield the Events of type Warning about a Secret since the rotation began."""
-    target = bound.target
-    query = {"fieldSelector": f"involvedObject.kind=Secret,involvedObject.name={target.name},type=Warning"}
-    try:
-        events = list(sight.cluster.list(path("v1", "events", target.namespace), query))
-    except Forbidden:
-        sight.notes[f"you may not list the events of namespace {target.namespace}: warnings are left out"] = None
-        return
-    for event in events[-MAX_EVENTS:]:
-        metadata = as_object(event.get("metadata"))
-        at = seconds_of(str(event.get("lastTimestamp") or event.get("eventTime") or metadata.get("creationTimestamp")))
-        if at is not None and at >= int(since):
-            yield Leg(at, BAD, f"Secret {target}  {event.get('reason')}: {event.get('message')}", TOLD)
+    for consumer in consumers_of(bound, sight.consumers(bound.target.namespace)):
+        add_workload(sight, consumer, bound, place_of(sight, consumer, bound), made)
+    made.legs += warnings(sight, bound, made.moved_at or _applied(bound) or 0.0)
 
 
 def _show(out: Output, found: Subject, made: Trace) -> None:
     started = made.moved_at or next((leg.at for leg in made.legs if leg.at is not None), None)
-    head = f"{found.name}  version {made.version}"
+    head = f"{found.name}  {'change' if found.is_watched else 'version'} {made.version}"
     if made.moved_at:
         head += f"  label moved {rfc3339(int(made.moved_at))}"
     if made.cause:
@@ -285,7 +243,8 @@ def _show(out: Output, found: Subject, made: Trace) -> None:
     out.line(head, "bold")
     for leg in made.legs:
         out.hanging(_offset(leg, started), f"{leg.sign or ' '} {leg.text}", _STYLES.get(leg.sign, ""))
-    out.line(_summary(made, started))
+    if made.is_open or started is not None or not found.is_watched:
+        out.line(_summary(made, started))
 
 
 def _offset(leg: Leg, started: float | None) -> str:
@@ -311,7 +270,8 @@ def _summary(made: Trace, started: float | None) -> str:
 def _data(found: Subject, made: Trace, notes: Sequence[str]) -> dict[str, Any]:
     return {
         "subject": found.name,
-        "version": made.version,
+        "version": None if found.is_watched else made.version,
+        "change": made.version if found.is_watched else None,
         "movedAt": None if made.moved_at is None else rfc3339(int(made.moved_at)),
         "event": made.event or None,
         "cause": made.cause or None,
