@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from keyturn_local.bench.stub_aws import CANARY
+from support.cluster_state import annotations_of
 from support.fault_env import FaultEnv
-from support.manifests import secret
+from support.manifests import env_from, secret, workload
 from support.page_client import PageClient
 from support.wait import eventually
 
@@ -242,3 +243,30 @@ def test_workload_that_goes_no_further_needs_somebody(env: FaultEnv, page: PageC
     assert (found["name"], found["state"]) == ("db", "stuck")
     assert "Deployment web goes no further" in found["text"]
     assert page.get(f"/v1/bindings/{env.namespace}/db")["consumers"][0]["state"] == "failed"
+
+
+def test_stuck_restart_for_a_watched_secret_needs_somebody(env: FaultEnv, page: PageClient) -> None:
+    """Another controller fills the Secret, so it is not in the list of bindings."""
+    tls = secret(env.namespace, "tls")
+    tls["metadata"]["labels"] = {"keyturn.dev/watch": "true"}
+    env.cluster.create([{**tls, "stringData": {"key": "first"}}])
+    env.cluster.create([workload(env.namespace, "front", env_from("tls"))])
+    mark = "revision.keyturn.dev/tls"
+    eventually(lambda: mark in annotations_of(env.cluster, "deployment", env.namespace, "front"))
+    place = ("deployment", "front", "-n", env.namespace, "-p")
+    nowhere = {"spec": {"nodeSelector": {"no": "node"}}}
+    patch = json.dumps({"spec": {"progressDeadlineSeconds": 3, "paused": True, "template": nowhere}})
+    env.cluster.kubectl("patch", *place, patch)
+    changed = '{"stringData": {"key": "second"}}'
+    env.cluster.kubectl("patch", "secret", "tls", "-n", env.namespace, "--type=merge", "-p", changed)
+
+    def marks() -> dict[str, str]:
+        template = env.cluster.get("deployment", "front", env.namespace)["spec"]["template"]
+        return dict(template["metadata"].get("annotations", {}))
+
+    eventually(lambda: mark in marks())
+    env.cluster.kubectl("patch", *place, '{"spec": {"paused": false}}')
+    (found,) = eventually(lambda: page.get("/v1/status")["attention"], 60)
+    assert (found["namespace"], found["name"], found["state"]) == (env.namespace, "tls", "stuck")
+    assert "Deployment front goes no further" in found["text"]
+    assert page.get("/v1/bindings")["total"] == 1

@@ -26,6 +26,10 @@ from keyturn_receiver.status.views import Replica
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_SIZE = 50
 MAX_QUERY = 300  # at most this many characters of a search text
+NOT_BOUND = (
+    "no Secret of this name is bound: look at its label keyturn.dev/bind; if another controller fills it, run keyturn"
+    " trace NAMESPACE/NAME"
+)
 
 
 def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:
@@ -62,7 +66,7 @@ def status_app(data: PageData, streams: Streams, replica: Replica) -> ASGIApp:
         target = Target(unquote(request.path_params["namespace"]), unquote(request.path_params["name"]))
         found = await data.binding(target, request.query_params.get("history", "1") == "1")
         if found is None:
-            raise HTTPException(404, "no Secret of this name is bound: look at its label keyturn.dev/bind")
+            raise HTTPException(404, NOT_BOUND)
         return _json(msgspec.json.encode(found))
 
     async def stream(_: Request) -> Response:
