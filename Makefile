@@ -8,7 +8,7 @@
 # make test-hostile    a hostile tenant beside a team that rotates: every known attack at once, for HOSTILE_SECONDS=600.
 #              test-faults has it for 40 seconds, with a tenth of the objects.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
-#              build/bench.json, ~10 min.  ONLY="calls latency" runs a part and prints it.
+#              build/bench.json, 20 to 50 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
 # make lint · make format · make docs · make chart-docs · make requirements · make clean
 #

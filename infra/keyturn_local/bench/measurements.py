@@ -70,15 +70,17 @@ def calls(testbed: Testbed, latencies: Latencies) -> list[Row]:
 
     applies, marks = (requests(verb="patch", resource=each, code="200") for each in ("secrets", "deployments"))
     events = requests(resource="events")
-    others = requests() - requests(resource="leases") - applies - marks - events
+    lists = requests(resource="pods") + requests(resource="cronjobs")
+    others = requests() - requests(resource="leases") - applies - marks - events - lists
     reconciles = total(after, "keyturn_reconciles_total") - total(before, "keyturn_reconciles_total")
     label = "one rotation with one consumer"
     return [
         Row(f"{label}, values read in AWS", (aws["GetSecretValue"] + aws["BatchGetSecretValue"]) / COUNTED, "calls", 1),
         Row(f"{label}, applies of its Secret", applies / COUNTED, "calls", 1),
         Row(f"{label}, marks of its consumer", marks / COUNTED, "calls", 1),
-        Row(f"{label}, other calls to Kubernetes, but for Events and Leases", others / COUNTED, "calls", 0),
+        Row(f"{label}, other calls to Kubernetes", others / COUNTED, "calls", 0),
         Row(f"{label}, Events written", events / COUNTED, "calls"),
+        Row(f"{label}, lists of pods and CronJobs that are not restarted", lists / COUNTED, "calls"),
         Row(f"{label}, reconciles", reconciles / COUNTED, "reconciles", 1),
     ]
 

@@ -70,8 +70,9 @@ Deployments only where a row says so, so that all other measurements write nothi
 {table(rows)}
 
 - *One rotation with one consumer* is the mean of {COUNTED} rotations in steady state, one after the other. The stub AWS
-  counts the reads; the receiver's own metrics count the rest. An apply writes the Secret, and a mark restarts the
-  consumer.
+  counts the reads; the receiver's own metrics count the rest, without the leader's Lease. An apply writes the Secret,
+  and a mark restarts the consumer. The lists are at most one of pods and one of CronJobs in ten seconds for each
+  namespace, whatever the number of its rotations.
 - *Floor* is one `GetSecretValue` by boto3 in a thread, followed by one server-side apply over the receiver's own
   transport, {RATE:g} times a second.
 - *Raw applies* are 1,000 server-side applies of Secrets of the same size, {CONCURRENCY} at once. The receiver does not
