@@ -58,7 +58,7 @@ def build(
         await bindings.poller.run(ping)
 
     parts = [key_loader.run, kube.events.run, kube.elector.run, kube.event_path.run]
-    parts += [bindings.releases.run, rollouts.live.run]
+    parts += [bindings.releases.run, rollouts.crashes.run, rollouts.live.run]
     if bindings.readers:
         parts.append(bindings.readers.run)
     if recorder:

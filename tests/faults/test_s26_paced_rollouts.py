@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from keyturn_local.receiver.process import LocalReceiver
-from support.cluster_state import warnings_of
+from support.cluster_state import annotations_of, warnings_of
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.rollout_watcher import RolloutWatcher
 from support.wait import eventually
+
+MARK = "revision.keyturn.dev/db"
 
 
 @contextmanager
@@ -95,13 +97,18 @@ def state_of(env: FaultEnv) -> str:
     return env.cluster.get("secret", "db", env.namespace)["metadata"]["labels"].get("keyturn.dev/state", "")
 
 
-def create_canary_and_others(env: FaultEnv) -> None:
-    """Create a Secret, and Deployments that read it: a canary whose next pod will not become ready, because it must not
-    run beside the present one, and two others."""
+def create_canary_and_others(env: FaultEnv, deadline: int = 2) -> None:
+    """Create a Secret, and the Deployments that read it (``create_consumers_of``)."""
     env.create_bound_secret(consumers=())
+    create_consumers_of(env, deadline)
+
+
+def create_consumers_of(env: FaultEnv, deadline: int) -> None:
+    """Create Deployments that read the Secret: a canary whose next pod will not become ready, because it must not run
+    beside the present one, and two others. The rollout of the canary fails after ``deadline`` seconds."""
     canary = deployment(env, "canary", **{"keyturn.dev/rollout-order": "1"})
     apart = {"topologyKey": "kubernetes.io/os", "labelSelector": {"matchLabels": {"app": "canary"}}}
-    canary["spec"] |= {"progressDeadlineSeconds": 2}
+    canary["spec"] |= {"progressDeadlineSeconds": deadline}
     canary["spec"]["template"]["spec"]["affinity"] = {
         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
     }
@@ -155,6 +162,105 @@ def test_halt_ends_by_hand_for_this_change_alone(env: FaultEnv) -> None:
     env.send_until_accepted(env.rotate("db"))
     eventually(lambda: state_of(env) == "RolloutHalted", 60)
     assert replica_sets(env) == {"canary": 3, "second": 2, "third": 2}
+
+
+def pods_of_rollout(env: FaultEnv, name: str) -> list[str]:
+    """Return the names of the pods that come from the marked template of a Deployment."""
+    pods = env.cluster.list("pods", env.namespace, f"app={name}")
+    return [each["metadata"]["name"] for each in pods if MARK in (each["metadata"].get("annotations") or {})]
+
+
+def let_crash(env: FaultEnv, name: str) -> None:
+    """Give the new pod of a Deployment the status that a kubelet writes for a container which ends again and again."""
+    (pod,) = eventually(lambda: pods_of_rollout(env, name))
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}}
+    container = {"name": "main", "image": "none", "imageID": "", "ready": False, "restartCount": 2, "state": state}
+    status = json.dumps({"status": {"containerStatuses": [container]}})
+    env.cluster.kubectl("patch", "pod", pod, "-n", env.namespace, "--subresource=status", "--type=merge", "-p", status)
+
+
+def is_untouched(env: FaultEnv) -> bool:
+    return replica_sets(env) == {"canary": 2, "second": 1, "third": 1}
+
+
+@pytest.mark.fault("S26")
+@pytest.mark.long
+def test_canary_whose_new_pods_crash_halts_the_others_within_a_minute(env: FaultEnv) -> None:
+    """New pods of a canary that crash again and again halt the other consumers within a minute, as status, Events and
+    metrics say. The halt outlives the leader, which is killed, and ends when the canary is mended."""
+    receivers = [env.receiver(), env.receiver()]
+    create_canary_and_others(env, deadline=600)
+    env.send_until_accepted(env.rotate("db"))
+    let_crash(env, "canary")
+    eventually(lambda: state_of(env) == "RolloutHalted", 60)
+    assert "Deployment canary has failed (CrashLoopBackOff)" in env.status("db")
+    for reason in ("RolloutHalted", "RolloutStuck"):
+        eventually(lambda reason=reason: reason in warnings_of(env.cluster, env.namespace, "db"), 30)
+        eventually(lambda reason=reason: reason in warnings_of(env.cluster, env.namespace, "canary", "Deployment"), 30)
+    leader = next(each for each in receivers if each.metric("keyturn_poller_leader"))
+    assert leader.metric("keyturn_rollouts_halted") == 1
+    assert leader.metric("keyturn_rollouts_stuck") == 1
+    assert leader.metric("keyturn_rollouts_waiting", reason="halt") == 2
+    assert is_untouched(env)
+
+    writes = len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$"))
+    leader.kill()
+    (other,) = (each for each in receivers if each is not leader)
+    eventually(lambda: other.metric("keyturn_poller_leader") == 1, 60)
+    eventually(lambda: other.metric("keyturn_rollouts_stuck") == 1, 30)
+    env.let_settle(8)
+    assert other.metric("keyturn_rollouts_halted") == 1
+    restart_receiver(env, other)
+    env.let_settle(12)
+    assert state_of(env) == "RolloutHalted"
+    assert len(env.kubernetes_proxy.matching("PATCH", "/secrets/db$")) == writes
+    assert is_untouched(env)
+
+    mend(env, "canary")
+    eventually(lambda: replica_sets(env) == {"canary": 2, "second": 2, "third": 2}, 60)
+    eventually(lambda: state_of(env) == "ok")
+    eventually(lambda: "RolloutResumed" in events_about(env, "Secret", "db"))
+    assert env.is_current()
+
+
+@pytest.mark.fault("S26")
+@pytest.mark.long
+def test_halt_by_pods_that_crash_ends_by_hand(env: FaultEnv) -> None:
+    """With the annotation that the halt's own message gives, the others are restarted although the new pods of the
+    canary still crash."""
+    env.receiver()
+    create_canary_and_others(env, deadline=600)
+    env.send_until_accepted(env.rotate("db"))
+    let_crash(env, "canary")
+    eventually(lambda: state_of(env) == "RolloutHalted", 60)
+    env.cluster.kubectl(*env.status("db").rpartition("kubectl ")[2].split())
+    eventually(lambda: replica_sets(env) == {"canary": 2, "second": 2, "third": 2}, 60)
+    eventually(lambda: state_of(env) == "ok")
+
+
+@pytest.mark.fault("S26")
+@pytest.mark.long
+def test_crash_after_the_change_of_a_watched_secret_halts_the_others(env: FaultEnv) -> None:
+    """A Secret that others fill has no status: Events and metrics tell of the halt, which outlives the receiver."""
+    receiver = env.receiver()
+    labels = {"keyturn.dev/watch": "true"}
+    metadata = {"namespace": env.namespace, "name": "db", "labels": labels}
+    env.cluster.create([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "first"}}])
+    create_consumers_of(env, deadline=600)
+    for name in ("canary", "second", "third"):
+        eventually(lambda name=name: MARK in annotations_of(env.cluster, "deployment", env.namespace, name))
+    change = json.dumps({"stringData": {"a": "second"}})
+    env.cluster.kubectl("patch", "secret", "db", "-n", env.namespace, "-p", change)
+    let_crash(env, "canary")
+    eventually(lambda: receiver.metric("keyturn_rollouts_halted") == 1, 60)
+    eventually(lambda: "RolloutHalted" in warnings_of(env.cluster, env.namespace, "db"))
+    eventually(lambda: "RolloutHalted" in warnings_of(env.cluster, env.namespace, "canary", "Deployment"))
+    restart_receiver(env, receiver)
+    eventually(lambda: receiver.metric("keyturn_rollouts_halted") == 1, 30)
+    env.let_settle(8)
+    assert is_untouched(env)
+    mend(env, "canary")
+    eventually(lambda: replica_sets(env) == {"canary": 2, "second": 2, "third": 2}, 60)
 
 
 @pytest.mark.fault("S26")

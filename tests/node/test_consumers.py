@@ -11,6 +11,7 @@ import pytest
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
+from support.cluster_state import annotations_of
 from support.helm import installed_release, node_values
 from support.reporting_consumers import (
     ENV,
@@ -109,6 +110,42 @@ def test_live_seconds_are_what_the_restarted_process_tells(
     print(f"\nlabel moved -> live: {seconds} s; told by the process: {told:.2f} s; pod ready: {ready:.0f} s")
     assert told - 1 <= seconds  # never before the process has the value
     assert abs(seconds - max(told, ready)) <= 3  # whole seconds at three places
+
+
+def test_containers_that_crash_with_the_new_value_halt_the_other_consumers_within_a_minute(
+    control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
+) -> None:
+    """The process of a canary ends at once with the second version. The other consumer keeps the first version, until
+    a third version mends the canary."""
+    canary = listener.consumer(place, "canary", "db", [ENV])
+    canary["metadata"]["annotations"]["keyturn.dev/rollout-order"] = "1"
+    canary["spec"]["minReadySeconds"] = 3  # otherwise a process that runs for a moment makes its pod available
+    container = canary["spec"]["template"]["spec"]["containers"][0]
+    refuse = f'[ "$HELD" != {version_name(1)} ] && exec "$@"; exit 1'
+    container["command"] = ["sh", "-c", refuse, "sh", *container["command"]]
+    control_plane.create([canary, listener.consumer(place, "later", "db", [ENV])])
+    for name in ("canary", "later"):
+        eventually(lambda name=name: listener.first(name, ENV, 0))
+        control_plane.kubectl("rollout", "status", f"deployment/{name}", "-n", place, "--timeout=120s")
+    sender.send(rotate_to(aws, place, "db", 1))
+    began = time.monotonic()
+    status = eventually(lambda: halt_of(control_plane, place), 90)
+    took = time.monotonic() - began
+    print(f"\ndelivered -> halted by a crash loop: {took:.0f} s")
+    assert "Deployment canary has failed (CrashLoopBackOff)" in status
+    assert took < 70
+    assert listener.first("later", ENV, 1) is None
+    sender.send(rotate_to(aws, place, "db", 2))
+    eventually(lambda: listener.first("later", ENV, 2), 120)
+    assert listener.first("canary", ENV, 2)
+    assert listener.first("canary", ENV, 1) is None
+    assert listener.first("later", ENV, 1) is None
+
+
+def halt_of(control_plane: ControlPlane, namespace: str) -> str:
+    """Return the status of the Secret if a failed rollout halts the others, and otherwise an empty text."""
+    status = annotations_of(control_plane, "secret", namespace, "db").get("keyturn.dev/status", "")
+    return status if status.startswith("RolloutHalted") else ""
 
 
 def test_mounted_volume_alone_gets_the_new_value_without_a_restart(

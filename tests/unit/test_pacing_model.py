@@ -1,7 +1,8 @@
 """Random histories of paced rollouts, played against the real engine and checked against what a cluster shows.
 
-The API client and its watches are fakes: a cluster of Deployments whose rollouts end or fail when a rule says so, and
-two replicas of the receiver whose watches lag behind as rules say. Everything between is the receiver's own.
+The API client and its watches are fakes: a cluster of Deployments whose rollouts end or fail, or whose new pods crash,
+when a rule says so, and two replicas of the receiver whose watches lag behind as rules say. Everything between is the
+receiver's own.
 """
 
 import asyncio
@@ -24,8 +25,10 @@ from keyturn_receiver.core.rollout_order import ORDER
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
 from keyturn_receiver.core.rollout_window import WINDOW
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import NotFound
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
+from keyturn_receiver.reconcile.crash_loops import CrashLoops
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -49,6 +52,7 @@ DAY = 24 * 3600
 MARK = "revision.keyturn.dev/{}"
 LEGS = LegTimer(Metrics())
 COMPLETE, UNFINISHED, FAILED = "complete", "unfinished", "failed"
+CRASHING = {"containerStatuses": [{"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}
 
 
 def is_open_at(now: int) -> bool:
@@ -66,7 +70,8 @@ def record_of(name: str, version: int) -> Record:
 
 class Cluster:
     """The API server and the Deployment controller, behind the port of the API client. ``history`` has the states of
-    all Deployments, as watches deliver them."""
+    all Deployments, as watches deliver them. ``crashing`` are the Deployments whose new pods crash, and ``noticed``
+    those of them that a leader has found."""
 
     def __init__(self) -> None:
         self.now = 20_000 * DAY
@@ -75,6 +80,8 @@ class Cluster:
         self.objects: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
         self.state = dict.fromkeys(READS, COMPLETE)
+        self.crashing: set[str] = set()
+        self.noticed: set[str] = set()
         self.opened_for: dict[str, str] = {}
         self.pod_marks: dict[str, dict[str, str]] = {name: {} for name in READS}
         self.restarts: set[tuple[str, str, str]] = set()
@@ -128,7 +135,7 @@ class Cluster:
 
     def open_rollouts(self, secret: str = "") -> set[str]:
         names = {name for name, state in self.state.items() if state == UNFINISHED and self.is_scaled(name)}
-        return {name for name in names if secret in ("", self.opened_for.get(name))}
+        return {name for name in names - self.noticed if secret in ("", self.opened_for.get(name))}
 
     def show(self, name: str) -> None:
         """Give a Deployment the status of its rollout, and show it to the watches."""
@@ -142,6 +149,9 @@ class Cluster:
             "availableReplicas": done,
             "conditions": [{"type": "Progressing", "reason": reason}],
         }
+        entry = {"manager": "controller", "subresource": "status", "time": rfc3339(self.now)}
+        others = [each for each in obj["metadata"].get("managedFields", ()) if "subresource" not in each]
+        obj["metadata"]["managedFields"] = [*others, entry]
         self.history.append(copied(obj))
 
     def change(self, name: str) -> None:
@@ -156,13 +166,15 @@ class Cluster:
             return self.secret(name)
         if name == "pods":
             query = args[0]
-            return {"metadata": {}, "items": [json.dumps(self.pod(query["labelSelector"].partition("=")[2]))]}
+            return {"metadata": {}, "items": list(map(json.dumps, self.pods(query["labelSelector"].partition("=")[2])))}
         if name not in self.objects:
             raise NotFound("gone")
         obj = self.objects[name]
         if method == "PATCH":
             before = {each: self.template_mark(name, each) for each in READS[name]}
             patch(obj, args[1], None)
+            entry = {"manager": "keyturn", "operation": "Update", "time": rfc3339(self.now)}
+            obj["metadata"]["managedFields"] = [entry]
             changed = [each for each in READS[name] if self.template_mark(name, each) != before[each]]
             for secret in changed:
                 self.on_restart(name, secret)
@@ -171,13 +183,16 @@ class Cluster:
             return answer
         return copied(obj)
 
-    def pod(self, name: str) -> dict[str, Any]:
+    def pods(self, name: str) -> list[dict[str, Any]]:
         owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
         metadata = {"name": name, "creationTimestamp": "2020-01-01T00:00:00Z", "ownerReferences": [owner]}
-        return {
-            "metadata": {**metadata, "annotations": self.pod_marks[name]},
-            "spec": self.objects[name]["spec"]["template"]["spec"],
-        }
+        template = self.objects[name]["spec"]["template"]
+        pods = [{"metadata": {**metadata, "annotations": self.pod_marks[name]}, "spec": template["spec"]}]
+        if name in self.crashing:
+            annotations = template["metadata"]["annotations"]
+            new = {"metadata": {**metadata, "annotations": annotations}, "spec": template["spec"], "status": CRASHING}
+            pods.append(new)
+        return pods
 
     def on_restart(self, name: str, secret: str) -> None:
         """Check the restart of a Deployment that was just written."""
@@ -185,6 +200,7 @@ class Cluster:
         if name not in self.open_rollouts():  # otherwise this restart makes no further rollout unfinished
             self.opened_for[name] = secret
         self.state[name] = UNFINISHED
+        self.forget_crash(name)
         restart = (name, secret, self.mark_of(secret))
         assert self.template_mark(name, secret) == self.mark_of(secret), f"{name} was restarted backwards"
         assert restart not in self.restarts, f"{name} was restarted twice for one revision"
@@ -199,20 +215,25 @@ class Cluster:
         failed = [
             other
             for other, state in self.state.items()
-            if state == FAILED and self.opened_for[other] == secret and self.is_current(other, secret)
+            if (state == FAILED or other in self.noticed)
+            and self.opened_for[other] == secret
+            and self.is_current(other, secret)
         ]
         if self.is_synced and self.resumed[secret] != change_of(self.record(secret)):
             assert not [each for each in failed if self.is_enabled(each) and self.is_scaled(each)], "halted"
+
+    def forget_crash(self, name: str) -> None:
+        self.crashing.discard(name)
+        self.noticed.discard(name)
 
 
 class Replica:
     """One receiver: its caches, which are filled as far as its watch has come, and its engine."""
 
     def __init__(self, cluster: Cluster, is_leader: Any) -> None:
-        self.cluster, self.seen = cluster, len(cluster.history)
+        self.cluster, self.seen, self.is_leader = cluster, len(cluster.history), is_leader
         index, namespaces = ConsumerIndex(), NamespaceCache()
         self.cache = ConsumerCache(DEPLOYMENT, index, lambda: cluster.now)
-        self.cache.replace([self.cache.transform(each) for each in map(copied, cluster.objects.values())])
         api: Any = cluster
         events: Any = None
         fights = RolloutFights(lambda: cluster.now)
@@ -220,6 +241,10 @@ class Replica:
         evictor = PodEvictor(workloads, secrets, events, fights, is_leader)
         limits = PaceLimits(PER_SECRET, None, PER_CLUSTER)
         self.pacer = RolloutPacer(index, namespaces, fights, evictor, limits, is_leader, lambda: cluster.now)
+        self.crashes = CrashLoops(index, workloads, is_leader, lambda: cluster.now)
+        index.add_progress_handler(self.crashes.on_progress)
+        self.pacer.set_crash_loops(self.crashes)
+        self.cache.replace([self.cache.transform(each) for each in map(copied, cluster.objects.values())])
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         self.restarter = ConsumerRestarter(
             index, workloads, secrets, LEGS, Restraints(policy, fights, evictor, self.pacer)
@@ -229,6 +254,12 @@ class Replica:
         for each in self.cluster.history[self.seen : self.seen + count]:
             self.cache.update(self.cache.transform(each))
             self.seen += 1
+
+    def look(self) -> None:
+        """Look at the pods of rollouts that make no progress, if this replica leads."""
+        asyncio.run(self.crashes.check())
+        if self.is_leader():
+            self.cluster.noticed |= {ref.name for ref in self.crashes.failed("team")} & self.cluster.crashing
 
     def reconcile(self, secret: str) -> None:
         target = Target("team", secret)
@@ -273,6 +304,7 @@ class Pacing(RuleBasedStateMachine):
     def catch_up(self, which: int) -> None:
         """Show a replica everything, and let it do what is due."""
         self.replicas[which].deliver(len(self.cluster.history))
+        self.replicas[which].look()
         for secret in SECRETS:
             self.replicas[which].reconcile(secret)
 
@@ -287,6 +319,18 @@ class Pacing(RuleBasedStateMachine):
         only five seconds after the other ended."""
         self.leader = 1 - self.leader
         self.replicas[self.leader].deliver(len(self.cluster.history))
+        self.replicas[self.leader].crashes.on_started_leading()
+
+    @rule(seconds=st.sampled_from([5, 30, 300]))
+    def look(self, seconds: int) -> None:
+        """Let the leader look at pods after some time."""
+        self.cluster.now += seconds
+        self.replicas[self.leader].look()
+
+    @precondition(lambda self: self.cluster.open_rollouts())
+    @rule(data=st.data())
+    def let_pods_crash(self, data: st.DataObject) -> None:
+        self.cluster.crashing.add(data.draw(st.sampled_from(sorted(self.cluster.open_rollouts()))))
 
     @precondition(lambda self: self.cluster.open_rollouts())
     @rule(data=st.data(), fails=st.sampled_from([False, False, False, True]))
@@ -297,7 +341,7 @@ class Pacing(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def mend(self, name: str) -> None:
-        if self.cluster.state[name] == FAILED:
+        if self.cluster.state[name] == FAILED or name in self.cluster.crashing:
             self._end(name, COMPLETE)
 
     @rule(hours=st.integers(1, 15))
@@ -323,6 +367,7 @@ class Pacing(RuleBasedStateMachine):
 
     def _end(self, name: str, state: str) -> None:
         self.cluster.state[name] = state
+        self.cluster.forget_crash(name)
         if state == COMPLETE:
             self.cluster.pod_marks[name] = dict(
                 self.cluster.objects[name]["spec"]["template"]["metadata"]["annotations"]

@@ -24,6 +24,7 @@ from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.field_owners import WATCH_MANAGER
 from keyturn_receiver.core.rollout import START_SECONDS
+from keyturn_receiver.core.rollout_order import ORDER
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.watched import WATCHED
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -137,6 +138,15 @@ class World:
         metadata |= {"ownerReferences": [owner], "annotations": dict(template["metadata"]["annotations"])}
         self.pods[name] = {"metadata": metadata, "spec": template["spec"]}
         self.read[name] = self.seen_by(name, self.values())
+
+    def progress(self, name: str, reason: str, ready: int = 0) -> None:
+        """Give a Deployment the status of its rollout."""
+        workload = self.workloads[name]
+        counts = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": ready}
+        status = {**counts, "conditions": [{"type": "Progressing", "reason": reason}]}
+        metadata = {**workload["metadata"], "generation": 1, "resourceVersion": self.next_version()}
+        self.workloads[name] = {**workload, "metadata": metadata, "status": status}
+        self.show()
 
     # --- what is so
 
@@ -428,3 +438,26 @@ async def test_secret_that_is_gone_is_no_error() -> None:
     made.write({"a": "1"})
     await asyncio.sleep(5)
     assert [reason for _, reason in made.receivers[0].events if reason == "NotFound"] == []
+
+
+async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
+    """A watched Secret has no status, so the Events alone tell of a halt."""
+    made = await world("a", "b")
+    made.workloads["a"]["metadata"]["annotations"][ORDER] = "1"
+    made.show()
+    made.write({"a": "1", "b": "1"})
+    await asyncio.sleep(10)
+    assert made.restarts == {"a": 1, "b": 0}
+    (receiver,) = made.receivers
+    told = [event for event in receiver.events if event[1] == "RolloutHalted"]
+    assert not told
+
+    made.progress("a", "ProgressDeadlineExceeded")
+    await asyncio.sleep(SETTLED)
+    assert made.restarts == {"a": 1, "b": 0}
+    told = [event for event in receiver.events if event[1] == "RolloutHalted"]
+    assert told == [("Secret db", "RolloutHalted"), ("Deployment a", "RolloutHalted")]
+
+    made.progress("a", "NewReplicaSetAvailable", ready=1)
+    await asyncio.sleep(10)
+    assert made.restarts == {"a": 1, "b": 1}

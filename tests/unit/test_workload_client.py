@@ -10,8 +10,8 @@ import pytest
 import keyturn_receiver
 from keyturn_receiver.cluster.api import ReplyTooLarge
 from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE
-from keyturn_receiver.cluster.workload_client import WorkloadClient
-from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.cluster.workload_client import MAX_CRASH_PODS, WorkloadClient
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef, mark_name, read_consumer
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_switch import Switch
@@ -148,3 +148,51 @@ async def test_pods_read_the_secrets_that_their_workload_names() -> None:
     api = PodApi({"matchLabels": {"app": "web"}}, 1)
     api.annotations["keyturn.dev/reads"] = "db"
     assert [pod.reads for pod in await pods_of(api)] == [{"db": Reads(whole=True)}]
+
+
+class CrashApi(PodApi):
+    """A workload that was restarted for the Secret `db`, and whose pods each read it."""
+
+    def __init__(self) -> None:
+        super().__init__({"matchLabels": {"app": "web"}}, 0)
+        container = {"name": "main", "envFrom": [{"secretRef": {"name": "db"}}]}
+        self._spec = {"containers": [container]}
+        self._workload["spec"]["template"] = {"metadata": {"annotations": {mark_name("db"): "v2"}}, "spec": self._spec}
+
+    def add_pods(self, count: int, mark: str, reason: str = "", owner: str = "web-1") -> None:
+        owners = [{"controller": True, "kind": "ReplicaSet", "name": owner}]
+        metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": owners}
+        metadata["annotations"] = {mark_name("db"): mark}
+        status = {"containerStatuses": [{"restartCount": 3, "state": {"waiting": {"reason": reason}}}]}
+        self._pods += [{"metadata": metadata, "spec": self._spec, "status": status if reason else {}}] * count
+
+    async def crash_reason(self, mark: str = "v2") -> str | None:
+        api: Any = self
+        restarted = read_consumer(WORKLOAD_KINDS["Deployment"], self._workload)
+        assert restarted
+        consumer = replace(restarted, marks={mark_name("db"): mark})
+        return await WorkloadClient(api).crash_reason(consumer, 1000.0, False)
+
+
+async def test_crash_of_a_new_pod_is_found_behind_many_others() -> None:
+    api = CrashApi()
+    api.add_pods(2 * PAGE_SIZE, "v1")
+    api.add_pods(PAGE_SIZE, "v2")
+    api.add_pods(1, "v2", "CrashLoopBackOff")
+    assert await api.crash_reason() == "CrashLoopBackOff"
+    assert await api.crash_reason("v1") is None  # the workload has got another mark
+
+
+async def test_crash_of_an_old_pod_or_of_a_pod_of_another_workload_does_not_count() -> None:
+    api = CrashApi()
+    api.add_pods(1, "v1", "CrashLoopBackOff")
+    api.add_pods(1, "v2", "CrashLoopBackOff", owner="other-1")
+    api.add_pods(1, "v2", "ImagePullBackOff")
+    assert await api.crash_reason() == ""
+
+
+async def test_crash_is_looked_for_in_so_many_pods_alone() -> None:
+    api = CrashApi()
+    api.add_pods(10 * MAX_CRASH_PODS, "v1")
+    assert await api.crash_reason() == ""
+    assert len(api.queries) == MAX_CRASH_PODS // PAGE_SIZE

@@ -11,6 +11,7 @@ from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
 from keyturn_receiver.core.argo_rollouts import restart_time
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
+from keyturn_receiver.core.crash_loop import crash_reason, is_of_rollout
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.pod_trouble import trouble_of
@@ -24,6 +25,7 @@ from keyturn_receiver.errors import ClusterRefused, UnknownField
 # With this parameter, the API server refuses a field that is not in the definition of a custom resource. Without it,
 # the API server drops such a field silently.
 STRICT = {"fieldValidation": "Strict"}
+MAX_CRASH_PODS = 500  # the most pods of a workload that are read to find one that crashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,29 @@ class WorkloadClient:
         )
         pods = (POD.decode(each) for each in page.get("items") or [])
         return trouble_of(pod for pod in pods if read_pod(pod, ref, uid))
+
+    async def crash_reason(self, consumer: Consumer, now: float, is_known: bool) -> str | None:
+        """Return why a new pod of a consumer's rollout fails to start (``core/crash_loop.py``), or an empty text if
+        none of the first MAX_CRASH_PODS pods does. Return None if the marks of the workload have changed. ``now`` is in
+        seconds since 1970. Raises the same errors as ``read``."""
+        ref, kind = consumer.ref, WORKLOAD_KINDS[consumer.ref.kind]
+        workload = await self._get(ref)
+        current = read_consumer(kind, workload, self._reloader)
+        if current is None or (current.marks, current.baseline) != (consumer.marks, consumer.baseline):
+            return None
+        uid, named = str(workload["metadata"]["uid"]), named_secrets(kind, workload, self._reloader)
+        query = {"labelSelector": _selector(workload["spec"].get("selector") or {})}
+        count = 0
+        async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
+            async for each in pods:
+                obj = POD.decode(each)
+                pod = read_pod(obj, ref, uid, named)
+                if pod and is_of_rollout(pod, current) and (reason := crash_reason(obj, now, is_known)):
+                    return reason
+                count += 1
+                if count == MAX_CRASH_PODS:
+                    break
+        return ""
 
     async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
         """Evict one pod of a workload. Raises DisruptionNotAllowed if a PodDisruptionBudget forbids it for now. Raises

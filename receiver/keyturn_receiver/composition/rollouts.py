@@ -9,6 +9,7 @@ from keyturn_receiver.composition.process import Process
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
+from keyturn_receiver.reconcile.crash_loops import CrashLoops
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
 from keyturn_receiver.reconcile.live_reporter import LiveReporter
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
@@ -27,6 +28,7 @@ class Rollouts:
     - ``restarter``: writes marks (Keyturn's annotations) on consumers.
     - ``fights``: counts the writes of other writers that revert a mark.
     - ``pacer``: limits how many rollouts run at once.
+    - ``crashes``: finds rollouts whose new pods crash.
     - ``live``: reports rollouts that are complete or stuck.
     """
 
@@ -34,6 +36,7 @@ class Rollouts:
     restarter: ConsumerRestarter
     fights: RolloutFights
     pacer: RolloutPacer
+    crashes: CrashLoops
     live: LiveReporter
 
 
@@ -52,6 +55,11 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
         settings.max_unfinished_per_secret, settings.max_unfinished_per_namespace, settings.max_unfinished_per_cluster
     )
     pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, evictor, limits, is_leader)
+    crashes = CrashLoops(caches.consumers, clients.workloads, is_leader)
+    pacer.set_crash_loops(crashes)
+    # The pacer asks for crash loops, so their detector is told first.
+    caches.consumers.add_progress_handler(crashes.on_progress)
+    kube.elector.add_handler(crashes.on_started_leading)
     caches.consumers.add_progress_handler(pacer.on_progress)
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
@@ -63,4 +71,4 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     restarter.add_owner_handler(fight_reporter.on_owner)
     live = LiveReporter(lookup, restarter, clients.workloads, kube.events, metrics, is_leader)
     evictor.add_done_handler(live.on_evicted)
-    return Rollouts(policy, restarter, fights, pacer, live)
+    return Rollouts(policy, restarter, fights, pacer, crashes, live)

@@ -16,6 +16,7 @@ from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -31,7 +32,7 @@ from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_debouncer import RolloutDebouncer
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
-from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer, Turn
+from keyturn_receiver.reconcile.rollout_pacer import RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
@@ -108,8 +109,10 @@ class ConsumerRestarter:
         self._owner_handlers.append(on_owner)
 
     def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
-        """Return a workload from the cache, or None if the workload is not a consumer of the Secret."""
-        return self._index.get(ref, target)
+        """Return a workload from the cache, or None if the workload is not a consumer of the Secret. Its rollout has
+        failed if its new pods crash."""
+        consumer = self._index.get(ref, target)
+        return self._pacer.judged(consumer) if consumer else None
 
     def consumers(self, target: Target) -> Sequence[Consumer]:
         """Return the cached consumers of a Secret."""

@@ -21,15 +21,10 @@ from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
 from keyturn_receiver.core.rollout_candidate import due_candidate, may_restart, other_candidate
 from keyturn_receiver.core.rollout_halt import halt_of, is_resumed
 from keyturn_receiver.core.rollout_pace import read_pace
-from keyturn_receiver.core.rollout_schedule import (
-    INFINITY,
-    Candidate,
-    Schedule,
-    Wait,
-    WaitReason,
-    schedule,
-)
+from keyturn_receiver.core.rollout_schedule import INFINITY, Candidate, ConsumerState, Schedule, WaitReason, schedule
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.rollout_window import WINDOW
+from keyturn_receiver.reconcile.crash_loops import CrashLoops
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.resilience.fair_map import FairMap
@@ -50,24 +45,6 @@ class PaceLimits:
     per_secret: int = 10
     per_namespace: int | None = None
     per_cluster: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A decision of the pacer about the consumers of one Secret. ``start`` has the consumers that may be restarted now,
-    in order. ``waits`` has the other consumers that are due for a restart, and the reasons why they wait.
-
-    ``unpaced`` are consumers that need a new mark, but whose pods do not restart when the mark is written. They get
-    their marks without waiting. ``halted_by`` is the consumer whose failed rollout keeps the others from being
-    restarted, or None. ``halt`` is the text about this failure for the Secret's status. It is empty if ``halted_by`` is
-    None.
-    """
-
-    start: Sequence[Consumer] = ()
-    unpaced: Sequence[Consumer] = ()
-    waits: Sequence[tuple[Consumer, Wait]] = ()
-    halted_by: Consumer | None = None
-    halt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +83,16 @@ class RolloutPacer:
         self._halted: set[Target] = set()
         self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
         self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
+        self._crashes: CrashLoops | None = None
 
     def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
         """Register ``quiet_at``, which returns the time from which a consumer may be restarted for a Secret, in seconds
         since 1970. The pacer lets the consumer wait until then."""
         self._quiet_at = quiet_at
+
+    def set_crash_loops(self, crashes: CrashLoops) -> None:
+        """Register the detector of crash loops. A rollout whose new pods crash then counts as failed."""
+        self._crashes = crashes
 
     def turn(
         self,
@@ -127,6 +109,8 @@ class RolloutPacer:
         or the restart has just turned out to be unnecessary.
         """
         current = [self.latest(each) for each in consumers]
+        if self._crashes and record.halt:
+            current = [self._crashes.told(each, target, record) for each in current]
         marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
         if not marks:
             self.forget(target)
@@ -142,8 +126,12 @@ class RolloutPacer:
         open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
-        made = schedule(candidates, now, slots, shared, is_resumed(spec, record))
         by_ref = {each.ref: each for each in current}
+        resumed = is_resumed(spec, record)
+        unfinished = (by_ref[each.ref] for each in candidates if each.state is ConsumerState.UNFINISHED)
+        if not resumed and any(map(self._is_unsure, unfinished)):
+            slots = 0  # the leader has to look at the pods first
+        made = schedule(candidates, now, slots, shared, resumed)
         start = [by_ref[ref] for ref in made.start]
         waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
         unpaced = [by_ref[ref] for ref, mark in marks.items() if not may_restart(mark) and ref not in tried]
@@ -168,9 +156,15 @@ class RolloutPacer:
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
     def latest(self, consumer: Consumer) -> Consumer:
-        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read."""
+        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read. Its
+        rollout has failed if its new pods crash."""
         written = self._written.get(consumer.ref.namespace, consumer.ref)
-        return written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
+        current = written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
+        return self.judged(current)
+
+    def judged(self, consumer: Consumer) -> Consumer:
+        """Return a consumer, with a failed rollout if its new pods crash (``CrashLoops.judged``)."""
+        return self._crashes.judged(consumer) if self._crashes else consumer
 
     def look_again_in(self, target: Target) -> float | None:
         """Return the seconds until a Secret has to be checked again, or None if no time is set."""
@@ -245,7 +239,11 @@ class RolloutPacer:
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
         until = INFINITY if was_tried else now + delay
         quiet_at = self._quiet_at(consumer, target, record)
-        return due_candidate(consumer, window, now, self._is_open(consumer), until, quiet_at)
+        is_open = self._is_open(consumer) and not self._is_unsure(consumer)
+        return due_candidate(consumer, window, now, is_open, until, quiet_at)
+
+    def _is_unsure(self, consumer: Consumer) -> bool:
+        return self._crashes is not None and self._crashes.is_unsure(consumer)
 
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
@@ -275,6 +273,8 @@ class RolloutPacer:
             written = self._written.get(namespace, ref)
             if written and self._is_ahead(written):
                 (refs.add if is_open(written) else refs.discard)(ref)
+        if self._crashes:
+            refs -= self._crashes.failed(namespace)
         return refs | {ref for ref in self._starting if ref.namespace == namespace}
 
     def _is_ahead(self, written: Consumer) -> bool:

@@ -12,6 +12,7 @@ from keyturn_receiver.core.binding import BindingSpec
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import OK, Record, status_of
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.errors import (
     Conflict,
     InvalidBinding,
@@ -32,7 +33,6 @@ from keyturn_receiver.reconcile.consumer_reporter import (
 from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
-from keyturn_receiver.reconcile.rollout_pacer import Turn
 from keyturn_receiver.reconcile.secret_filler import FillResult
 from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets

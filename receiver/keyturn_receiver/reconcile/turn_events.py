@@ -4,9 +4,9 @@ from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.revision import HALTED
 from keyturn_receiver.core.rollout_schedule import WaitReason
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS, tell_consumer
-from keyturn_receiver.reconcile.rollout_pacer import Turn
 
 
 def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:

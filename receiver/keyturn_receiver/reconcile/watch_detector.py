@@ -42,6 +42,7 @@ class WatchDetector:
         self._brake = brake
         self._is_leader = is_leader
         self._braked_handlers: list[Callable[[WatchedSecret], None]] = []
+        self._halts: dict[Target, str] = {}  # what this replica has told about a failed rollout that halts the others
         self._started = False
 
     def add_handler(self, on_braked: Callable[[WatchedSecret], None]) -> None:
@@ -103,6 +104,7 @@ class WatchDetector:
         secret = self._cache.get(target)
         if secret is None:
             self._queue.drop(target)
+            self._halts.pop(target, None)
         elif settles_in := self._queue.settles_in(target):
             # The caches may not show all writes of this replica yet.
             self._queue.check_later(target, settles_in, self._check_after_delay if acts else self._check)
@@ -114,6 +116,8 @@ class WatchDetector:
                 self._queue.submit(target, Request.now(cause))
                 if cause is Cause.DRIFT:
                     self._count(secret)
+                elif halt := self._in_turn(secret)[1]:
+                    self._halts[target] = halt
         elif not self._queue.gave_up_on(target, secret.resource_version):
             self._queue.mark_recovered(target)
 
@@ -122,7 +126,7 @@ class WatchDetector:
         change again and again."""
         if cause is Cause.DRIFT:
             return self._brake.delay(secret.target)
-        consumers = self._in_turn(secret)
+        consumers, _ = self._in_turn(secret)
         return self._restarter.fight_delay(secret.target, consumers, secret.record)
 
     def _count(self, secret: WatchedSecret) -> None:
@@ -142,15 +146,19 @@ class WatchDetector:
             _log.exception("check of a watched Secret failed", extra={"fields": {"secret": str(secret.target)}})
             return Cause.DRIFT
 
-    def _in_turn(self, secret: WatchedSecret) -> Sequence[Consumer]:
+    def _in_turn(self, secret: WatchedSecret) -> tuple[Sequence[Consumer], str]:
         consumers = self._restarter.restartable(secret.target, secret.spec)
-        return self._restarter.in_turn(secret.target, secret.spec, consumers, secret.record)[0]
+        return self._restarter.in_turn(secret.target, secret.spec, consumers, secret.record)
 
     def _due(self, secret: WatchedSecret) -> Cause | None:
         target = secret.target
-        consumers = self._in_turn(secret)
+        consumers, halt = self._in_turn(secret)
         is_up_to_date = self._restarter.is_up_to_date(target, consumers, secret.record)
         if not secret.watched.is_kept:
             gave_up = self._queue.gave_up_on(target, secret.resource_version)
             return None if gave_up and is_up_to_date else Cause.DRIFT
-        return None if is_up_to_date else Cause.CONSUMER
+        if not halt:
+            self._halts.pop(target, None)
+        # A watched Secret has no status, so only the memory of the leader shows whether a halt was told.
+        is_told = not halt or not self._is_leader() or self._halts.get(target) == halt
+        return None if is_up_to_date and is_told else Cause.CONSUMER
