@@ -156,15 +156,16 @@ class CrashApi(PodApi):
     def __init__(self) -> None:
         super().__init__({"matchLabels": {"app": "web"}}, 0)
         container = {"name": "main", "envFrom": [{"secretRef": {"name": "db"}}]}
-        self._spec = {"containers": [container]}
+        self._spec: dict[str, Any] = {"containers": [container]}
         self._workload["spec"]["template"] = {"metadata": {"annotations": {mark_name("db"): "v2"}}, "spec": self._spec}
 
     def add_pods(self, count: int, mark: str, reason: str = "", owner: str = "web-1") -> None:
         owners = [{"controller": True, "kind": "ReplicaSet", "name": owner}]
-        metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": owners}
+        metadata: dict[str, Any] = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": owners}
         metadata["annotations"] = {mark_name("db"): mark}
-        status = {"containerStatuses": [{"restartCount": 3, "state": {"waiting": {"reason": reason}}}]}
-        self._pods += [{"metadata": metadata, "spec": self._spec, "status": status if reason else {}}] * count
+        containers = [{"restartCount": 3, "state": {"waiting": {"reason": reason}}}] if reason else []
+        status: dict[str, Any] = {"containerStatuses": containers}
+        self._pods += [{"metadata": metadata, "spec": self._spec, "status": status}] * count
 
     async def crash_reason(self, mark: str = "v2") -> str | None:
         api: Any = self
