@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-GOOD, BAD, OPEN = "✔", "✗", "…"
+GOOD, BAD, OPEN, NEVER = "✔", "✗", "…", "-"
 MOVED, TAKEN, APPLIED, MARKED, READY, TOLD = range(6)  # ranks of legs
 
 
@@ -30,7 +30,7 @@ class Trace:
     ``version`` is the beginning of the version id. A watched Secret has no version, so for it ``version`` is the name
     of the change that the receiver's Events have. ``open_secrets``, ``open_workloads`` and ``open_clusters`` are the
     numbers of Secrets, workloads and clusters that the rotation has not reached yet. Clusters are known only from
-    receipts.
+    receipts. ``off_workloads`` is the number of workloads that Keyturn does not restart.
     """
 
     version: str
@@ -41,6 +41,7 @@ class Trace:
     open_secrets: int = 0
     open_workloads: int = 0
     open_clusters: int = 0
+    off_workloads: int = 0
 
     @property
     def is_open(self) -> bool:

@@ -11,6 +11,7 @@ from itertools import islice
 
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.release import Settings
+from keyturn_cli.rotation import why_off
 from keyturn_receiver.core.binding import Binding, Source, Target, read_binding
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.missing_keys import missing_keys
@@ -24,9 +25,7 @@ from keyturn_receiver.core.revision import Record, next_revision, revision_of
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.core.rollout_candidate import due_candidate, other_candidate
 from keyturn_receiver.core.rollout_halt import is_resumed
-from keyturn_receiver.core.rollout_permission import is_left_to_reloader, permits
 from keyturn_receiver.core.rollout_schedule import Wait, WaitReason, schedule
-from keyturn_receiver.core.rollout_switch import ROLLOUT
 from keyturn_receiver.core.rollout_window import WINDOW
 from keyturn_receiver.core.secret_types import complete
 from keyturn_receiver.core.unrestarted import Reader, Sort, has_to_be_told
@@ -182,7 +181,7 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
     for consumer in sorted(scene.consumers, key=lambda each: each.ref):
         reads = consumer.reads[name]
         missing = missing_keys(reads, change.present)
-        off = _why_off(consumer, scene)
+        off = why_off(consumer, scene.bound, scene.in_namespace, scene.settings)
         mark = None if off or not scene.settings.rollouts else _mark(consumer, name, before, after)
         if off:
             made[consumer.ref] = Fate(consumer.ref, Outcome.OFF, reads, off, missing)
@@ -201,7 +200,9 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
 def needs_pods(scene: Scene, change: Change) -> list[Consumer]:
     """Return the consumers whose pods decide about the restart. ``fates`` needs these pods in ``Scene.pods``."""
     name, before = scene.bound.target.name, Record(revisions=change.before)
-    marks = ((each, _mark(each, name, before, change.after)) for each in scene.consumers if not _why_off(each, scene))
+    bound, in_namespace, settings = scene.bound, scene.in_namespace, scene.settings
+    permitted = (each for each in scene.consumers if not why_off(each, bound, in_namespace, settings))
+    marks = ((each, _mark(each, name, before, change.after)) for each in permitted)
     return [consumer for consumer, mark in marks if mark and mark.undecided and not mark.restart]
 
 
@@ -232,21 +233,6 @@ def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> Rollo
 def _has_pod_behind(scene: Scene, consumer: Consumer, name: str, after: Record, mark: RolloutAnnotation) -> bool:
     pods = scene.pods.get(consumer.ref, ())
     return mark.undecided and any(is_behind(pod, name, after, mark, consumer.seen_late) for pod in pods)
-
-
-def _why_off(consumer: Consumer, scene: Scene) -> str:
-    """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted."""
-    settings, bound = scene.settings, scene.bound
-    if not settings.rollouts:
-        return "Keyturn restarts nothing here (chart value rollouts.enabled)"
-    args = (consumer, bound.target, bound.spec, scene.in_namespace, settings.rollout_default, settings.reloader)
-    if permits(*args):
-        return ""
-    if consumer.faults:
-        return f"never restarted until this is corrected: {consumer.faults[0]}"
-    if is_left_to_reloader(consumer, bound.target, bound.spec, settings.reloader):
-        return "Reloader restarts it"
-    return f"restarts are off ({ROLLOUT} on the namespace, the Secret or the workload, or the chart)"
 
 
 def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fate:

@@ -1,11 +1,11 @@
 """Keyturn's Helm release in the cluster: its Deployment, and its settings for access and restarts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keyturn_cli.cluster import Cluster, path
-from keyturn_cli.errors import NotFound, Refused
+from keyturn_cli.errors import CliError, NotFound, Refused
 from keyturn_cli.options import Release
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.policy import Default
@@ -15,6 +15,8 @@ from keyturn_receiver.core.rollout_switch import Switch
 PER_SECRET = 10  # at most this many unfinished rollouts of one Secret at a time
 CHART = "keyturn"
 COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
+PART_OF, INSTANCE = "app.kubernetes.io/part-of", "app.kubernetes.io/instance"
+MAX_SHOWN = 3  # an advice names at most this many releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,37 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
             path("apps/v1", "deployments", release.namespace, release.full_name)
         )
         return deployment
-    query = {"labelSelector": f"app.kubernetes.io/instance={release.name},app.kubernetes.io/part-of={CHART}"}
-    for each in cluster.list(path("apps/v1", "deployments", release.namespace), query):
+    for each in _receivers(cluster, release.namespace):
+        if _instance(each) == release.name:
+            return each
+    raise NotFound(
+        f"there is no release {release.name} of Keyturn in namespace {release.namespace}",
+        "name the release: --release NAMESPACE/NAME (helm list -A)" + _present(cluster),
+    )
+
+
+def _receivers(cluster: Cluster, namespace: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """Yield the Deployments of receivers in a namespace, or in all namespaces. Raises the errors of ``Cluster``."""
+    for each in cluster.list(path("apps/v1", "deployments", namespace), {"labelSelector": f"{PART_OF}={CHART}"}):
         # The chart puts the label for the component into the Deployment's selector, and not on the Deployment itself.
         labels = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
         if labels.get(COMPONENT) == RECEIVER:
-            return as_object(each)
-    raise NotFound(
-        f"there is no release {release.name} of Keyturn in namespace {release.namespace}",
-        "name the release: --release NAMESPACE/NAME (helm list -A)",
-    )
+            yield as_object(each)
+
+
+def _instance(deployment: Mapping[str, Any]) -> str:
+    return str(as_object(as_object(deployment.get("metadata")).get("labels")).get(INSTANCE, ""))
+
+
+def _present(cluster: Cluster) -> str:
+    """Return the releases that the cluster has, for an advice. The text is empty if the caller may not list them."""
+    try:
+        found = [
+            f"{as_object(each.get('metadata')).get('namespace')}/{_instance(each)}" for each in _receivers(cluster)
+        ]
+    except CliError:
+        return ""
+    return f"; this cluster has {', '.join(sorted(found)[:MAX_SHOWN])}" if found else ""
 
 
 def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> str:

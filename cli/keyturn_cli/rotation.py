@@ -13,7 +13,7 @@ from keyturn_receiver.core.open_rollouts import is_restarted
 from keyturn_receiver.core.revision import OK
 from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.core.rollout_deadline import fails_at
-from keyturn_receiver.core.rollout_permission import permits
+from keyturn_receiver.core.rollout_permission import refusal
 from keyturn_receiver.core.rollout_progress import RolloutState
 
 
@@ -64,9 +64,8 @@ def workload_place(
 ) -> Place:
     """Return the stage of a workload on its way to the present values of a Secret. ``now`` is in seconds since 1970."""
     name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
-    levels = (in_namespace, settings.rollout_default, settings.reloader)
-    if not settings.rollouts or not permits(consumer, bound.target, bound.spec, *levels):
-        return Place(name, Stage.OFF, "Keyturn may not restart it")
+    if off := why_off(consumer, bound, in_namespace, settings):
+        return Place(name, Stage.OFF, f"Keyturn does not restart it: {off}")
     if lacks_keys(consumer, bound.target.name, record):
         return Place(name, Stage.HELD, "its pods keep the old value: the Secret has lost the keys that they need")
     if rollout(consumer, bound.target.name, record):
@@ -82,6 +81,14 @@ def workload_place(
     if progress.state is RolloutState.FAILED or now >= fails_at(consumer.ref.kind, progress):
         return Place(name, Stage.FAILED, f"{counts}; {progress.reason or 'its deadline is over'}")
     return Place(name, Stage.ROLLING, counts)
+
+
+def why_off(consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings) -> str:
+    """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted."""
+    if not settings.rollouts:
+        return "Keyturn restarts nothing here (chart value rollouts.enabled)"
+    levels = (in_namespace, settings.rollout_default, settings.reloader)
+    return refusal(consumer, bound.target, bound.spec, *levels)
 
 
 def consumers_of(bound: Bound, consumers: Sequence[Consumer]) -> list[Consumer]:

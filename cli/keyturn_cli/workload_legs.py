@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import path
 from keyturn_cli.errors import Forbidden
-from keyturn_cli.legs import BAD, GOOD, MARKED, OPEN, READY, TOLD, Leg, Trace
+from keyturn_cli.legs import BAD, GOOD, MARKED, NEVER, OPEN, READY, TOLD, Leg, Trace
 from keyturn_cli.rotation import Place, Stage, workload_place
 from keyturn_cli.sight import Sight
 from keyturn_cli.times import seconds_of
@@ -15,7 +15,7 @@ from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.rollout import present_mark
 
-SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.HELD: OPEN, Stage.ROLLING: OPEN, Stage.WAITING: OPEN}
+SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.OFF: NEVER}  # others are open
 MAX_EVENTS = 20  # at most this many warnings are shown for one Secret
 
 
@@ -29,6 +29,7 @@ def add_workload(sight: Sight, consumer: Consumer, bound: Bound, place: Place, m
     """Add the legs of one workload to a trace."""
     made.legs += _legs(sight, consumer, bound, place)
     made.open_workloads += place.stage in (Stage.WAITING, Stage.ROLLING, Stage.HELD, Stage.FAILED)
+    made.off_workloads += place.stage is Stage.OFF
 
 
 def warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:

@@ -309,6 +309,16 @@ def test_release_is_found_by_the_name_that_helm_knows(
         f"poller: no replica holds the Lease {name}-poller",
         f"event path: no heartbeat has ever arrived (Lease {name}-event-path)",
     ]
+    found = cli.run(control_plane.kubeconfig, "doctor", "-o", "json", "--release", f"{namespace}/other").data[
+        "findings"
+    ]
+    about = {each["text"].partition(":")[0]: each for each in found}
+    missing = f"there is no release other of Keyturn in namespace {namespace}"
+    assert about["receivers"]["text"] == f"receivers: {missing}"
+    assert "; this cluster has " in about["receivers"]["remedy"]
+    for subject in ("poller", "event path"):  # they are unknown, not broken
+        assert about[subject]["level"] == "skipped"
+        assert about[subject]["text"] == f"{subject}: not checked, because {missing}"
 
 
 def test_release_that_is_not_there_is_told_with_the_way_to_name_it(control_plane: ControlPlane, namespace: str) -> None:

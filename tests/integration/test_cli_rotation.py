@@ -205,7 +205,7 @@ def test_explain_tells_who_is_hit(shop: Shop) -> None:
         f"├── Secret {shop.namespace}/db  keys password, username",
         "│   ├── Deployment api  reads username: restarts",
         "│   ├── Deployment off  reads every key: not restarted: restarts are off (keyturn.dev/rollout on the"
-        " namespace, the Secret or the workload, or the chart)",
+        " workload)",
         "│   ├── Deployment web  reads every key: restarts",
         "│   ├── StatefulSet parted  reads every key: keeps all of its pods: lower"
         " spec.updateStrategy.rollingUpdate.partition, which is 5, to restart them",
@@ -393,7 +393,8 @@ def test_wait_and_trace_follow_a_rotation(shop: Shop) -> None:
     assert [leg for leg in legs if leg in in_order] == in_order
     assert any(leg.startswith(f"✗ Secret {shop.namespace}/wrong  InvalidValue: ") for leg in legs)
     assert any(leg.startswith(f"… StatefulSet {shop.namespace}/parted  keeps all of its pods") for leg in legs)
-    assert re.fullmatch(r"live in \d+[smhd], except: 1 Secret, 1 workload", lines[-1])
+    off = "not restarted: 1 workload, whose pods may have the old value"
+    assert re.fullmatch(rf"live in \d+[smhd], except: 1 Secret, 1 workload; {off}", lines[-1])
 
     event = told.out.splitlines()[0].rsplit(" ", 1)[1]
     by_event = shop.run("trace", event, "-o", "json")

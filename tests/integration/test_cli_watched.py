@@ -109,7 +109,7 @@ def test_explain_of_a_watched_secret_says_who_restarts(shop: Shop) -> None:
         f"└── Secret {shop.namespace}/tls  watched  keys crt, key",
         "    ├── Deployment api  reads crt: restarts",
         "    ├── Deployment off  reads every key: not restarted: restarts are off (keyturn.dev/rollout on the"
-        " namespace, the Secret or the workload, or the chart)",
+        " workload)",
         "    ├── Deployment waiting  reads ca: reads no key that changes; waits for ca, which the Secret does not have",
         "    └── Deployment web  reads every key: restarts",
         "",
@@ -209,9 +209,10 @@ def test_trace_has_the_legs_of_the_last_change(shop: Shop) -> None:
     for workload_name in ("api", "web"):
         one = f"Deployment {shop.namespace}/{workload_name}"
         assert [text for text in texts if one in text] == [f"{one} marked", f"✔ {one} 1/1 pods ready with it"]
-    assert f"… Deployment {shop.namespace}/off  Keyturn may not restart it" in texts
+    off = f"- Deployment {shop.namespace}/off  Keyturn does not restart it: restarts are off"
+    assert f"{off} (keyturn.dev/rollout on the workload)" in texts
     assert len(texts) == 6  # nothing about `keyed` and `waiting`
-    assert re.fullmatch(r"live in \d+[smhd]", last)
+    assert re.fullmatch(r"live in \d+[smhd]; not restarted: 1 workload, whose pods may have the old value", last)
     selector = "--field-selector=involvedObject.name=tls,reason=Changed"
     events = json.loads(shop.env.cluster.kubectl("get", "events", "-n", shop.namespace, selector, "-o", "json"))
     assert any(name in event["message"] for event in events["items"])

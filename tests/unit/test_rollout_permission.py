@@ -7,7 +7,7 @@ import pytest
 from keyturn_receiver.core.binding import Target, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules
-from keyturn_receiver.core.rollout_permission import is_left_to_reloader, permits
+from keyturn_receiver.core.rollout_permission import is_left_to_reloader, permits, refusal
 from keyturn_receiver.core.rollout_switch import Switch
 
 TARGET = Target("team", "db")
@@ -54,3 +54,64 @@ def test_reloader_that_was_replaced_selects() -> None:
     other = consumer(reloader=ReloaderRules(names=frozenset({"other"}), selecting=True))
     assert ask(chosen, default=Switch.DISABLED, mode=ReloaderMode.REPLACED)
     assert not ask(other, mode=ReloaderMode.REPLACED)
+
+
+WHY = [
+    (consumer(), {}, {}, Switch.DISABLED, "restarts are off (chart value rollouts.default)"),
+    (consumer(), {}, {}, Switch.UNSET, "restarts are off (chart value rollouts.default)"),
+    (
+        consumer(),
+        {},
+        {ROLLOUT: "disabled"},
+        Switch.ENABLED,
+        "restarts are off (keyturn.dev/rollout on the namespace)",
+    ),
+    (
+        consumer(),
+        {ROLLOUT: "disabled"},
+        {ROLLOUT: "enabled"},
+        Switch.ENABLED,
+        "restarts are off (keyturn.dev/rollout on the Secret)",
+    ),
+    (
+        consumer(switch=Switch.DISABLED),
+        {ROLLOUT: "enabled"},
+        {},
+        Switch.ENABLED,
+        "restarts are off (keyturn.dev/rollout on the workload)",
+    ),
+    (
+        consumer(),
+        {},
+        {"keyturn.dev/rollout-pace": "fast"},
+        Switch.ENABLED,
+        'never restarted until this is corrected: annotation keyturn.dev/rollout-pace is "fast"',
+    ),
+    (
+        consumer(),
+        {ROLLOUT: "sometimes"},
+        {},
+        Switch.ENABLED,
+        "never restarted until this is corrected: keyturn.dev/rollout on the Secret",
+    ),
+    (consumer(faults=("an order",)), {}, {}, Switch.DISABLED, "never restarted until this is corrected: an order"),
+    (consumer(), {}, {}, Switch.ENABLED, ""),
+]
+
+
+@pytest.mark.parametrize(("each", "on_secret", "in_namespace", "default", "why"), WHY)
+def test_refusal_names_the_level_that_decides(
+    each: Consumer, on_secret: dict[str, str], in_namespace: dict[str, str], default: Switch, why: str
+) -> None:
+    told = refusal(each, TARGET, read_spec(on_secret), in_namespace, default, ReloaderMode.ABSENT)
+    assert told.startswith(why)
+    assert (told == "") == ask(each, on_secret, in_namespace, default)
+
+
+def test_refusal_names_reloader() -> None:
+    each = consumer(reloader=ReloaderRules(auto=True, selecting=True))
+    running = refusal(each, TARGET, read_spec({}), {}, Switch.ENABLED, ReloaderMode.RUNNING)
+    assert running == "Reloader restarts it"
+    other = consumer(reloader=ReloaderRules(names=frozenset({"other"}), selecting=True))
+    replaced = refusal(other, TARGET, read_spec({}), {}, Switch.ENABLED, ReloaderMode.REPLACED)
+    assert replaced == "restarts are off (Reloader's annotations)"

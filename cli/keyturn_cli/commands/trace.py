@@ -264,7 +264,10 @@ def _summary(made: Trace, started: float | None) -> str:
         left.append(counted(made.open_workloads, "workload"))
     if made.open_clusters:
         left.append(counted(made.open_clusters, "cluster"))
-    return f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
+    summary = f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
+    if not made.off_workloads:
+        return summary
+    return f"{summary}; not restarted: {counted(made.off_workloads, 'workload')}, whose pods may have the old value"
 
 
 def _data(found: Subject, made: Trace, notes: Sequence[str]) -> dict[str, Any]:

@@ -242,6 +242,9 @@ def _ended(
         out.line(f"{subject} version {version[:8]} is {goal} in {', '.join(clusters)}: {told} ({duration(spent)})")
         for _, place in held:
             out.line(f"except {place.name}: {place.why}", "yellow")
+        for _, place in places:
+            if place.stage is Stage.OFF:
+                out.line(f"{place.name}: {place.why}")
     return ExitCode.FINDING if held else ExitCode.FINE
 
 

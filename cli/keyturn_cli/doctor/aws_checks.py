@@ -147,7 +147,7 @@ def notifier(notifier: Notifier) -> Iterator[Finding]:
         hosts = some(f"{host} -> {address}" for host, address in notifier.private.items())
         yield error(f"the notifier is in no VPC, but {hosts} (private)", "set SubnetIds and SecurityGroupIds")
     if before:
-        yield ok("notifier active, " + ("in a VPC" if notifier.in_vpc else "receivers not private"))
+        yield ok("notifier active, " + ("in a VPC" if notifier.in_vpc else "not in a VPC"))
 
 
 def check_keys(key: SigningKey | Unknown, now: datetime) -> Iterator[Finding]:

@@ -9,7 +9,16 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.reloader import ReloaderMode, switch_of
 from keyturn_receiver.core.rollout_pace import pace_faults
-from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
+from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch, innermost, read_switch, switch_faults
+
+# The levels that decide about restarts, from the outermost to the innermost.
+_PLACES = (
+    "chart value rollouts.default",
+    f"{ROLLOUT} on the namespace",
+    f"{ROLLOUT} on the Secret",
+    "Reloader's annotations",
+    f"{ROLLOUT} on the workload",
+)
 
 
 def permits(
@@ -27,11 +36,30 @@ def permits(
     """
     if is_left_to_reloader(consumer, target, spec, reloader):
         return False
-    of_namespace = Switch.UNKNOWN if pace_faults(in_namespace) else read_switch(in_namespace)
-    by_reloader = Switch.UNSET
-    if reloader is ReloaderMode.REPLACED:
-        by_reloader = switch_of(consumer.reloader, target.name, spec.reloader_ignore, spec.reloader_match)
-    return innermost(default, of_namespace, spec.switch, by_reloader, consumer.switch) is Switch.ENABLED
+    return innermost(*_levels(consumer, target, spec, in_namespace, default, reloader)) is Switch.ENABLED
+
+
+def refusal(
+    consumer: Consumer,
+    target: Target,
+    spec: BindingSpec,
+    in_namespace: Mapping[str, str],
+    default: Switch,
+    reloader: ReloaderMode,
+) -> str:
+    """Return the reason why a consumer may not be restarted, or an empty text if it may. The parameters are those of
+    ``permits``."""
+    if permits(consumer, target, spec, in_namespace, default, reloader):
+        return ""
+    if faults := (*consumer.faults, *switch_faults(in_namespace, "on the namespace"), *pace_faults(in_namespace)):
+        return f"never restarted until this is corrected: {faults[0]}"
+    if is_left_to_reloader(consumer, target, spec, reloader):
+        return "Reloader restarts it"
+    levels = dict(zip(_PLACES, _levels(consumer, target, spec, in_namespace, default, reloader), strict=True))
+    if wrong := [place for place, switch in levels.items() if switch is Switch.UNKNOWN]:
+        return f"never restarted until this is corrected: {wrong[0]}"
+    decided = [place for place, switch in levels.items() if switch is not Switch.UNSET]
+    return f"restarts are off ({decided[-1] if decided else _PLACES[0]})"
 
 
 def is_left_to_reloader(consumer: Consumer, target: Target, spec: BindingSpec, reloader: ReloaderMode) -> bool:
@@ -40,3 +68,19 @@ def is_left_to_reloader(consumer: Consumer, target: Target, spec: BindingSpec, r
     if reloader is not ReloaderMode.RUNNING or rules is None or spec.reloader_ignore == "true":
         return False
     return rules.selects(target.name, spec.reloader_match)
+
+
+def _levels(
+    consumer: Consumer,
+    target: Target,
+    spec: BindingSpec,
+    in_namespace: Mapping[str, str],
+    default: Switch,
+    reloader: ReloaderMode,
+) -> tuple[Switch, ...]:
+    """Return what each level of _PLACES says about restarts."""
+    of_namespace = Switch.UNKNOWN if pace_faults(in_namespace) else read_switch(in_namespace)
+    by_reloader = Switch.UNSET
+    if reloader is ReloaderMode.REPLACED:
+        by_reloader = switch_of(consumer.reloader, target.name, spec.reloader_ignore, spec.reloader_match)
+    return default, of_namespace, spec.switch, by_reloader, consumer.switch
