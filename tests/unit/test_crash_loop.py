@@ -56,7 +56,9 @@ def reason_of(container: dict[str, Any], is_known: bool = False, field: str = "c
         (waiting("RunContainerError", 1), ""),
         (waiting("PodInitializing"), ""),
         (running(5, 9), ""),
-        (ended(1, 9), ""),
+        (ended(1, 2), "CrashLoopBackOff"),
+        (ended(1, 1), ""),
+        (ended(0, 9), ""),
         ({}, ""),
     ],
 )

@@ -56,7 +56,9 @@ def crash_reason(pod: Mapping[str, object], now: float, is_known: bool) -> str:
         if reason == CONFIG_ERROR:
             return CONFIG_ERROR
         has_failed = number(container, "restartCount") >= MIN_RESTARTS
-        if has_failed and (reason == CRASH_LOOP or (is_known and not _has_recovered(state, now))):
+        # A kubelet with a short crashLoopBackOff.maxContainerRestartPeriod does not say that it waits.
+        is_down = reason == CRASH_LOOP or as_object(state.get("terminated")).get("exitCode", 0) != 0
+        if has_failed and (is_down or (is_known and not _has_recovered(state, now))):
             return CRASH_LOOP
     return ""
 
