@@ -62,21 +62,22 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
             path("apps/v1", "deployments", release.namespace, release.full_name)
         )
         return deployment
-    for each in _receivers(cluster, release.namespace):
-        if _instance(each) == release.name:
-            return each
+    for each in _receivers(cluster, release.namespace, f"{INSTANCE}={release.name},"):
+        return each
     raise NotFound(
         f"there is no release {release.name} of Keyturn in namespace {release.namespace}",
         "name the release: --release NAMESPACE/NAME (helm list -A)" + _present(cluster),
     )
 
 
-def _receivers(cluster: Cluster, namespace: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """Yield the Deployments of receivers in a namespace, or in all namespaces. Raises the errors of ``Cluster``."""
-    for each in cluster.list(path("apps/v1", "deployments", namespace), {"labelSelector": f"{PART_OF}={CHART}"}):
+def _receivers(cluster: Cluster, namespace: str | None = None, labels: str = "") -> Iterator[Mapping[str, Any]]:
+    """Yield the Deployments of receivers in a namespace, or in all namespaces. ``labels`` is the beginning of the label
+    selector. Raises the errors of ``Cluster``."""
+    query = {"labelSelector": f"{labels}{PART_OF}={CHART}"}
+    for each in cluster.list(path("apps/v1", "deployments", namespace), query):
         # The chart puts the label for the component into the Deployment's selector, and not on the Deployment itself.
-        labels = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
-        if labels.get(COMPONENT) == RECEIVER:
+        selector = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
+        if selector.get(COMPONENT) == RECEIVER:
             yield as_object(each)
 
 
