@@ -182,7 +182,7 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
         reads = consumer.reads[name]
         missing = missing_keys(reads, change.present)
         off = why_off(consumer, scene.bound, scene.in_namespace, scene.settings)
-        mark = None if off or not scene.settings.rollouts else _mark(consumer, name, before, after)
+        mark = None if off else _mark(consumer, name, before, after)
         if off:
             made[consumer.ref] = Fate(consumer.ref, Outcome.OFF, reads, off, missing)
         elif mark is None or not (mark.restart or _has_pod_behind(scene, consumer, name, after, mark)):

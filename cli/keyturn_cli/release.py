@@ -62,7 +62,7 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
             path("apps/v1", "deployments", release.namespace, release.full_name)
         )
         return deployment
-    for each in _receivers(cluster, release.namespace, f"{INSTANCE}={release.name},"):
+    for each in _receivers(cluster, release.namespace, f"{INSTANCE}={release.name},{PART_OF}={CHART}"):
         return each
     raise NotFound(
         f"there is no release {release.name} of Keyturn in namespace {release.namespace}",
@@ -70,30 +70,25 @@ def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
     )
 
 
-def _receivers(cluster: Cluster, namespace: str | None = None, labels: str = "") -> Iterator[Mapping[str, Any]]:
-    """Yield the Deployments of receivers in a namespace, or in all namespaces. ``labels`` is the beginning of the label
-    selector. Raises the errors of ``Cluster``."""
-    query = {"labelSelector": f"{labels}{PART_OF}={CHART}"}
-    for each in cluster.list(path("apps/v1", "deployments", namespace), query):
+def _receivers(cluster: Cluster, namespace: str | None, labels: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the Deployments of receivers with these labels, in a namespace or in all namespaces. Raises the errors of
+    ``Cluster``."""
+    for each in cluster.list(path("apps/v1", "deployments", namespace), {"labelSelector": labels}):
         # The chart puts the label for the component into the Deployment's selector, and not on the Deployment itself.
         selector = as_object(as_object(as_object(each.get("spec")).get("selector")).get("matchLabels"))
         if selector.get(COMPONENT) == RECEIVER:
             yield as_object(each)
 
 
-def _instance(deployment: Mapping[str, Any]) -> str:
-    return str(as_object(as_object(deployment.get("metadata")).get("labels")).get(INSTANCE, ""))
-
-
 def _present(cluster: Cluster) -> str:
     """Return the releases that the cluster has, for an advice. The text is empty if the caller may not list them."""
     try:
-        found = [
-            f"{as_object(each.get('metadata')).get('namespace')}/{_instance(each)}" for each in _receivers(cluster)
-        ]
+        receivers = _receivers(cluster, None, f"{PART_OF}={CHART}")
+        metadata = [as_object(each.get("metadata")) for each in receivers]
     except CliError:
         return ""
-    return f"; this cluster has {', '.join(sorted(found)[:MAX_SHOWN])}" if found else ""
+    found = sorted(f"{each.get('namespace')}/{as_object(each.get('labels')).get(INSTANCE, '')}" for each in metadata)
+    return f"; this cluster has {', '.join(found[:MAX_SHOWN])}" if found else ""
 
 
 def prefix_of(release: Release, deployment: Mapping[str, Any] | None = None) -> str:

@@ -13,7 +13,7 @@ from keyturn_receiver.core.open_rollouts import is_restarted
 from keyturn_receiver.core.revision import OK
 from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.core.rollout_deadline import fails_at
-from keyturn_receiver.core.rollout_permission import refusal
+from keyturn_receiver.core.rollout_permission import OuterLevels, refusal
 from keyturn_receiver.core.rollout_progress import RolloutState
 
 
@@ -87,8 +87,8 @@ def why_off(consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], s
     """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted."""
     if not settings.rollouts:
         return "Keyturn restarts nothing here (chart value rollouts.enabled)"
-    levels = (in_namespace, settings.rollout_default, settings.reloader)
-    return refusal(consumer, bound.target, bound.spec, *levels)
+    outer = OuterLevels(in_namespace, settings.rollout_default, settings.reloader)
+    return refusal(consumer, bound.target, bound.spec, outer)
 
 
 def consumers_of(bound: Bound, consumers: Sequence[Consumer]) -> list[Consumer]:

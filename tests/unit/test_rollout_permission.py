@@ -7,7 +7,7 @@ import pytest
 from keyturn_receiver.core.binding import Target, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.reloader import ReloaderMode, ReloaderRules
-from keyturn_receiver.core.rollout_permission import is_left_to_reloader, permits, refusal
+from keyturn_receiver.core.rollout_permission import OuterLevels, is_left_to_reloader, permits, refusal
 from keyturn_receiver.core.rollout_switch import Switch
 
 TARGET = Target("team", "db")
@@ -26,7 +26,7 @@ def ask(
     default: Switch = Switch.ENABLED,
     mode: ReloaderMode = ReloaderMode.ABSENT,
 ) -> bool:
-    return permits(each, TARGET, read_spec(on_secret or {}), in_namespace or {}, default, mode)
+    return permits(each, TARGET, read_spec(on_secret or {}), OuterLevels(in_namespace or {}, default, mode))
 
 
 def test_innermost_level_decides() -> None:
@@ -103,15 +103,15 @@ WHY = [
 def test_refusal_names_the_level_that_decides(
     each: Consumer, on_secret: dict[str, str], in_namespace: dict[str, str], default: Switch, why: str
 ) -> None:
-    told = refusal(each, TARGET, read_spec(on_secret), in_namespace, default, ReloaderMode.ABSENT)
+    told = refusal(each, TARGET, read_spec(on_secret), OuterLevels(in_namespace, default, ReloaderMode.ABSENT))
     assert told.startswith(why)
     assert (told == "") == ask(each, on_secret, in_namespace, default)
 
 
 def test_refusal_names_reloader() -> None:
     each = consumer(reloader=ReloaderRules(auto=True, selecting=True))
-    running = refusal(each, TARGET, read_spec({}), {}, Switch.ENABLED, ReloaderMode.RUNNING)
+    running = refusal(each, TARGET, read_spec({}), OuterLevels({}, Switch.ENABLED, ReloaderMode.RUNNING))
     assert running == "Reloader restarts it"
     other = consumer(reloader=ReloaderRules(names=frozenset({"other"}), selecting=True))
-    replaced = refusal(other, TARGET, read_spec({}), {}, Switch.ENABLED, ReloaderMode.REPLACED)
+    replaced = refusal(other, TARGET, read_spec({}), OuterLevels({}, Switch.ENABLED, ReloaderMode.REPLACED))
     assert replaced == "restarts are off (Reloader's annotations)"

@@ -25,7 +25,7 @@ from keyturn_receiver.errors import ClusterRefused, UnknownField
 # With this parameter, the API server refuses a field that is not in the definition of a custom resource. Without it,
 # the API server drops such a field silently.
 STRICT = {"fieldValidation": "Strict"}
-MAX_CRASH_PODS = 500  # the most pods of a workload that are read to find one that crashes
+MAX_CRASH_PODS = 500  # at most this many pods of a workload are read to find one that crashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,9 @@ class WorkloadClient:
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
         """Yield the pods of a workload, without the pods that are ending. If an Argo Rollout takes its pod template
         from the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
-        ref = workload.ref
-        owners = [ref, *(each.rollout for each in self._borrowers.of(ref))]
-        query = {"labelSelector": workload.selector}
-        async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
-            async for each in pods:
-                obj = POD.decode(each)
+        owners = [workload.ref, *(each.rollout for each in self._borrowers.of(workload.ref))]
+        async with aclosing(self._selected(workload)) as pods:
+            async for obj in pods:
                 found = (read_pod(obj, owner, workload.uid, workload.named) for owner in owners)
                 if pod := next(filter(None, found), None):
                     yield pod
@@ -110,18 +107,14 @@ class WorkloadClient:
         """Return why a new pod of a consumer's rollout fails to start (``core/crash_loop.py``), or an empty text if
         none of the first MAX_CRASH_PODS pods does. Return None if the marks of the workload have changed. ``now`` is in
         seconds since 1970. Raises the same errors as ``read``."""
-        ref, kind = consumer.ref, WORKLOAD_KINDS[consumer.ref.kind]
-        workload = await self._get(ref)
-        current = read_consumer(kind, workload, self._reloader)
+        workload = await self.inspect(consumer.ref, "")
+        current = workload.consumer
         if current is None or (current.marks, current.baseline) != (consumer.marks, consumer.baseline):
             return None
-        uid, named = str(workload["metadata"]["uid"]), named_secrets(kind, workload, self._reloader)
-        query = {"labelSelector": _selector(workload["spec"].get("selector") or {})}
         count = 0
-        async with aclosing(list_in_pages(self._api, path("v1", "pods", ref.namespace), query)) as pods:
-            async for each in pods:
-                obj = POD.decode(each)
-                pod = read_pod(obj, ref, uid, named)
+        async with aclosing(self._selected(workload)) as pods:
+            async for obj in pods:
+                pod = read_pod(obj, workload.ref, workload.uid, workload.named)
                 if pod and is_of_rollout(pod, current) and (reason := crash_reason(obj, now, is_known)):
                     return reason
                 count += 1
@@ -222,6 +215,13 @@ class WorkloadClient:
                 f"{ref.kind} {ref.namespace}/{ref.name}: its definition (CRD) has no spec.restartAt: update Argo"
                 f" Rollouts, or write {RESTART}: {TEMPLATE}"
             ) from None
+
+    async def _selected(self, workload: Workload) -> AsyncGenerator[Json, None]:
+        """Yield the pods that the selector of a workload finds, as the API server returns them."""
+        query = {"labelSelector": workload.selector}
+        async with aclosing(list_in_pages(self._api, path("v1", "pods", workload.ref.namespace), query)) as pods:
+            async for each in pods:
+                yield POD.decode(each)
 
     async def _get(self, ref: WorkloadRef) -> Json:
         return await self._api.request("GET", _path(ref), decoder=workload_decoder(WORKLOAD_KINDS[ref.kind]))

@@ -4,6 +4,7 @@ The innermost level with a setting decides (``core/rollout_switch.py``), unless 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
@@ -21,41 +22,35 @@ _PLACES = (
 )
 
 
-def permits(
-    consumer: Consumer,
-    target: Target,
-    spec: BindingSpec,
-    in_namespace: Mapping[str, str],
-    default: Switch,
-    reloader: ReloaderMode,
-) -> bool:
-    """Return whether a consumer may be restarted for the Secret at ``target``.
+@dataclass(frozen=True, slots=True)
+class OuterLevels:
+    """The levels outside the Secret and the workload. ``in_namespace`` has the annotations of the namespace.
+    ``default`` is the chart's setting, which is the outermost level. ``reloader`` tells whether Reloader is in the
+    cluster."""
 
-    ``in_namespace`` has the annotations of the namespace. ``default`` is the chart's setting, which is the outermost
-    level. ``reloader`` tells whether Reloader is in the cluster.
-    """
-    if is_left_to_reloader(consumer, target, spec, reloader):
+    in_namespace: Mapping[str, str]
+    default: Switch
+    reloader: ReloaderMode
+
+
+def permits(consumer: Consumer, target: Target, spec: BindingSpec, outer: OuterLevels) -> bool:
+    """Return whether a consumer may be restarted for the Secret at ``target``."""
+    if is_left_to_reloader(consumer, target, spec, outer.reloader):
         return False
-    return innermost(*_levels(consumer, target, spec, in_namespace, default, reloader)) is Switch.ENABLED
+    return innermost(*_levels(consumer, target, spec, outer)) is Switch.ENABLED
 
 
-def refusal(
-    consumer: Consumer,
-    target: Target,
-    spec: BindingSpec,
-    in_namespace: Mapping[str, str],
-    default: Switch,
-    reloader: ReloaderMode,
-) -> str:
-    """Return the reason why a consumer may not be restarted, or an empty text if it may. The parameters are those of
-    ``permits``."""
-    if permits(consumer, target, spec, in_namespace, default, reloader):
+def refusal(consumer: Consumer, target: Target, spec: BindingSpec, outer: OuterLevels) -> str:
+    """Return the reason why a consumer may not be restarted for the Secret at ``target``, or an empty text if it may be
+    restarted."""
+    if permits(consumer, target, spec, outer):
         return ""
-    if faults := (*consumer.faults, *switch_faults(in_namespace, "on the namespace"), *pace_faults(in_namespace)):
+    annotations = outer.in_namespace
+    if faults := (*consumer.faults, *switch_faults(annotations, "on the namespace"), *pace_faults(annotations)):
         return f"never restarted until this is corrected: {faults[0]}"
-    if is_left_to_reloader(consumer, target, spec, reloader):
+    if is_left_to_reloader(consumer, target, spec, outer.reloader):
         return "Reloader restarts it"
-    levels = dict(zip(_PLACES, _levels(consumer, target, spec, in_namespace, default, reloader), strict=True))
+    levels = dict(zip(_PLACES, _levels(consumer, target, spec, outer), strict=True))
     if wrong := [place for place, switch in levels.items() if switch is Switch.UNKNOWN]:
         return f"never restarted until this is corrected: {wrong[0]}"
     decided = [place for place, switch in levels.items() if switch is not Switch.UNSET]
@@ -70,17 +65,10 @@ def is_left_to_reloader(consumer: Consumer, target: Target, spec: BindingSpec, r
     return rules.selects(target.name, spec.reloader_match)
 
 
-def _levels(
-    consumer: Consumer,
-    target: Target,
-    spec: BindingSpec,
-    in_namespace: Mapping[str, str],
-    default: Switch,
-    reloader: ReloaderMode,
-) -> tuple[Switch, ...]:
+def _levels(consumer: Consumer, target: Target, spec: BindingSpec, outer: OuterLevels) -> tuple[Switch, ...]:
     """Return what each level of _PLACES says about restarts."""
-    of_namespace = Switch.UNKNOWN if pace_faults(in_namespace) else read_switch(in_namespace)
+    of_namespace = Switch.UNKNOWN if pace_faults(outer.in_namespace) else read_switch(outer.in_namespace)
     by_reloader = Switch.UNSET
-    if reloader is ReloaderMode.REPLACED:
+    if outer.reloader is ReloaderMode.REPLACED:
         by_reloader = switch_of(consumer.reloader, target.name, spec.reloader_ignore, spec.reloader_match)
-    return default, of_namespace, spec.switch, by_reloader, consumer.switch
+    return outer.default, of_namespace, spec.switch, by_reloader, consumer.switch

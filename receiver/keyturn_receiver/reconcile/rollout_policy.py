@@ -4,7 +4,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.reloader import ReloaderMode, secret_rule_faults
-from keyturn_receiver.core.rollout_permission import permits
+from keyturn_receiver.core.rollout_permission import OuterLevels, permits
 from keyturn_receiver.core.rollout_switch import Switch
 
 
@@ -22,7 +22,7 @@ class RolloutPolicy:
     def permits(self, consumer: Consumer, target: Target, spec: BindingSpec) -> bool:
         """Return whether a consumer may be restarted for the Secret at ``target``."""
         annotations = self._namespaces.annotations(target.namespace)
-        return permits(consumer, target, spec, annotations, self._default, self._reloader)
+        return permits(consumer, target, spec, OuterLevels(annotations, self._default, self._reloader))
 
     def faults(self, spec: BindingSpec) -> tuple[str, ...]:
         """Return the faults of Reloader's annotations on a Secret, if Keyturn follows these annotations."""
