@@ -19,7 +19,10 @@ from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
 RENDER_THREADS = 1  # rendering holds the GIL most of the time, so further threads would not help
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # from <malloc.h>
+# Bytes. A block of memory that is larger goes back to the kernel at once. Each read from a TLS connection needs a block
+# of 256 KiB for a moment, so smaller blocks have to stay: a fresh one costs as much CPU time as the read itself.
+LARGE_BLOCK = 512 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from <malloc.h>
 
 _log = logging.getLogger("keyturn_receiver")
 
@@ -74,7 +77,8 @@ def _return_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BLOCK)
         mallopt(_M_ARENA_MAX, 2)
 
 
