@@ -1,12 +1,14 @@
 """The cache of consumers: what the workloads of one namespace name has a bound, and takes no room from the others."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 
 from keyturn_receiver.cluster.consumer_cache import MAX_READS, ConsumerCache, ConsumerIndex
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import MAX_REFERENCES
+from keyturn_receiver.core.consumer import MAX_REFERENCES, Consumer, read_consumer
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
 
@@ -78,3 +80,58 @@ def test_workload_that_a_list_shows_first_is_seen_late() -> None:
     cache.replace([cache.transform(known), cache.transform(other)])
     late = {name: index.of(Target("team", f"{name}-0"))[0].seen_late for name in ("known", "other")}
     assert late == {"known": False, "other": True}
+
+
+def _change(field: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(obj: dict[str, Any]) -> None:
+        *path, last = field.split(".")
+        for name in path:
+            obj = obj.setdefault(name, {})
+        obj[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _change("status", {"observedGeneration": 3, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}),
+        _change("metadata", {"uid": "2"}),
+        _change("metadata.annotations", {"keyturn.dev/rollout": "disabled"}),
+        _change("metadata.annotations", {"keyturn.dev/rollout": "never"}),  # a fault
+        _change("metadata.annotations", {"revision.keyturn.dev/db": "1"}),  # a mark
+        _change("metadata.labels", {"keyturn.dev/bind": "true"}),  # a fault, because it does not belong there
+        _change("metadata.generation", 4),
+    ],
+)
+@pytest.mark.parametrize("fault", [{}, {"keyturn.dev/rollout": "alwys"}])
+def test_change_is_read_as_if_the_workload_had_not_been_known(
+    change: Callable[[dict[str, Any]], None], fault: dict[str, str]
+) -> None:
+    kind, index = WORKLOAD_KINDS["Deployment"], ConsumerIndex()
+    cache = ConsumerCache(kind, index)
+    before = workload("team", "db", 1)
+    before["metadata"] |= {"uid": "1", "generation": 3, "annotations": {"keyturn.dev/reads": "db", **fault}}
+    cache.update(cache.transform(before))
+
+    after = deepcopy(before)
+    change(after)
+    after["metadata"] = {**before["metadata"], **after["metadata"], "resourceVersion": "2"}
+    if after["metadata"]["generation"] != 3:
+        after["spec"]["template"]["spec"]["volumes"] = []
+        after["spec"]["paused"] = True
+    read = cache.transform(after)
+    assert read == read_consumer(kind, after)
+    assert read != read_consumer(kind, before)
+
+
+def test_template_is_not_read_again_while_only_the_status_changes() -> None:
+    cache = ConsumerCache(WORKLOAD_KINDS["Deployment"], ConsumerIndex())
+    obj = workload("team", "web", 1)
+    obj["metadata"] |= {"uid": "1", "generation": 3}
+    first = cache.transform(obj)
+    cache.update(first)
+    second = cache.transform({**obj, "status": {"observedGeneration": 3}})
+    assert isinstance(first, Consumer)
+    assert isinstance(second, Consumer)
+    assert second.reads is first.reads

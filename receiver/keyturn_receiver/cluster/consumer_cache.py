@@ -47,7 +47,8 @@ class ConsumerCache:
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
         """Reduce a workload to a consumer, or to its reference if its pods read no Secret."""
-        return read_consumer(self._kind, obj, self._reloader) or self._ref(obj)
+        ref = self._ref(obj)
+        return read_consumer(self._kind, obj, self._reloader, self._consumers.get(ref)) or ref
 
     def replace(self, items: Sequence[Consumer | WorkloadRef], namespace: str | None = None) -> None:
         listed = {item.ref if isinstance(item, Consumer) else item for item in items}
@@ -66,8 +67,8 @@ class ConsumerCache:
         if not isinstance(item, Consumer) or not self._index.has_room_for(item):
             self._report_end(before)
             return
-        if self._is_seen_late(before, item, listed):
-            item = replace(item, seen_late=True)
+        if item.seen_late != (seen_late := self._is_seen_late(before, item, listed)):
+            item = replace(item, seen_late=seen_late)
         self._consumers[ref] = item
         self._index.add(item)
         if item.faults != (before.faults if before else ()):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 import yaml
 
@@ -67,9 +68,8 @@ _Selectors = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]  # the keys wit
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Target:
-    """The Secret that a binding fills."""
+class Target(NamedTuple):
+    """The Secret that a binding fills. Most maps have targets as their keys, and tuples have the fastest hash."""
 
     namespace: str
     name: str

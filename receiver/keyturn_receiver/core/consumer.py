@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import NamedTuple
 
 from keyturn_receiver.core.argo_progress import read_argo_progress
 from keyturn_receiver.core.argo_rollouts import borrower_faults, read_argo_hold, restarts_by_time
@@ -49,8 +50,7 @@ class Reads:
         return not self.whole and not self.optional
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class WorkloadRef:
+class WorkloadRef(NamedTuple):
     """Reference to a workload. ``kind`` is a key of ``WORKLOAD_KINDS``."""
 
     kind: str
@@ -79,7 +79,8 @@ class Consumer:
     known. ``evicts`` means that Keyturn evicts the pods and does not change the template. Then no setting of the
     workload can keep the pods from restarting. ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a
     changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the
-    order and the time of the workload's restarts, or None.
+    order and the time of the workload's restarts, or None. ``declared`` is a hash of everything but the status, or 0.
+    While it stays the same, only ``resource_version``, ``hold`` and ``progress`` can change.
     """
 
     ref: WorkloadRef
@@ -100,6 +101,7 @@ class Consumer:
     order: int | None = None
     window: str | None = None
     by_time: bool = False
+    declared: int = field(default=0, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -160,13 +162,28 @@ def mark_names(secret_names: Iterable[str]) -> list[str]:
 
 
 def read_consumer(
-    kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode = ReloaderMode.ABSENT
+    kind: WorkloadKind,
+    workload: Mapping[str, object],
+    reloader: ReloaderMode = ReloaderMode.ABSENT,
+    before: Consumer | None = None,
 ) -> Consumer | None:
     """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
-    with its annotations and labels. ``reloader`` tells whether Reloader's annotations count."""
+    with its annotations and labels. ``reloader`` tells whether Reloader's annotations count.
+
+    ``before`` is an earlier state of the workload. If only the status has changed since then, the template is not
+    parsed again, because a rollout changes the status of a workload several times.
+    """
     metadata = as_object(workload.get("metadata"))
-    template = pod_template(kind, workload)
     annotations = as_object(metadata.get("annotations"))
+    declared = _declared(metadata, annotations)
+    if before and declared and before.declared == declared and not (kind.has_restart_at or before.faults):
+        return replace(
+            before,
+            resource_version=str(metadata["resourceVersion"]),
+            hold=_hold(kind, workload, before.by_time, before.evicts),
+            progress=_progress(kind, workload, before.by_time),
+        )
+    template = pod_template(kind, workload)
     template_metadata = as_object(template.get("metadata"))
     on_template = as_object(template_metadata.get("annotations"))
     named = named_secrets(kind, workload, reloader)
@@ -191,7 +208,6 @@ def read_consumer(
     )
     if not reads and not faults:
         return None
-    hold = read_argo_hold(workload, by_time) if kind.has_restart_at else read_hold(kind, workload)
     baseline, marks = marks_of(reads, annotations, on_template)
     return Consumer(
         ref=WorkloadRef(kind.kind, str(metadata["namespace"]), str(metadata["name"])),
@@ -200,20 +216,38 @@ def read_consumer(
         baseline=baseline,
         marks=marks,
         switch=Switch.UNKNOWN if faults else innermost(read_switch(annotations), read_switch(on_template)),
-        hold=None if evicts and hold is not NO_REPLICAS else hold,
+        hold=_hold(kind, workload, by_time, evicts),
         uid=str(metadata.get("uid", "")),
         faults=faults,
         created=parse_time(metadata.get("creationTimestamp")),
         reloader=rules,
         may_restart_twice=not counts and has_rules(annotations, on_template),
-        progress=(
-            read_argo_progress(workload, by_time) if kind.status is StatusForm.PHASE else read_progress(kind, workload)
-        ),
+        progress=_progress(kind, workload, by_time),
         evicts=evicts,
         order=read_order(annotations, on_template),
         window=own_window(annotations, on_template),
         by_time=by_time,
+        declared=declared,
     )
+
+
+def _declared(metadata: Mapping[str, object], annotations: Mapping[str, object]) -> int:
+    """Return a hash of everything in a workload but its status. Return 0 if the workload has no generation, which
+    changes with each change of the spec."""
+    if "generation" not in metadata:
+        return 0
+    labels = as_object(metadata.get("labels"))
+    named = (frozenset(each.items()) for each in (annotations, labels))
+    return hash((metadata.get("uid"), metadata.get("generation"), *named))
+
+
+def _hold(kind: WorkloadKind, workload: Mapping[str, object], by_time: bool, evicts: bool) -> RolloutHold | None:
+    hold = read_argo_hold(workload, by_time) if kind.has_restart_at else read_hold(kind, workload)
+    return None if evicts and hold is not NO_REPLICAS else hold
+
+
+def _progress(kind: WorkloadKind, workload: Mapping[str, object], by_time: bool) -> RolloutProgress | None:
+    return read_argo_progress(workload, by_time) if kind.status is StatusForm.PHASE else read_progress(kind, workload)
 
 
 def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: ReloaderMode) -> list[str]:
@@ -230,8 +264,8 @@ def named_secrets(kind: WorkloadKind, workload: Mapping[str, object], reloader: 
 def pod_template(kind: WorkloadKind, workload: Mapping[str, object]) -> Mapping[str, object]:
     """Return the pod template of a workload, or an empty object if the workload has none."""
     template = workload
-    for field in kind.template:
-        template = as_object(template.get(field))
+    for name in kind.template:
+        template = as_object(template.get(name))
     return template
 
 

@@ -141,9 +141,7 @@ def name_faults(
     ``metadata`` has the managed fields of the object.
     """
     for what, names in (("annotation", annotations), ("label", labels)):
-        known = LABELS if what == "label" else _ANNOTATIONS
-        candidates = (name for name in names if _may_be_ours(name) and place not in _places(name, known))
-        unknown = sorted(islice(candidates, MAX_CANDIDATES))
+        unknown = sorted(islice((name for name in names if _is_stray(what, name, place)), MAX_CANDIDATES))
         if unknown:
             written = _owned(metadata, f"{what}s")
             yield from (fault for name in unknown if name not in written and (fault := _fault(what, name, place)))
@@ -152,6 +150,12 @@ def name_faults(
 def is_bind_value(value: object) -> bool:
     """Return whether the author of this label value means "yes", even if the value is misspelt."""
     return isinstance(value, str) and value.lower() not in NOT_BOUND_VALUES
+
+
+@lru_cache(maxsize=4096)  # each change of an object shows the same names again
+def _is_stray(what: str, name: str, place: Place) -> bool:
+    """Return whether a name may be meant for Keyturn, but has no meaning on this kind of object."""
+    return _may_be_ours(name) and place not in _places(name, LABELS if what == "label" else _ANNOTATIONS)
 
 
 def _may_be_ours(name: str) -> bool:
