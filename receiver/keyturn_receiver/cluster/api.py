@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
-from msgspec.json import Decoder
+from msgspec.json import Decoder, encode
 
 from keyturn_receiver.cluster.long_strings import LongText
 from keyturn_receiver.cluster.request_words import action, parse_path
@@ -221,7 +221,7 @@ class Api:
         timeouts: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
-        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        content = None if body is None else _encoded(body)
         target = f"{path}?{urlencode(query)}" if query else path
         try:
             response = await self._transport.send(method, target, headers, content, timeouts)
@@ -255,6 +255,13 @@ class Api:
         if status < 300:
             return reply
         raise _error(method, path, status, headers, reply)
+
+
+def _encoded(body: Json) -> bytes:
+    try:
+        return encode(body)
+    except UnicodeEncodeError:  # a tenant's text may contain half a surrogate pair, which only JSON's escapes can show
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 async def _read(stream: aiohttp.StreamReader, max_bytes: float, max_string: float) -> bytes:

@@ -1,5 +1,6 @@
 """Descriptions of requests to the Kubernetes API. They are for readers who do not know the API's paths."""
 
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -26,6 +27,7 @@ class ApiPath(NamedTuple):
     subresource: str
 
 
+@lru_cache(maxsize=1024)  # one request asks several times for the parts of its path
 def parse_path(path: str) -> ApiPath:
     """Split a path of the Kubernetes API into its parts."""
     parts = [unquote(part) for part in path.strip("/").split("/")]

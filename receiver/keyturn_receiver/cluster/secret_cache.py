@@ -52,8 +52,8 @@ from keyturn_receiver.core.revision import (
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
-SMALL = 2048  # characters; annotations are small if their total length per Secret is at most this
-MAX_SMALL = 512  # the number of Secrets with small annotations that are kept in parsed form
+SMALL = 4096  # bytes; the annotations of a Secret are small if they take at most this
+MAX_SMALL = 1024  # the number of Secrets with small annotations that are kept in parsed form
 MAX_LARGE = 8  # the number of Secrets with larger annotations (up to 256 KiB) that are kept in parsed form
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
@@ -85,6 +85,9 @@ class BoundSecret:
     describe wrong names among the Secret's annotations and labels. ``fault`` describes an error that the Secret itself
     does not show, and is otherwise empty.
 
+    ``is_small`` tells whether the annotations are small. ``large_bytes`` is the number of bytes that they take. It is 0
+    up to LARGE bytes, which do not count towards the limit of the namespace.
+
     ``lost_record`` is true if Keyturn has filled the Secret, but the cache no longer has the record. ``other_keys`` are
     the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS.
 
@@ -106,6 +109,13 @@ class BoundSecret:
     lost_record: bool = False
     fault: str = ""
     other_keys: tuple[str, ...] | None = ()
+    is_small: bool = field(init=False)
+    large_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = _size(self.texts)
+        object.__setattr__(self, "is_small", size <= SMALL)
+        object.__setattr__(self, "large_bytes", size if size > LARGE else 0)
 
     @property
     def keys(self) -> frozenset[str] | None:
@@ -115,7 +125,7 @@ class BoundSecret:
     @property
     def spec(self) -> BindingSpec:
         """The binding as its author wrote it."""
-        return _spec_of(self.texts, self.faults)
+        return _spec_of(self.texts, self.faults, self.is_small)
 
     @property
     def has_account(self) -> bool:
@@ -135,19 +145,12 @@ class BoundSecret:
     @property
     def record(self) -> Record:
         """The record that Keyturn keeps on the Secret."""
-        return _record_of(self.texts)
+        return _record_of(self.texts, self.is_small)
 
     @property
     def is_intact(self) -> bool:
         """Whether the keys and the record are still as Keyturn wrote them, as far as is known."""
         return self.integrity is not Integrity.BROKEN
-
-    @property
-    def large_bytes(self) -> int:
-        """The number of bytes that the annotations take. It is 0 for small annotations, which do not count towards the
-        limit of the namespace."""
-        size = sum(sys.getsizeof(text) for text in self.texts if text)
-        return size if size > LARGE else 0
 
 
 def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
@@ -155,7 +158,8 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     metadata = obj["metadata"]
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
-    record = _record_of(texts)  # the text of the record is complete, because ``_kept`` never cuts it
+    is_small = _size(texts) <= SMALL
+    record = _record_of(texts, is_small)  # the text of the record is complete, because ``_kept`` never cuts it
     whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
     lost_record = False
     if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
@@ -164,7 +168,7 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     now = time.monotonic()
     # The ARNs in the record count, too, because AWS may report an ARN where the binding has a name.
     version_keys = () if whole is Integrity.BROKEN else islice(record.version_ids, MAX_ARNS)
-    named = [source.secret_id for source in _spec_of(texts, faults).sources]
+    named = [source.secret_id for source in _spec_of(texts, faults, is_small).sources]
     secret_ids = (*named, *(split_version_key(key)[0] for key in version_keys))
     return BoundSecret(
         target=Target(sys.intern(metadata["namespace"]), metadata["name"]),
@@ -208,32 +212,30 @@ class CopiedSecret:
 
 # Parsed texts are cached, because a caller needs the same binding several times in a row. A parsed text stays in this
 # cache after its Secret is gone. So large texts have a cache of their own, for only a few texts.
-def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
-    return _small_spec(texts, faults) if _size(texts) <= SMALL else _large_spec(texts, faults)
+def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...], is_small: bool) -> BindingSpec:
+    declared = texts[: len(DECLARING)]  # a rotation changes the other texts, but the binding stays the same
+    return _small_spec(declared, faults) if is_small else _large_spec(declared, faults)
 
 
-def _record_of(texts: tuple[str | None, ...]) -> Record:
-    return _small_record(texts) if _size(texts) <= SMALL else _large_record(texts)
+def _record_of(texts: tuple[str | None, ...], is_small: bool) -> Record:
+    return _small_record(texts) if is_small else _large_record(texts)
 
 
 def _size(texts: tuple[str | None, ...]) -> int:
-    return sum([len(text) for text in texts if text])
+    return sum(map(sys.getsizeof, filter(None, texts)))
 
 
-def _read_spec(texts: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
-    return read_spec(_annotations(texts), faults)
+def _read_spec(declared: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
+    return read_spec({name: text for name, text in zip(DECLARING, declared, strict=True) if text is not None}, faults)
 
 
 def _read_record(texts: tuple[str | None, ...]) -> Record:
-    return read_record(_annotations(texts), texts[-1])
+    annotations = {name: text for name, text in zip(_ANNOTATIONS, texts[:-1], strict=True) if text is not None}
+    return read_record(annotations, texts[-1])
 
 
 _small_spec, _large_spec = lru_cache(MAX_SMALL)(_read_spec), lru_cache(MAX_LARGE)(_read_spec)
 _small_record, _large_record = lru_cache(MAX_SMALL)(_read_record), lru_cache(MAX_LARGE)(_read_record)
-
-
-def _annotations(texts: tuple[str | None, ...]) -> dict[str, str]:
-    return {name: text for name, text in zip(_ANNOTATIONS, texts[:-1], strict=True) if text is not None}
 
 
 @dataclass(frozen=True, slots=True)

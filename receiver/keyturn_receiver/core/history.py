@@ -137,17 +137,17 @@ def _read_change(entry: object, before: str) -> Change:
     return Change(
         at=_time(_text(entry, "at", _TIME)),
         version=_text(entry, "version", _ID),
-        was=_text({"was": before, **entry}, "was", _ID),
+        was=_text(entry, "was", _ID, before),
         moved_at=_time(moved_at) if moved_at else "",
-        cause=_text({"cause": "", **entry}, "cause", _CAUSE),
-        event=_text({"event": "", **entry}, "event", _ID),
+        cause=_text(entry, "cause", _CAUSE, ""),
+        event=_text(entry, "event", _ID, ""),
         keys=_count(entry, "keys"),
         due=_count(entry, "due"),
     )
 
 
-def _text(entry: dict[str, object], name: str, pattern: re.Pattern[str]) -> str:
-    text = entry.get(name)
+def _text(entry: dict[str, object], name: str, pattern: re.Pattern[str], default: str | None = None) -> str:
+    text = entry.get(name, default)
     if not isinstance(text, str) or not pattern.fullmatch(text):
         raise ValueError(f"{name} of the history is not as Keyturn writes it")
     return text

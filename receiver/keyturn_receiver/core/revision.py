@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.write_times import (
@@ -44,8 +45,11 @@ OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
 MAX_RECORD = 192 * 1024  # characters
+SHORT = 8 * 1024  # characters; a shorter record is never too long, even if JSON needs twelve characters for each
 
 UNKNOWN = "-"  # the revision of a value that Keyturn did not write
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 KeyedHash = Callable[[bytes], str]
 """Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and nobody can forge a
@@ -97,12 +101,12 @@ class Record:
     @property
     def halt(self) -> str:
         """The notice if it says that a failed rollout halts the others, and otherwise an empty text."""
-        return self.notice if state_of(self.notice) == HALTED else ""
+        return self.notice if self.notice and state_of(self.notice) == HALTED else ""
 
     @property
     def reverted(self) -> str:
         """The notice if it says that another writer reverts a restart, and otherwise an empty text."""
-        return self.notice if state_of(self.notice) == REVERTED else ""
+        return self.notice if self.notice and state_of(self.notice) == REVERTED else ""
 
     @property
     def digest(self) -> str:
@@ -143,7 +147,8 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
     (``write_times.resolve``). A malformed annotation is treated as missing, and the next reconcile writes it again.
     """
     status = annotations.get(STATUS, "")
-    notice = status if state_of(status) in (HALTED, REVERTED) else ""
+    shown = state_of(status)
+    notice = status if shown in (HALTED, REVERTED) else ""
     revisions = _read_map(annotations.get(REVISIONS))
     return Record(
         version_ids=_read_map(annotations.get(VERSION_IDS)),
@@ -152,7 +157,7 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
         binding_hash=annotations.get(BINDING_HASH, ""),
         status=OK if notice else status,
         reconciled=annotations.get(RECONCILED, ""),
-        labelled=state is None or state == state_of(status),
+        labelled=state is None or state == shown,
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
         notice=notice,
         moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
@@ -194,6 +199,9 @@ def state_of(status: str) -> str:
 
 def too_long(record: Record) -> bool:
     """Return whether the record is too long for a Secret's annotations."""
+    maps = (record.version_ids, record.revisions)
+    if len(record.status) + sum(len(each) for content in maps for each in chain(content, content.values())) < SHORT:
+        return False
     return sum(map(len, write_record(replace(record, write_times={}), "").values())) > MAX_RECORD
 
 
@@ -265,7 +273,7 @@ def _is_text(text: str) -> bool:
 
 def _write_map(content: Mapping[str, str]) -> str:
     # The keys are sorted, so that two replicas write the same bytes.
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return _encode(content)
 
 
 def data_hash(keyed: KeyedHash, uid: str, data: Mapping[str, bytes]) -> str:

@@ -11,10 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 CHANGED_AT = "keyturn.dev/changed-at"
 MAX_TEXT = 16 * 1024  # characters; if more were needed, all keys count as written now
 REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
+
+MAX_TIME = 64  # characters; no time is longer
 
 _LAST = "@"  # the time of the last write
 _UNKNOWN = "?"  # the time of a write from before Keyturn recorded times
@@ -35,12 +38,21 @@ class WriteTime:
 
 WriteTimes = Mapping[str, WriteTime]
 
+_decode = json.JSONDecoder(object_pairs_hook=tuple).decode
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 def parse_time(text: object) -> int | None:
     """Return a time of the Kubernetes API (RFC 3339, whole seconds) in seconds since 1970, or None if it is not a
     time."""
+    text = str(text)
+    return _parse_time(text) if len(text) <= MAX_TIME else None
+
+
+@lru_cache(maxsize=1024)  # a Secret has the same times at many places, and Secrets that change together share them
+def _parse_time(text: str) -> int | None:
     try:
-        return int(datetime.fromisoformat(str(text)).astimezone(UTC).timestamp())
+        return int(datetime.fromisoformat(text).astimezone(UTC).timestamp())
     except (ValueError, OverflowError):
         return None
 
@@ -69,7 +81,7 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
     try:
         # The names in the JSON object are times. Two writes within a second have the same time, so a name can occur
         # twice. A tuple of pairs has both.
-        groups = json.loads(text or "{}", object_pairs_hook=tuple)
+        groups = _decode(text or "{}")
     except (ValueError, RecursionError):
         return {}
     listed: dict[str, WriteTime | None] = {}
@@ -109,8 +121,8 @@ def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
     # short.
     largest = max(groups, key=lambda stamp: (len(groups[stamp]), stamp))
     groups[largest] = [_REST, *([REMOVED] if REMOVED in groups[largest] else [])]
-    text = json.dumps(groups, sort_keys=True, separators=(",", ":"))
-    return text if len(text) <= MAX_TEXT else json.dumps({_LAST: [_REST, REMOVED]}, separators=(",", ":"))
+    text = _encode(groups)
+    return text if len(text) <= MAX_TEXT else _encode({_LAST: [_REST, REMOVED]})
 
 
 def next_times(
@@ -132,6 +144,7 @@ def _stamp(time: WriteTime | None) -> str:
     return (_LAST if time.at is None else rfc3339(time.at)) + (_NEW if time.appeared else "")
 
 
+@lru_cache(maxsize=1024)
 def rfc3339(seconds: int) -> str:
     """Format a time, given in seconds since 1970, as RFC 3339 text. ``parse_time`` reads this text."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

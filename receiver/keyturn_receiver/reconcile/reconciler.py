@@ -179,6 +179,8 @@ class Reconciler:
         """
         if request.causes != {Cause.NOTIFICATION} or request.unversioned or not request.expected:
             return False
+        if not all(version_id in bound.versions_text for version_id in request.expected):
+            return False  # this is the usual case, and nothing has to be parsed for it
         record = bound.record
         permitted = self._restarter.permitted(consumers, bound.target, bound.spec)
         consumers, _ = self._restarter.in_turn(bound.target, bound.spec, permitted, record)
