@@ -30,7 +30,7 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 QUIET_SECONDS = 20.0  # seconds without a further updated or ready pod, after which the pods are read
 LOOK_BACKOFF = Backoff(base=15.0, cap=240.0, jitter=0)  # seconds between two reads of the pods of one workload
 CHECK_SECONDS = 5.0  # seconds between two checks which pods are due to be read, while there is an unfinished rollout
-MAX_LOOKS = 50  # workloads whose pods are read in one check; the others follow in the next one
+MAX_LOOKS = 20  # workloads whose pods are read in one check; the others follow in the next one
 CONCURRENT_LOOKS = 4
 LOOK_SECONDS = 10.0  # no further read starts in a check after this time
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one

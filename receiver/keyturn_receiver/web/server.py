@@ -48,6 +48,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # nothing reads the address of the client
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(shutdown_timeout),
                 ssl_context_factory=new_context,
