@@ -1,5 +1,5 @@
 """The measurements of `make bench`. Their order in MEASUREMENTS matters, because some need the Secrets that earlier
-ones create."""
+ones create (NEEDED)."""
 
 import asyncio
 import statistics
@@ -351,6 +351,13 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "sweeps": sweeps,
     "rollouts": rollouts,
     "many_readers": many_readers,
+}
+# The measurements that create the Secrets which another one needs.
+NEEDED: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(
+        ("latency", "open_pages", "burst", "webhook", "many_bindings", "rollouts", "many_readers"), ("restore",)
+    ),
+    "sweeps": ("restore", "many_bindings"),
 }
 
 

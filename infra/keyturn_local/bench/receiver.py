@@ -1,8 +1,8 @@
 """`make bench` measures the receiver with a real API server, and with a stub AWS that answers after 20 ms.
 
 Ratios compare the receiver with raw applies in the same run on the same machine. Times in seconds mostly show how fast
-the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, and writes no
-files.
+the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, with those whose
+Secrets they need, and writes no files.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 from keyturn_local.bench import plot, pod_memory
 from keyturn_local.bench.api_server import CONCURRENCY
 from keyturn_local.bench.latencies import Latencies
-from keyturn_local.bench.measurements import COUNTED, MEASUREMENTS, SWEEPS, TEAMS
+from keyturn_local.bench.measurements import COUNTED, MEASUREMENTS, NEEDED, SWEEPS, TEAMS
 from keyturn_local.bench.rows import Row, table, write
-from keyturn_local.bench.testbed import LATENCY, RATE, Testbed
+from keyturn_local.bench.testbed import LATENCY, RATE, RESTART_RATE, Testbed
 from keyturn_local.paths import ROOT
 from keyturn_local.processes.environment import bypass_proxies
 
@@ -38,7 +38,8 @@ def main() -> None:
     bypass_proxies()
     latencies = Latencies()
     pod_rows = [] if names else pod_memory.rows()
-    rows = _measure(names or list(MEASUREMENTS), latencies) + pod_rows
+    wanted = {*names, *(needed for name in names for needed in NEEDED.get(name, ()))}
+    rows = _measure([name for name in MEASUREMENTS if name in wanted or not names], latencies) + pod_rows
     print(table(rows))
     if not names:
         write(rows, OUTPUT)
@@ -80,7 +81,9 @@ Deployments only where a row says so, so that all other measurements write nothi
 - *Accepted to applied* is the time from sending a signed delivery to its acknowledgement, which the receiver sends
   after it has applied the change.
 - *Accepted to restarted* and the bursts with Deployments also change the pod template of a Deployment. Their floor does
-  so by a raw patch, beside the same Deployment controller. There are no nodes, so that no pod starts.
+  so by a raw patch, beside the same Deployment controller. There are no nodes, so that no pod starts. The aim is for
+  {RESTART_RATE:g} rotations a second. At {RATE:g} a second, the Deployment controller keeps all cores busy, and the
+  times are mostly the wait for a core.
 - *A burst* is limited by the receiver's CPU. One Python thread verifies, reads, plans, applies, and handles the watch
   events of its own writes, while raw applies leave all cores to the API server. Several replicas share a burst, but one
   replica cannot use a second core.

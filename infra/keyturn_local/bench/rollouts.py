@@ -7,19 +7,21 @@ runs during both. No pod starts, because the cluster has no nodes.
 import asyncio
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from keyturn_local.bench.api_server import CONCURRENCY, NAMESPACE, in_parallel, secret_name, until, with_api
 from keyturn_local.bench.latencies import Latencies, percentile
 from keyturn_local.bench.rows import Row
-from keyturn_local.bench.testbed import BURST, Testbed
+from keyturn_local.bench.testbed import BURST, RATE, RESTART_RATE, Testbed
 from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.api import Api, path
 
 READERS = 500  # Deployments that read one Secret
-SAMPLES = 200  # the number of rotations, one after another
+SAMPLES = {RESTART_RATE: 100, RATE: 200}  # rotations in one of two phases, by their number per second
 ROUNDS = 3
 NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without nodes, no rollout ends
 
@@ -37,12 +39,14 @@ def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
     asyncio.run(sender.burst(testbed.aws.rotate(names), CONCURRENCY))  # warm up
     testbed.raw_restarts(raw)
     _settle(testbed)
-    floor, alone = [], []
+    floor: dict[float, list[float]] = defaultdict(list)
+    alone: dict[float, list[float]] = defaultdict(list)
     for _round in range(2):
-        floor += testbed.floor(SAMPLES, raw)
-        _settle(testbed)
-        alone += testbed.rotate_steadily(receiver, names[:SAMPLES])
-        _settle(testbed)
+        for rate, samples in SAMPLES.items():
+            floor[rate] += testbed.floor(samples, raw, rate)
+            _settle(testbed)
+            alone[rate] += testbed.rotate_steadily(receiver, names[:samples], rate)
+            _settle(testbed)
     bursts, floors = [], []
     restarts = receiver.metric("keyturn_rollouts_total")
     for _round in range(ROUNDS):
@@ -53,12 +57,13 @@ def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
     restarts = receiver.metric("keyturn_rollouts_total") - restarts
     receiver.stop()
     rows = []
-    for part, aim in ((0.5, 1.3), (0.99, None)):
-        label = f"p{part * 100:.0f}"
-        times = [percentile(values, part) for values in (alone, floor)]
+    for rate, part in product(SAMPLES, (0.5, 0.99)):
+        label = f"accepted to restarted, {rate:g} a second, p{part * 100:.0f}"
+        times = [percentile(values[rate], part) for values in (alone, floor)]
+        aim = 1.3 if (rate, part) == (RESTART_RATE, 0.5) else None
         rows += [
-            Row(f"accepted to restarted, {label}, to the floor", times[0] / times[1], "x", aim),
-            Row(f"accepted to restarted, {label}", times[0] * 1000, "ms"),
+            Row(f"{label}, to the floor", times[0] / times[1], "x", aim),
+            Row(label, times[0] * 1000, "ms"),
         ]
     label = "a burst of 1,000 rotations with one Deployment each"
     return [

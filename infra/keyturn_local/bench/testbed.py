@@ -26,6 +26,9 @@ from keyturn_receiver.core.revision import Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations per second
+# Rotations per second if each restarts a Deployment. At RATE, the Deployment controller keeps both cores of the machine
+# busy, and all times are mostly the wait for a core.
+RESTART_RATE = 5.0
 BINDINGS = 10_000
 # The name of this label is as long as keyturn.dev/state. If these Secrets had keyturn.dev/state itself, the receiver
 # would release them, because they are not bound.
@@ -62,8 +65,8 @@ class Testbed:
         """Return a sender that sends deliveries to this receiver."""
         return Sender(receiver.url, self.key)
 
-    def rotate_steadily(self, receiver: LocalReceiver, names: Sequence[str]) -> list[float]:
-        """Rotate these secrets, RATE of them per second. Return the latency of each delivery, in seconds until its
+    def rotate_steadily(self, receiver: LocalReceiver, names: Sequence[str], rate: float = RATE) -> list[float]:
+        """Rotate these secrets, ``rate`` of them per second. Return the latency of each delivery, in seconds until its
         acknowledgement."""
         sender = self.sender(receiver)
 
@@ -73,7 +76,7 @@ class Testbed:
 
         async def rotate_all() -> list[float]:
             async with aiohttp.ClientSession() as session:
-                return await _at_rate(len(names), lambda number: rotate(session, names[number]))
+                return await _at_rate(rate, len(names), lambda number: rotate(session, names[number]))
 
         return asyncio.run(rotate_all())
 
@@ -107,10 +110,10 @@ class Testbed:
         self._round += 1
         return with_api(self.cluster, lambda api: in_parallel(deployments, lambda name: self._patch(api, name)))
 
-    def floor(self, count: int, deployments: Sequence[str] = ()) -> list[float]:
-        """Make ``count`` sequences of raw requests, and start RATE of them per second. A sequence reads one value and
-        applies one Secret. If there are ``deployments``, it then patches the pod template of one of them. Return the
-        duration of each sequence in seconds."""
+    def floor(self, count: int, deployments: Sequence[str] = (), rate: float = RATE) -> list[float]:
+        """Make ``count`` sequences of raw requests, and start ``rate`` of them per second. A sequence reads one value
+        and applies one Secret. If there are ``deployments``, it then patches the pod template of one of them. Return
+        the duration of each sequence in seconds."""
         self._round += 1
         client = sdk.client("secretsmanager", self.aws.endpoint_url)
 
@@ -125,7 +128,7 @@ class Testbed:
 
         async def repeat(api: Api) -> list[float]:
             with ThreadPoolExecutor(8) as executor:
-                return await _at_rate(count, lambda number: read_and_write(api, executor, number))
+                return await _at_rate(rate, count, lambda number: read_and_write(api, executor, number))
 
         return with_api(self.cluster, repeat)
 
@@ -171,12 +174,12 @@ def _raw_name(name: str) -> str:
     return f"raw-{secret_name(name)}"
 
 
-async def _at_rate(count: int, work: Callable[[int], Awaitable[float]]) -> list[float]:
-    """Call ``work`` ``count`` times, and start RATE calls per second, even if earlier calls are still running. Return
-    all results."""
+async def _at_rate(rate: float, count: int, work: Callable[[int], Awaitable[float]]) -> list[float]:
+    """Call ``work`` ``count`` times, and start ``rate`` calls per second, even if earlier calls are still running.
+    Return all results."""
     started = time.perf_counter()
     tasks = []
     for number in range(count):
-        await asyncio.sleep(max(0.0, started + number / RATE - time.perf_counter()))
+        await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
         tasks.append(asyncio.ensure_future(work(number)))
     return list(await asyncio.gather(*tasks))
