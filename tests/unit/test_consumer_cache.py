@@ -105,10 +105,11 @@ def _change(field: str, value: object) -> Callable[[dict[str, Any]], None]:
     ],
 )
 @pytest.mark.parametrize("fault", [{}, {"keyturn.dev/rollout": "alwys"}])
+@pytest.mark.parametrize("name", ["Deployment", "Rollout"])
 def test_change_is_read_as_if_the_workload_had_not_been_known(
-    change: Callable[[dict[str, Any]], None], fault: dict[str, str]
+    change: Callable[[dict[str, Any]], None], fault: dict[str, str], name: str
 ) -> None:
-    kind, index = WORKLOAD_KINDS["Deployment"], ConsumerIndex()
+    kind, index = WORKLOAD_KINDS[name], ConsumerIndex()
     cache = ConsumerCache(kind, index)
     before = workload("team", "db", 1)
     before["metadata"] |= {"uid": "1", "generation": 3, "annotations": {"keyturn.dev/reads": "db", **fault}}

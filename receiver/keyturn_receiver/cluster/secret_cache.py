@@ -226,16 +226,19 @@ def _size(texts: tuple[str | None, ...]) -> int:
 
 
 def _read_spec(declared: tuple[str | None, ...], faults: tuple[str, ...]) -> BindingSpec:
-    return read_spec({name: text for name, text in zip(DECLARING, declared, strict=True) if text is not None}, faults)
+    return read_spec(_annotations(DECLARING, declared), faults)
 
 
 def _read_record(texts: tuple[str | None, ...]) -> Record:
-    annotations = {name: text for name, text in zip(_ANNOTATIONS, texts[:-1], strict=True) if text is not None}
-    return read_record(annotations, texts[-1])
+    return read_record(_annotations(_ANNOTATIONS, texts[:-1]), texts[-1])
 
 
 _small_spec, _large_spec = lru_cache(MAX_SMALL)(_read_spec), lru_cache(MAX_LARGE)(_read_spec)
 _small_record, _large_record = lru_cache(MAX_SMALL)(_read_record), lru_cache(MAX_LARGE)(_read_record)
+
+
+def _annotations(names: Sequence[str], texts: Sequence[str | None]) -> dict[str, str]:
+    return {name: text for name, text in zip(names, texts, strict=True) if text is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ https://argo-rollouts.readthedocs.io/en/stable/migrating/
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from msgspec import Raw
 from msgspec.json import decode
@@ -21,6 +20,7 @@ from msgspec.json import decode
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.restart_way import RESTART, RESTART_AT, restart_way
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
+from keyturn_receiver.core.write_times import rfc3339
 
 RELOADER_STRATEGY = "reloader.stakater.com/rollout-strategy"
 MAX_STEPS = 16 * 1024  # bytes of a canary's steps; a longer list is not searched for pauses
@@ -94,7 +94,7 @@ def restart_time(written_at: int) -> str:
     Argo does not restart pods that were created in the same second as ``restartAt``. So the result is one second later
     than ``written_at``.
     """
-    return datetime.fromtimestamp(written_at + 1, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(written_at + 1)
 
 
 def _template_ref(workload: Mapping[str, object]) -> Mapping[str, object]:

@@ -79,8 +79,9 @@ class Consumer:
     known. ``evicts`` means that Keyturn evicts the pods and does not change the template. Then no setting of the
     workload can keep the pods from restarting. ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a
     changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the
-    order and the time of the workload's restarts, or None. ``declared`` is a hash of everything but the status, or 0.
-    While it stays the same, only ``resource_version``, ``hold`` and ``progress`` can change.
+    order and the time of the workload's restarts, or None. ``declared`` is a hash of everything but the status, or
+    None if the workload has no generation. While it stays the same, only ``resource_version``, ``hold`` and
+    ``progress`` can change.
     """
 
     ref: WorkloadRef
@@ -101,7 +102,7 @@ class Consumer:
     order: int | None = None
     window: str | None = None
     by_time: bool = False
-    declared: int = field(default=0, repr=False, compare=False)
+    declared: int | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -176,7 +177,8 @@ def read_consumer(
     metadata = as_object(workload.get("metadata"))
     annotations = as_object(metadata.get("annotations"))
     declared = _declared(metadata, annotations)
-    if before and declared and before.declared == declared and not (kind.has_restart_at or before.faults):
+    # The managed fields count for faults in names, and change without anything else.
+    if before and not before.faults and declared is not None and declared == before.declared:
         return replace(
             before,
             resource_version=str(metadata["resourceVersion"]),
@@ -231,11 +233,11 @@ def read_consumer(
     )
 
 
-def _declared(metadata: Mapping[str, object], annotations: Mapping[str, object]) -> int:
-    """Return a hash of everything in a workload but its status. Return 0 if the workload has no generation, which
+def _declared(metadata: Mapping[str, object], annotations: Mapping[str, object]) -> int | None:
+    """Return a hash of everything in a workload but its status. Return None if the workload has no generation, which
     changes with each change of the spec."""
     if "generation" not in metadata:
-        return 0
+        return None
     labels = as_object(metadata.get("labels"))
     named = (frozenset(each.items()) for each in (annotations, labels))
     return hash((metadata.get("uid"), metadata.get("generation"), *named))

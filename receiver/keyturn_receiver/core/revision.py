@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
+from keyturn_receiver.core.compact_json import compact_json
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.write_times import (
     CHANGED_AT,
@@ -45,11 +45,8 @@ OK = "ok"  # the status of a Secret without errors
 
 # The API server accepts 256 KiB of annotations: https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
 MAX_RECORD = 192 * 1024  # characters
-SHORT = 8 * 1024  # characters; a shorter record is never too long, even if JSON needs twelve characters for each
 
 UNKNOWN = "-"  # the revision of a value that Keyturn did not write
-
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 KeyedHash = Callable[[bytes], str]
 """Keyed hash (HMAC). All replicas share its key. Without the key, a hash reveals nothing, and nobody can forge a
@@ -101,12 +98,12 @@ class Record:
     @property
     def halt(self) -> str:
         """The notice if it says that a failed rollout halts the others, and otherwise an empty text."""
-        return self.notice if self.notice and state_of(self.notice) == HALTED else ""
+        return self.notice if state_of(self.notice) == HALTED else ""
 
     @property
     def reverted(self) -> str:
         """The notice if it says that another writer reverts a restart, and otherwise an empty text."""
-        return self.notice if self.notice and state_of(self.notice) == REVERTED else ""
+        return self.notice if state_of(self.notice) == REVERTED else ""
 
     @property
     def digest(self) -> str:
@@ -168,8 +165,8 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
     """Return the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is only for people."""
     changed_at = write_times(record.write_times, record.revisions)
     return {
-        VERSION_IDS: _write_map(record.version_ids),
-        REVISIONS: _write_map(record.revisions),
+        VERSION_IDS: compact_json(record.version_ids),
+        REVISIONS: compact_json(record.revisions),
         DATA_HASH: record.data_hash,
         BINDING_HASH: record.binding_hash,
         STATUS: record.status,
@@ -194,14 +191,11 @@ def state_of(status: str) -> str:
     """Return the value of the label ``keyturn.dev/state`` for a status: "ok", a reason such as InvalidBinding, or an
     empty text if there is no status."""
     reason = status.partition(":")[0]
-    return reason if _STATE.fullmatch(reason) else ""
+    return reason if reason and _STATE.fullmatch(reason) else ""
 
 
 def too_long(record: Record) -> bool:
     """Return whether the record is too long for a Secret's annotations."""
-    maps = (record.version_ids, record.revisions)
-    if len(record.status) + sum(len(each) for content in maps for each in chain(content, content.values())) < SHORT:
-        return False
     return sum(map(len, write_record(replace(record, write_times={}), "").values())) > MAX_RECORD
 
 
@@ -269,11 +263,6 @@ def _read_map(text: str | None) -> dict[str, str]:
 def _is_text(text: str) -> bool:
     # JSON can contain half a surrogate pair. Such a text cannot be encoded as UTF-8, so it has no digest.
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _write_map(content: Mapping[str, str]) -> str:
-    # The keys are sorted, so that two replicas write the same bytes.
-    return _encode(content)
 
 
 def data_hash(keyed: KeyedHash, uid: str, data: Mapping[str, bytes]) -> str:

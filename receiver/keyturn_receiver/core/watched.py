@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from keyturn_receiver.core.binding import BindingSpec, is_bound, read_spec, tell_all
+from keyturn_receiver.core.compact_json import compact_json
 from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_fields
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.reloader import IGNORE, MATCH
@@ -177,10 +178,10 @@ def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> s
         "revisions": dict(record.revisions),
         "unknown-until": record.unknown_until,
     }
-    if len(_text(body)) > MAX_KEPT:
+    if len(compact_json(body)) > MAX_KEPT:
         body["revisions"] = None
         body["changed-at"] = json.loads(write_times(_together(times, record.revisions), record.revisions) or "{}")
-    return _text({**body, "hash": _proof(keyed, namespace, name, body)})
+    return compact_json({**body, "hash": _proof(keyed, namespace, name, body)})
 
 
 def _revisions(keyed: KeyedHash, namespace: str, name: str, data: Mapping[str, str]) -> dict[str, str]:
@@ -244,18 +245,14 @@ def _read_kept(
             return None
     except (ValueError, RecursionError):  # no JSON, or half a surrogate pair
         return None
-    changed_at = resolve(_text(body["changed-at"]), WATCH_MANAGER, fields)
+    changed_at = resolve(compact_json(body["changed-at"]), WATCH_MANAGER, fields)
     before = body["revisions"]
     keys = revisions if before is None else {**before, **revisions}
     return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"])
 
 
 def _proof(keyed: KeyedHash, namespace: str, name: str, body: Mapping[str, object]) -> str:
-    return keyed(b"kept" + _joined(namespace, name, _text(body)))[:32]
-
-
-def _text(body: object) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return keyed(b"kept" + _joined(namespace, name, compact_json(body)))[:32]
 
 
 def _joined(*texts: str) -> bytes:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from keyturn_receiver.core.compact_json import compact_json
+
 CHANGED_AT = "keyturn.dev/changed-at"
 MAX_TEXT = 16 * 1024  # characters; if more were needed, all keys count as written now
-REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
-
 MAX_TIME = 64  # characters; no time is longer
+REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
 
 _LAST = "@"  # the time of the last write
 _UNKNOWN = "?"  # the time of a write from before Keyturn recorded times
@@ -39,7 +40,6 @@ class WriteTime:
 WriteTimes = Mapping[str, WriteTime]
 
 _decode = json.JSONDecoder(object_pairs_hook=tuple).decode
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def parse_time(text: object) -> int | None:
@@ -121,8 +121,8 @@ def write_times(times: WriteTimes, keys: Iterable[str]) -> str:
     # short.
     largest = max(groups, key=lambda stamp: (len(groups[stamp]), stamp))
     groups[largest] = [_REST, *([REMOVED] if REMOVED in groups[largest] else [])]
-    text = _encode(groups)
-    return text if len(text) <= MAX_TEXT else _encode({_LAST: [_REST, REMOVED]})
+    text = compact_json(groups)
+    return text if len(text) <= MAX_TEXT else compact_json({_LAST: [_REST, REMOVED]})
 
 
 def next_times(
