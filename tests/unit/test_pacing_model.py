@@ -8,9 +8,11 @@ receiver's own.
 import asyncio
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -233,7 +235,7 @@ class Cluster:
 class Replica:
     """One receiver: its caches, which are filled as far as its watch has come, and its engine."""
 
-    def __init__(self, cluster: Cluster, is_leader: Any) -> None:
+    def __init__(self, cluster: Cluster, is_leader: Any, per_cluster: int | None = PER_CLUSTER) -> None:
         self.cluster, self.seen, self.is_leader = cluster, len(cluster.history), is_leader
         index, namespaces = ConsumerIndex(), NamespaceCache()
         self.cache = ConsumerCache(DEPLOYMENT, index, lambda: cluster.now)
@@ -242,7 +244,7 @@ class Replica:
         fights = RolloutFights(lambda: cluster.now)
         workloads, secrets = WorkloadClient(api), SecretClient(api, lambda value: value, KEYED, lambda: None)  # type: ignore[arg-type, return-value]
         evictor = PodEvictor(workloads, secrets, events, fights, is_leader)
-        limits = PaceLimits(PER_SECRET, None, PER_CLUSTER)
+        limits = PaceLimits(PER_SECRET, None, per_cluster)
         self.pacer = RolloutPacer(index, namespaces, fights, evictor, limits, is_leader, lambda: cluster.now)
         self.crashes = CrashLoops(index, workloads, is_leader, lambda: cluster.now)
         index.add_progress_handler(self.crashes.on_progress)
@@ -281,13 +283,16 @@ class Pacing(RuleBasedStateMachine):
         super().__init__()
         self.cluster = Cluster()
         self.leader = 0
-        self.replicas = [self.start(0), self.start(1)]
+        self.per_cluster: int | None = PER_CLUSTER
 
     def start(self, number: int) -> Replica:
-        return Replica(self.cluster, lambda: self.leader == number)
+        return Replica(self.cluster, lambda: self.leader == number, self.per_cluster)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(per_cluster=st.sampled_from([PER_CLUSTER, None]))
+    def begin(self, per_cluster: int | None) -> None:
+        """Start the replicas. Without a limit for the cluster, both of them restart consumers."""
+        self.per_cluster = per_cluster
+        self.replicas = [self.start(0), self.start(1)]
         for secret in SECRETS:
             self.cluster.versions[secret] += 1
 
@@ -381,7 +386,7 @@ class Pacing(RuleBasedStateMachine):
     @invariant()
     def pace_is_kept(self) -> None:
         # A failed rollout that goes on may exceed the pace (docs/adr/028-pace-and-order-of-rollouts.md).
-        assert len(self.cluster.open_rollouts() - self.cluster.returned) <= PER_CLUSTER
+        assert len(self.cluster.open_rollouts() - self.cluster.returned) <= (self.per_cluster or len(READS))
         for secret in SECRETS:
             assert len(self.cluster.open_rollouts(secret) - self.cluster.returned) <= PER_SECRET
 
@@ -410,3 +415,56 @@ Pacing.TestCase.settings = settings(max_examples=60, stateful_step_count=40, sup
 
 class TestPacing(Pacing.TestCase):  # type: ignore[misc, name-defined]
     """At most one restart for each workload and revision, at least one in the end, and the pace is never exceeded."""
+
+
+def test_replica_that_missed_the_end_of_a_rollout_asks_for_a_slot() -> None:
+    history = Pacing()
+    history.begin(PER_CLUSTER)
+    history.catch_up(0)
+    history._end("both", COMPLETE)
+    history.reconcile(0, "db")
+    history.catch_up(0)
+    history.change_leader()
+    history.catch_up(0)
+    history.rotate("cache")
+    history.crash(0)
+    history._end("c0", COMPLETE)
+    history.catch_up(1)
+    assert len(history.cluster.open_rollouts()) == PER_CLUSTER
+    history.reconcile(0, "cache")  # replica 0 still sees c0 as unfinished
+    history.pace_is_kept()
+    history.teardown()
+
+
+def _resume(c2: dict[str, Any]) -> None:
+    del c2["spec"]["paused"]
+
+
+def _close_window(c2: dict[str, Any]) -> None:
+    c2["metadata"]["annotations"][WINDOW] = "0 12 * * * for 1h"
+
+
+@pytest.mark.parametrize("change", [_resume, _close_window])
+def test_change_that_a_conflict_shows_decides_whether_the_restart_waits(change: Callable[[Any], None]) -> None:
+    """A paused Deployment takes no slot, and needs no other to end. It is changed, and the replica has not seen it."""
+    cluster = Cluster()
+    c2 = cluster.objects["c2"]
+    c2["spec"]["paused"] = True
+    cluster.change("c2")
+    replica = Replica(cluster, lambda: True)
+    change(c2)
+    cluster.change("c2")
+    cluster.versions["cache"] += 1
+    replica.reconcile("cache")
+    assert cluster.open_rollouts() == {"both", "c0"}
+    assert not cluster.is_current("c2", "cache")
+
+
+def test_replica_restarts_a_workload_that_was_made_anew_before_the_watch_shows_it() -> None:
+    cluster = Cluster()
+    replica = Replica(cluster, lambda: True)
+    cluster.objects["both"]["metadata"]["uid"] = "new"
+    cluster.change("both")
+    cluster.versions["cache"] += 1
+    replica.reconcile("cache")
+    assert cluster.open_rollouts() == {"both", "c0"}

@@ -4,6 +4,7 @@ The write of a mark fails if the workload has changed since the restart was deci
 """
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -219,9 +220,9 @@ class ConsumerRestarter:
             refused: list[tuple[Consumer, ClusterRefused]] = []
             left = {consumer.ref for consumer in consumers} if write else set()
 
-            async def restart(consumer: Consumer) -> Consumer | None:
+            async def restart(consumer: Consumer, record: Record, unchanged: bool) -> Consumer | None:
                 try:
-                    restarted = await self._restart(target, spec, consumer, record, write)
+                    restarted = await self._restart(target, spec, consumer, record, write, unchanged)
                     left.discard(consumer.ref)
                     return restarted
                 except NotFound:
@@ -242,26 +243,57 @@ class ConsumerRestarter:
         spec: BindingSpec,
         consumers: Sequence[Consumer],
         record: Record,
-        restart: Callable[[Consumer], Awaitable[Consumer | None]],
+        restart: Callable[[Consumer, Record, bool], Awaitable[Consumer | None]],
     ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
         """Restart consumers until no other consumer may be restarted now, or until MARK_SECONDS have passed. Return the
         restarted consumers, the error that ``first_retryable`` selects, and the last turn, which has the reasons why
-        other consumers wait."""
+        other consumers wait.
+
+        ``restart`` restarts one consumer. Its arguments are the consumer, the record, and whether the consumer has not
+        changed since the start of the reconcile. If it raises Conflict, the consumer is read again, and the next turn
+        decides. The new state may need a slot, a window or a place in the order that the former state did not need.
+        """
         restarted: list[Consumer] = []
         errors: list[KeyturnError | None] = []
         tried: set[WorkloadRef] = set()
+        conflicts: Counter[WorkloadRef] = Counter()
         end = time.monotonic() + MARK_SECONDS
+
+        async def attempt(consumer: Consumer) -> Consumer | None:
+            ref = consumer.ref
+            try:
+                return await restart(consumer, record, ref not in conflicts)
+            except Conflict:
+                conflicts[ref] += 1
+                current = _seen_as(consumer, await self._workloads.read(ref))
+                if current is None:
+                    return None
+                self._pacer.observe(current)
+                if conflicts[ref] == MAX_ATTEMPTS:
+                    raise _conflict(consumer, current) from None
+                tried.discard(ref)
+                return None
+
         while True:
             turn = self._pacer.turn(target, spec, consumers, record, tried)
             taken = (*turn.start, *turn.unpaced)
             # If the mark of a consumer was refused or is not needed, its slot is free for the next consumer.
             if not taken or time.monotonic() >= end:
-                return restarted, first_retryable(*errors), turn
+                return restarted, first_retryable(*errors, _unfinished(len(taken), len(consumers))), turn
+            before = conflicts.total()
+            tried |= {each.ref for each in taken}
             with self._pacer.starting(turn.start):
-                marked, error = await _gather(taken, restart)
+                marked, error = await _gather(taken, attempt)
             restarted += marked
             errors.append(error)
-            tried |= {each.ref for each in taken}
+            if conflicts.total() > before:
+                # The workloads have to be read before the Secret. Reconciler._reconcile gives the reason.
+                try:
+                    record = await self._secrets.read_record(target)
+                except KeyturnError as failure:
+                    if not isinstance(failure, NotFound):
+                        errors.append(failure)
+                    return restarted, first_retryable(*errors), turn
 
     async def _baseline(self, target: Target, consumer: Consumer, before: Record, after: Record) -> Consumer | None:
         current: Consumer | None = consumer
@@ -283,47 +315,40 @@ class ConsumerRestarter:
         raise _conflict(refused, current)
 
     async def _restart(
-        self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record, write: Write | None
+        self,
+        target: Target,
+        spec: BindingSpec,
+        consumer: Consumer,
+        record: Record,
+        write: Write | None,
+        unchanged: bool,
     ) -> Consumer | None:
-        current: Consumer | None = consumer
-        refused: Consumer | None = None
-        for _ in range(MAX_ATTEMPTS):
-            if current is None or not self._policy.permits(current, target, spec):
-                return None
-            unchanged = current is consumer
-            before = write.before_of(current, target.name, record, unchanged) if write else None
-            mark = rollout(current, target.name, record, before)
-            if mark is None:
-                return None
-            if self._fights.delay(current, mark) or self._evictor.is_busy(current):
-                return None  # it still needs the mark, and drift detection requests it again later
-            try:
-                ends_evictions = current.evicts and mark.undecided and mark.marked
-                if mark.undecided:
-                    mark = replace(mark, restart=await self._has_pod_behind(target, current, record, mark))
-                self._fights.note_pods(current, mark)
-                if current.evicts and (mark.restart or ends_evictions):
-                    permits = partial(self._policy.permits, target=target, spec=spec)
-                    started = self._evictor.start(target, current, permits)
-                    if mark.restart:
-                        return self._workloads.as_lender(current) if started else None
-                    if started:
-                        return None  # the evictor writes the mark
-                if not mark.restart and self._fights.keeps_off(current, mark):
-                    return None  # its pods have the value, and another writer would revert the mark again
-                written_at = None
-                if mark.restart and self._workloads.restarts_by_time(current):
-                    written_at, record = await self._written_at(target, current, record)
-                marked = await self._mark(target, current, mark, written_at)
-            except Conflict:
-                # The workload has to be read before the Secret. Reconciler._reconcile gives the reason.
-                refused, current = current, _seen_as(consumer, await self._workloads.read(current.ref))
-                if current:
-                    self._pacer.observe(current)
-                record = await self._secrets.read_record(target)
-                continue
-            return marked if mark.restart else None
-        raise _conflict(refused, current)
+        if not self._policy.permits(consumer, target, spec):
+            return None
+        before = write.before_of(consumer, target.name, record, unchanged) if write else None
+        mark = rollout(consumer, target.name, record, before)
+        if mark is None:
+            return None
+        if self._fights.delay(consumer, mark) or self._evictor.is_busy(consumer):
+            return None  # it still needs the mark, and drift detection requests it again later
+        ends_evictions = consumer.evicts and mark.undecided and mark.marked
+        if mark.undecided:
+            mark = replace(mark, restart=await self._has_pod_behind(target, consumer, record, mark))
+        self._fights.note_pods(consumer, mark)
+        if consumer.evicts and (mark.restart or ends_evictions):
+            permits = partial(self._policy.permits, target=target, spec=spec)
+            started = self._evictor.start(target, consumer, permits)
+            if mark.restart:
+                return self._workloads.as_lender(consumer) if started else None
+            if started:
+                return None  # the evictor writes the mark
+        if not mark.restart and self._fights.keeps_off(consumer, mark):
+            return None  # its pods have the value, and another writer would revert the mark again
+        written_at = None
+        if mark.restart and self._workloads.restarts_by_time(consumer):
+            written_at, record = await self._written_at(target, consumer, record)
+        marked = await self._mark(target, consumer, mark, written_at)
+        return marked if mark.restart else None
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
         """Return the time of the last write of the keys that a consumer reads, and the record. The time is in seconds
@@ -388,9 +413,14 @@ async def _gather(
         consumers, lambda consumer: _ignore_not_found(mark, consumer), MAX_MARKS, MARK_SECONDS
     )
     marked = [result for result in results if isinstance(result, Consumer)]
-    left = len(consumers) - len(results)
-    unfinished = Unfinished(f"{left} of {len(consumers)} consumers are left to mark: going on") if left else None
+    unfinished = _unfinished(len(consumers) - len(results), len(consumers))
     return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)), unfinished)
+
+
+def _unfinished(left: int, count: int) -> Unfinished | None:
+    """Return the error for ``left`` of ``count`` consumers that there was no time to mark. Return None if none are
+    left."""
+    return Unfinished(f"{left} of {count} consumers are left to mark: going on") if left else None
 
 
 async def _ignore_not_found(

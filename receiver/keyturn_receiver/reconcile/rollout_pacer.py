@@ -123,7 +123,7 @@ class RolloutPacer:
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
-        open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
+        open_now = sum(map(self._counts_as_open, self._index.of(target)))
         shared = self._shared_slots(target.namespace)
         slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
         by_ref = {each.ref: each for each in current}
@@ -248,6 +248,12 @@ class RolloutPacer:
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
+    def _counts_as_open(self, cached: Consumer) -> bool:
+        """Return whether a cached consumer takes a slot. If only a read shows that its rollout has ended, it still
+        takes one, because the slot may have been given to a consumer whose restart the watch has not shown yet."""
+        latest = self.latest(cached)
+        return self._is_open(latest) or (latest is not cached and is_open(self.judged(cached)))
+
     def _shared_slots(self, namespace: str) -> float:
         """Return the number of further rollouts that the limits of the namespace and of the cluster allow now."""
         cluster = self._limits.per_cluster
@@ -271,8 +277,8 @@ class RolloutPacer:
         refs = set(self._index.open_rollouts.get(namespace, ()))
         for ref in self._written.of(namespace):
             written = self._written.get(namespace, ref)
-            if written and self._is_ahead(written):
-                (refs.add if is_open(written) else refs.discard)(ref)
+            if written and self._is_ahead(written) and is_open(written):
+                refs.add(ref)
         if self._crashes:
             refs -= self._crashes.failed(namespace)
         return refs | {ref for ref in self._starting if ref.namespace == namespace}
@@ -285,7 +291,7 @@ class RolloutPacer:
         https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
         """
         cached = self._index.latest(written)
-        if cached and cached.uid == written.uid:
+        if cached:
             ours, theirs = written.resource_version, cached.resource_version
             if ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours):
                 return True
