@@ -113,3 +113,22 @@ def test_changes_without_end_hold_back_a_restart_for_a_bounded_time() -> None:
         waited += 1
         secrets.records["b"] = record(f"v{waited}", int(secrets.now))
     assert waited == MAX_SECONDS
+
+
+def test_wait_that_another_replica_has_ended_does_not_shorten_the_next_one() -> None:
+    secrets = Secrets({name: record("v2", int(NOW)) for name in NAMES})
+    debouncer = secrets.debouncer()
+    assert debouncer.quiet_at(consumer(), A, secrets.records["a"]) == NOW + QUIET_SECONDS
+    restarted = consumer(**{name: each.digest for name, each in secrets.records.items()})
+    secrets.now += MAX_SECONDS
+    secrets.records = {name: record("v3", int(secrets.now)) for name in NAMES}
+    assert debouncer.quiet_at(restarted, A, secrets.records["a"]) == secrets.now + QUIET_SECONDS
+
+
+def test_wait_for_a_change_that_was_undone_does_not_shorten_a_later_one() -> None:
+    secrets = Secrets({name: record("v2", int(NOW)) for name in NAMES})
+    debouncer = secrets.debouncer()
+    assert debouncer.quiet_at(consumer(), A, secrets.records["a"]) == NOW + QUIET_SECONDS
+    secrets.now += 3600
+    secrets.records = {name: record("v3", int(secrets.now)) for name in NAMES}
+    assert debouncer.quiet_at(consumer(), A, secrets.records["a"]) == secrets.now + QUIET_SECONDS

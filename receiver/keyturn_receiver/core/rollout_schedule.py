@@ -4,9 +4,8 @@ The schedule is derived only from the present state, so it is the same after a c
 same state. While consumers wait, a new schedule is made when the state changes, and at the time that the last schedule
 names.
 
-The order is stable, so several replicas together keep to the pace. If a replica lags, it sees an earlier state of the
-workloads than another replica. Its schedule then begins with the consumers that the other replica has already
-restarted. So it tries to restart only these consumers, and the API server refuses these writes with a conflict
+The order is stable, so replicas that do not see each other's restarts yet take the same consumers, and the API server
+refuses the later writes with a conflict. Only if that cannot keep to the pace, the leader alone restarts
 (docs/adr/028-pace-and-order-of-rollouts.md).
 """
 

@@ -2,7 +2,8 @@
 write then sets the marks of all changed Secrets. A mark is the annotation that restarts the pods for one Secret."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
@@ -19,18 +20,28 @@ MAX_SECONDS = 10.0
 MAX_WAITING = 10_000  # workloads whose wait is remembered
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """The wait of a workload. ``marks`` has the workload's marks on the pod template and on the workload itself."""
+
+    began: float
+    marks: tuple[Mapping[str, str], Mapping[str, str]]
+
+
 class RolloutDebouncer:
     """Rollout debouncer. Before a restart, a workload waits until its Secrets stop changing. ``wall`` returns the
     seconds since 1970.
 
     The debouncer remembers nothing but the time at which each wait began. If this time is lost, the wait begins again.
+    A wait has ended if the marks of the workload have changed, because another replica may have restarted it. It has
+    also ended after twice MAX_SECONDS, because the change may have been undone without a restart.
     """
 
     def __init__(self, secrets: SecretLookup, policy: RolloutPolicy, wall: Callable[[], float] = time.time) -> None:
         self._secrets = secrets
         self._policy = policy
         self._wall = wall
-        self._began: FairMap[str, WorkloadRef, float] = FairMap(MAX_WAITING)  # by namespace
+        self._waits: FairMap[str, WorkloadRef, _Wait] = FairMap(MAX_WAITING)  # by namespace
 
     def quiet_at(self, consumer: Consumer, target: Target, record: Record) -> float:
         """Return the time, in seconds since 1970, from which a consumer may be restarted for the Secret at ``target``.
@@ -42,18 +53,21 @@ class RolloutDebouncer:
         now, ref = self._wall(), consumer.ref
         due = {target.name, *due_marks(consumer, records)}
         at = quiet_at(consumer, {**records, target.name: record}, due, now)
-        began = self._began.get(ref.namespace, ref)
-        if at <= now or (began is not None and now >= began + MAX_SECONDS):
+        marks = (consumer.marks, consumer.baseline)
+        wait = self._waits.get(ref.namespace, ref)
+        if wait and (wait.marks != marks or now >= wait.began + 2 * MAX_SECONDS):
+            wait = None
+        if at <= now or (wait and now >= wait.began + MAX_SECONDS):
             return 0.0
-        if began is None:
-            self._began.put(ref.namespace, ref, now)
-            began = now
-        return min(at, began + MAX_SECONDS)
+        if wait is None:
+            wait = _Wait(now, marks)
+            self._waits.put(ref.namespace, ref, wait)
+        return min(at, wait.began + MAX_SECONDS)
 
     def marks_beside(self, consumer: Consumer, target: Target) -> list[RolloutAnnotation]:
         """Return the marks that a consumer needs for its other Secrets. The restart for the Secret at ``target`` also
         serves those Secrets."""
-        self._began.pop(consumer.ref.namespace, consumer.ref)
+        self._waits.pop(consumer.ref.namespace, consumer.ref)
         return list(due_marks(consumer, self._others(consumer, target)).values())
 
     def _others(self, consumer: Consumer, target: Target) -> dict[str, Record]:

@@ -56,8 +56,9 @@ class _Waiting:
 class RolloutPacer:
     """Rollout pacer. ``is_leader`` returns whether this replica leads. ``wall`` returns the seconds since 1970.
 
-    If the rollouts of a namespace or of the cluster are limited, only the leader starts rollouts, because two replicas
-    could both take the last slot.
+    Only the leader starts rollouts of a Secret that has more consumers than its pace allows at a time, because two
+    replicas could both take the last slot. If the rollouts of a namespace or of the cluster are limited, only the
+    leader starts rollouts there.
     """
 
     def __init__(
@@ -123,9 +124,12 @@ class RolloutPacer:
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
-        open_now = sum(map(self._counts_as_open, self._index.of(target)))
+        open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
-        slots = min(self._limits.per_secret, spec.pace or self._limits.per_secret) - open_now
+        pace = min(self._limits.per_secret, spec.pace or self._limits.per_secret)
+        slots = pace - open_now
+        if self._index.count(target) > pace and not self._is_leader():
+            slots = 0
         by_ref = {each.ref: each for each in current}
         resumed = is_resumed(spec, record)
         unfinished = (by_ref[each.ref] for each in candidates if each.state is ConsumerState.UNFINISHED)
@@ -248,12 +252,6 @@ class RolloutPacer:
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
-    def _counts_as_open(self, cached: Consumer) -> bool:
-        """Return whether a cached consumer takes a slot. If only a read shows that its rollout has ended, it still
-        takes one, because the slot may have been given to a consumer whose restart the watch has not shown yet."""
-        latest = self.latest(cached)
-        return self._is_open(latest) or (latest is not cached and is_open(self.judged(cached)))
-
     def _shared_slots(self, namespace: str) -> float:
         """Return the number of further rollouts that the limits of the namespace and of the cluster allow now."""
         cluster = self._limits.per_cluster
@@ -277,8 +275,8 @@ class RolloutPacer:
         refs = set(self._index.open_rollouts.get(namespace, ()))
         for ref in self._written.of(namespace):
             written = self._written.get(namespace, ref)
-            if written and self._is_ahead(written) and is_open(written):
-                refs.add(ref)
+            if written and self._is_ahead(written):
+                (refs.add if is_open(written) else refs.discard)(ref)
         if self._crashes:
             refs -= self._crashes.failed(namespace)
         return refs | {ref for ref in self._starting if ref.namespace == namespace}
