@@ -323,3 +323,21 @@ def test_pace_of_the_cluster_holds_for_two_receivers_and_survives_the_end_of_the
         eventually(lambda: len(rollouts.restarted) == len(names) and not rollouts.unfinished, 120)
         assert rollouts.most <= 2
     assert replica_sets(env) == dict.fromkeys(names, 2)
+
+
+@pytest.mark.fault("S26")
+def test_pace_of_a_secret_holds_for_two_receivers_that_get_its_rotations_in_turns(env: FaultEnv) -> None:
+    """With a pace of two, the rollouts of twelve consumers stay within it, though their Secret rotates again and again
+    meanwhile, and two receivers get the deliveries in turns."""
+    pace = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": "2"}
+    receivers = [env.receiver(**pace), env.receiver(**pace)]
+    env.create_bound_secret(consumers=())
+    names = [f"web-{number:02}" for number in range(12)]
+    env.cluster.create(deployment(env, name) for name in names)
+    eventually(are_ready(env, len(names)), 60)
+    with watched(env) as rollouts:
+        for number in range(6):
+            assert env.send(env.rotate("db"), to=receivers[number % 2]).status == 200
+            env.let_settle(0.7)
+        eventually(lambda: all(env.has_latest(name) for name in names) and not rollouts.unfinished, 120)
+        assert rollouts.most == 2

@@ -146,6 +146,10 @@ class ConsumerRestarter:
         turn = self._pacer.turn(target, spec, consumers, record)
         return (*turn.start, *turn.unpaced), turn.halt
 
+    def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
+        """Return whether the leader alone restarts consumers of a Secret (``RolloutPacer.needs_leader``)."""
+        return self._pacer.needs_leader(target, spec)
+
     def look_again_in(self, target: Target) -> float | None:
         """Return the seconds until other consumers may be marked without any change in the cluster, for example because
         a rollout window opens. Return None if no such time is known."""

@@ -102,7 +102,7 @@ class DriftDetector:
             self._report_filled(bound)
         if cause:
             delay = self._fight_delay(bound, cause)
-            if cause is Cause.CONSUMER:
+            if cause is Cause.CONSUMER and not self._restarter.needs_leader(target, bound.spec):
                 # The replica that has just written the Secret can restart the consumers without a list of their pods.
                 # So give that replica time to do it.
                 delay += max(0.0, bound.seen_at + WRITER_SECONDS - time.monotonic())

@@ -126,9 +126,8 @@ class RolloutPacer:
         # Consumers that may no longer be restarted also count until their rollouts end.
         open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
         shared = self._shared_slots(target.namespace)
-        pace = min(self._limits.per_secret, spec.pace or self._limits.per_secret)
-        slots = pace - open_now
-        if self._index.count(target) > pace and not self._is_leader():
+        slots = self._pace(spec) - open_now
+        if self.needs_leader(target, spec) and not self._is_leader():
             slots = 0
         by_ref = {each.ref: each for each in current}
         resumed = is_resumed(spec, record)
@@ -142,6 +141,12 @@ class RolloutPacer:
         halted_by = by_ref[made.halted_by] if made.halted_by else None
         self._keep(target, made, now, shared <= slots)
         return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
+
+    def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
+        """Return whether the leader alone starts rollouts of a Secret. If it is false, even two replicas that do not
+        see each other's writes cannot exceed a limit."""
+        limits = (self._limits.per_cluster, self._limit(target.namespace))
+        return self._index.count(target) > self._pace(spec) or any(each is not None for each in limits)
 
     @contextmanager
     def starting(self, consumers: Iterable[Consumer]) -> Iterator[None]:
@@ -252,16 +257,17 @@ class RolloutPacer:
     def _is_open(self, consumer: Consumer) -> bool:
         return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
 
+    def _pace(self, spec: BindingSpec) -> int:
+        return min(self._limits.per_secret, spec.pace or self._limits.per_secret)
+
+    def _limit(self, namespace: str) -> int | None:
+        """Return the limit for the rollouts of a namespace, or None."""
+        limits = (self._limits.per_namespace, read_pace(self._namespaces.annotations(namespace)))
+        return min((each for each in limits if each is not None), default=None)
+
     def _shared_slots(self, namespace: str) -> float:
         """Return the number of further rollouts that the limits of the namespace and of the cluster allow now."""
-        cluster = self._limits.per_cluster
-        limits = (self._limits.per_namespace, read_pace(self._namespaces.annotations(namespace)))
-        of_namespace = min((each for each in limits if each is not None), default=None)
-        if of_namespace is None and cluster is None:
-            return INFINITY
-        if not self._is_leader():
-            return 0.0
-        slots = INFINITY
+        cluster, of_namespace, slots = self._limits.per_cluster, self._limit(namespace), INFINITY
         if of_namespace is not None:
             slots = of_namespace - len(self._open_refs(namespace))
         if cluster is not None:

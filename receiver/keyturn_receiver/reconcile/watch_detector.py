@@ -8,6 +8,7 @@ As in ``drift.py``, the leader acts at once. The other replicas act a few second
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from keyturn_receiver.cluster.lease import follower_delay
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
@@ -20,6 +21,16 @@ from keyturn_receiver.reconcile.request import Cause, Request
 from keyturn_receiver.reconcile.work_queue import WorkQueue
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a watched Secret needs. ``cause`` is the cause of the next reconcile, or None if there is nothing to do.
+    ``consumers`` have to be restarted now. ``halt`` is the text about a failed rollout that halts the others."""
+
+    cause: Cause | None
+    consumers: Sequence[Consumer] = ()
+    halt: str = ""
 
 
 class WatchDetector:
@@ -105,29 +116,31 @@ class WatchDetector:
         if secret is None:
             self._queue.drop(target)
             self._halts.pop(target, None)
-        elif settles_in := self._queue.settles_in(target):
+            return
+        if settles_in := self._queue.settles_in(target):
             # The caches may not show all writes of this replica yet.
             self._queue.check_later(target, settles_in, self._check_after_delay if acts else self._check)
-        elif cause := self._cause(secret):
-            delay = self._delay(secret, cause) + (0.0 if acts else follower_delay())
+            return
+        work = self._find(secret)
+        if work.cause:
+            delay = self._delay(secret, work) + (0.0 if acts else follower_delay())
             if delay:
                 self._queue.check_later(target, delay, self._check_after_delay)
             else:
-                self._queue.submit(target, Request.now(cause))
-                if cause is Cause.DRIFT:
+                self._queue.submit(target, Request.now(work.cause))
+                if work.cause is Cause.DRIFT:
                     self._count(secret)
-                elif halt := self._in_turn(secret)[1]:
-                    self._halts[target] = halt
+                elif work.halt:
+                    self._halts[target] = work.halt
         elif not self._queue.gave_up_on(target, secret.resource_version):
             self._queue.mark_recovered(target)
 
-    def _delay(self, secret: WatchedSecret, cause: Cause) -> float:
+    def _delay(self, secret: WatchedSecret, work: _Work) -> float:
         """Return the seconds to wait. The result is 0.0 unless the values of the Secret, or the marks of its consumers,
         change again and again."""
-        if cause is Cause.DRIFT:
+        if work.cause is Cause.DRIFT:
             return self._brake.delay(secret.target)
-        consumers, _ = self._in_turn(secret)
-        return self._restarter.fight_delay(secret.target, consumers, secret.record)
+        return self._restarter.fight_delay(secret.target, work.consumers, secret.record)
 
     def _count(self, secret: WatchedSecret) -> None:
         if not self._brake.record(secret.target, secret.resource_version):
@@ -137,28 +150,25 @@ class WatchDetector:
         for on_braked in self._braked_handlers:
             on_braked(secret)
 
-    def _cause(self, secret: WatchedSecret) -> Cause | None:
+    def _find(self, secret: WatchedSecret) -> _Work:
         try:
             return self._due(secret)
         except Exception:
             # An error in the check of one Secret must not block the checks of other Secrets. So the Secret is
             # reconciled without a check, and the metrics count the outcome of this reconcile.
             _log.exception("check of a watched Secret failed", extra={"fields": {"secret": str(secret.target)}})
-            return Cause.DRIFT
+            return _Work(Cause.DRIFT)
 
-    def _in_turn(self, secret: WatchedSecret) -> tuple[Sequence[Consumer], str]:
-        consumers = self._restarter.restartable(secret.target, secret.spec)
-        return self._restarter.in_turn(secret.target, secret.spec, consumers, secret.record)
-
-    def _due(self, secret: WatchedSecret) -> Cause | None:
+    def _due(self, secret: WatchedSecret) -> _Work:
         target = secret.target
-        consumers, halt = self._in_turn(secret)
+        restartable = self._restarter.restartable(target, secret.spec)
+        consumers, halt = self._restarter.in_turn(target, secret.spec, restartable, secret.record)
         is_up_to_date = self._restarter.is_up_to_date(target, consumers, secret.record)
         if not secret.watched.is_kept:
             gave_up = self._queue.gave_up_on(target, secret.resource_version)
-            return None if gave_up and is_up_to_date else Cause.DRIFT
+            return _Work(None if gave_up and is_up_to_date else Cause.DRIFT)
         if not halt:
             self._halts.pop(target, None)
         # A watched Secret has no status, so only the memory of the leader shows whether a halt was told.
         is_told = not halt or not self._is_leader() or self._halts.get(target) == halt
-        return None if is_up_to_date and is_told else Cause.CONSUMER
+        return _Work(None if is_up_to_date and is_told else Cause.CONSUMER, consumers, halt)
