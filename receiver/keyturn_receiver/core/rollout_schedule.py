@@ -4,8 +4,8 @@ The schedule is derived only from the present state, so it is the same after a c
 same state. While consumers wait, a new schedule is made when the state changes, and at the time that the last schedule
 names.
 
-The order is stable, so replicas that do not see each other's restarts yet take the same consumers, and the API server
-refuses the later writes with a conflict. Only if that cannot keep to the pace, the leader alone restarts
+The order is stable. So replicas that do not see each other's restarts yet take the same consumers, and the API server
+refuses the later writes with a conflict. If a pace could be exceeded nevertheless, only the leader restarts consumers
 (docs/adr/028-pace-and-order-of-rollouts.md).
 """
 
