@@ -5,6 +5,7 @@ from dataclasses import replace
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.reconcile.pending_restarts import MAX_TARGETS, SECONDS, PendingRestarts, Write
 from support.clock import FakeClock
@@ -30,6 +31,16 @@ def test_reconcile_that_has_written_knows_of_all_whom_it_knew_before() -> None:
     assert WRITE.before_of(OLD, "db", AFTER, unchanged=False) is BEFORE
     # Somebody else has written another record since.
     assert WRITE.before_of(OLD, "db", Record(revisions={"a": "v3"}), unchanged=True) is None
+
+
+def test_reader_that_was_restarted_without_its_optional_key_is_still_to_do_when_the_key_returns() -> None:
+    gone, back = Record(revisions={"b": "v1"}), Record(revisions={"a": "v2", "b": "v1"})
+    reads = {"db": Reads(keys=frozenset({"a"}), optional=True)}
+    reader = Consumer(REF, "1", reads, {}, {MARK: digest({}, ())}, Switch.UNSET)
+    assert Write(back, gone).before_of(reader, "db", back, unchanged=False) is gone
+    mark = rollout(reader, "db", back, gone)
+    assert mark is not None
+    assert mark.restart  # its pods are not looked at, however young they are
 
 
 def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() -> None:

@@ -76,7 +76,7 @@ def rollout(
     value = _mark_value(reads, record)
     current = _current_mark(consumer, secret_name, record)
     if not value and current and reads.optional and record.revisions and _may_have_removed(record):
-        value = record.mark_prefix + digest({}, ())  # the pods have read a key that is gone, and start without it
+        value = _mark_without_keys(record)  # the pods have read a key that is gone, and start without it
     if not value or current == value:
         return None
     name, marked = mark_name(secret_name), bool(current)
@@ -104,7 +104,7 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
     if not mark:
         return None
     reads = consumer.reads.get(secret_name, Reads())
-    return mark if mark == (_mark_value(reads, record) or record.mark_prefix + digest({}, ())) else None
+    return mark if mark == _up_to_date_value(reads, record) else None
 
 
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
@@ -132,7 +132,7 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
 def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether a consumer has the mark that follows from ``record``."""
     current = _current_mark(consumer, secret_name, record)
-    return current is not None and current == _mark_value(consumer.reads.get(secret_name, Reads()), record)
+    return current is not None and current == _up_to_date_value(consumer.reads.get(secret_name, Reads()), record)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
@@ -254,3 +254,13 @@ def _mark_value(reads: Reads, record: Record) -> str | None:
         return record.mark_prefix + record.digest if record.revisions else None
     keys = reads.keys & record.revisions.keys()
     return record.mark_prefix + digest(record.revisions, keys) if keys else None
+
+
+def _mark_without_keys(record: Record) -> str:
+    """Return the mark of a consumer that was restarted because all keys that it reads are gone."""
+    return record.mark_prefix + digest({}, ())
+
+
+def _up_to_date_value(reads: Reads, record: Record) -> str:
+    """Return the mark that a consumer has once it is up to date with the record."""
+    return _mark_value(reads, record) or _mark_without_keys(record)
