@@ -249,9 +249,9 @@ class ConsumerRestarter:
         record: Record,
         restart: Callable[[Consumer, Record, bool], Awaitable[Consumer | None]],
     ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
-        """Restart consumers until no other consumer may be restarted now, or until MARK_SECONDS have passed. Return the
-        restarted consumers, the error that ``first_retryable`` selects, and the last turn, which has the reasons why
-        other consumers wait.
+        """Restart consumers until no other consumer may be restarted now, or until MARK_SECONDS have passed. After
+        that, only consumers with a conflict are tried again. Return the restarted consumers, the error that
+        ``first_retryable`` selects, and the last turn, which has the reasons why other consumers wait.
 
         ``restart`` restarts one consumer. Its arguments are the consumer, the record, and whether the consumer has not
         changed since the start of the reconcile. If it raises Conflict, the consumer is read again, and the next turn
@@ -280,10 +280,11 @@ class ConsumerRestarter:
 
         while True:
             turn = self._pacer.turn(target, spec, consumers, record, tried)
-            taken = (*turn.start, *turn.unpaced)
+            is_over = time.monotonic() >= end
             # If the mark of a consumer was refused or is not needed, its slot is free for the next consumer.
-            if not taken or time.monotonic() >= end:
-                return restarted, first_retryable(*errors, _unfinished(len(taken), len(consumers))), turn
+            taken = [each for each in (*turn.start, *turn.unpaced) if not is_over or each.ref in conflicts]
+            if not taken:
+                return restarted, first_retryable(*errors), turn
             before = conflicts.total()
             tried |= {each.ref for each in taken}
             with self._pacer.starting(turn.start):
@@ -417,14 +418,9 @@ async def _gather(
         consumers, lambda consumer: _ignore_not_found(mark, consumer), MAX_MARKS, MARK_SECONDS
     )
     marked = [result for result in results if isinstance(result, Consumer)]
-    unfinished = _unfinished(len(consumers) - len(results), len(consumers))
+    left = len(consumers) - len(results)
+    unfinished = Unfinished(f"{left} of {len(consumers)} consumers are left to mark: going on") if left else None
     return marked, first_retryable(*(result for result in results if isinstance(result, KeyturnError)), unfinished)
-
-
-def _unfinished(left: int, count: int) -> Unfinished | None:
-    """Return the error for ``left`` of ``count`` consumers that there was no time to mark. Return None if none are
-    left."""
-    return Unfinished(f"{left} of {count} consumers are left to mark: going on") if left else None
 
 
 async def _ignore_not_found(
