@@ -285,13 +285,12 @@ class ConsumerRestarter:
             taken = [each for each in (*turn.start, *turn.unpaced) if not is_over or each.ref in conflicts]
             if not taken:
                 return restarted, first_retryable(*errors), turn
-            before = conflicts.total()
             tried |= {each.ref for each in taken}
             with self._pacer.starting(turn.start):
                 marked, error = await _gather(taken, attempt)
             restarted += marked
             errors.append(error)
-            if conflicts.total() > before:
+            if any(each.ref not in tried for each in taken):  # they had a conflict, and are tried again
                 # The workloads have to be read before the Secret. Reconciler._reconcile gives the reason.
                 try:
                     record = await self._secrets.read_record(target)

@@ -125,9 +125,10 @@ class RolloutPacer:
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
         open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
-        shared = self._shared_slots(target.namespace)
-        slots = self._pace(spec) - open_now
-        if self.needs_leader(target, spec) and not self._is_leader():
+        slots, shared = self._pace(spec) - open_now, INFINITY
+        if not self.needs_leader(target, spec) or self._is_leader():
+            shared = self._shared_slots(target.namespace)
+        else:
             slots = 0
         by_ref = {each.ref: each for each in current}
         resumed = is_resumed(spec, record)
