@@ -386,6 +386,25 @@ def test_key_that_appeared_leaves_behind_only_pods_that_may_have_started_without
         assert not is_behind(Pod({"db": reads}, just_before), "db", written, UNMARKED, False)
 
 
+@pytest.mark.parametrize("reads", [WHOLE, Reads(keys=frozenset("a"), optional=True)], ids=["all keys", "optional key"])
+def test_pod_that_is_known_to_run_without_the_key_is_behind_however_young_it_is(reads: Reads) -> None:
+    written = record({"a": "v1"}, a=WriteTime(WRITTEN, appeared=True))
+    for started, behind in ((WRITTEN - 1, True), (WRITTEN, False), (WRITTEN + 1, False)):
+        pod = Pod({"db": reads}, WRITTEN - 1, started={"db": started})
+        assert is_behind(pod, "db", written, UNMARKED, False) is behind
+    young = rollout(replace(created(WRITTEN - 1), reads={"db": reads}), "db", written)
+    assert young is not None
+    assert young.undecided  # so the pods are read
+
+
+@pytest.mark.parametrize("reads", [WHOLE, Reads(keys=frozenset("a"), optional=True)], ids=["all keys", "optional key"])
+def test_pod_of_a_marked_consumer_may_have_started_at_once_without_the_key(reads: Reads) -> None:
+    """The key goes and comes back within a second, and the reconcile that restarts is not the one that wrote it."""
+    written = record({"a": "v3"}, a=WriteTime(WRITTEN, appeared=True))
+    for age, behind in ((1, True), (0, True), (-1, False)):
+        assert is_behind(Pod({"db": reads}, WRITTEN - age), "db", written, MARKED, False) is behind
+
+
 def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> None:
     optional = {"containers": [key_ref("a", optional=True)]}
     marked = {MARK: digest({"a": "v1"}, ["a"])}

@@ -18,8 +18,9 @@ from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
-# A pod takes longer than this from its creation to the start of a container. So a container may have started without a
-# key only if its pod was created more than this many seconds before the key appeared.
+# At a first installation, a pod is expected to take longer than this from its creation to the start of a container. So
+# a pod without a mark may have started without a key only if it was created more than this many seconds before the key
+# appeared, or if the kubelet tells an earlier start.
 START_SECONDS = 2
 # The times of container starts come from the kubelet's clock, and the times of writes from the API server's clock. A
 # container counts as started after a write only if it was started at least this many seconds after the write.
@@ -149,10 +150,9 @@ def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool 
 
     ``marked`` is as in ``RolloutAnnotation``. The other arguments are those of ``is_behind``.
     """
-    reads = pod.reads.get(secret_name)
-    if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started):
+    reads, started = pod.reads.get(secret_name), pod.started.get(secret_name)
+    if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started, started):
         return False
-    started = pod.started.get(secret_name)
     return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
 
 
@@ -163,10 +163,13 @@ def _may_be_behind(
     seen_late: bool,
     marked: bool,
     has_started: bool = True,
+    started: int | None = 0,
 ) -> bool:
     """Return whether a pod may have read an older value, if the pod or its workload was created at ``created``.
 
-    ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``.
+    ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``. ``started`` is the earliest start of
+    the containers that read the Secret (``Pod.started``), or None if it is not known. For a workload, it is 0, because
+    only its pods show when they started.
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
     because a pod takes a while to start. The function relies on this only if a watch has shown the workload without
@@ -185,7 +188,8 @@ def _may_be_behind(
         if time.appeared:
             if reads.needs_keys and not (marked and has_started):
                 continue  # there was no older value, and no container has started without a value
-            written_at -= START_SECONDS
+            if not marked and (started is None or started >= written_at):
+                written_at -= START_SECONDS
         if created < written_at + (seen_late or marked):
             return True
     return False
