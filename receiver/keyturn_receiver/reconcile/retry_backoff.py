@@ -4,6 +4,7 @@ from keyturn_receiver.errors import Temporary, Unfinished
 from keyturn_receiver.resilience.backoff import Backoff
 
 RETRY_BACKOFF = Backoff(base=1.0, cap=60.0)  # seconds before the retry of a temporary failure
+UNFINISHED_RETRY = 0.05  # seconds before the next part of work that has used up its share of time
 UNEXPECTED_RETRY = 30.0  # seconds before a retry, after an error that only a bug can cause
 
 
@@ -18,5 +19,10 @@ def failed_attempts(before: int, error: Temporary) -> int:
 
 def retry_delay(attempts: int, error: Temporary) -> float:
     """Return the seconds to wait after ``attempts`` failed attempts in a row. The last of them failed with
-    ``error``."""
+    ``error``.
+
+    After Unfinished, the next attempt need not wait: the work queue puts it behind the work of others.
+    """
+    if isinstance(error, Unfinished):
+        return UNFINISHED_RETRY
     return RETRY_BACKOFF.delay(attempts, at_least=error.retry_after)
