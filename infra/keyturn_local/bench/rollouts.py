@@ -117,7 +117,7 @@ def many_readers(testbed: Testbed, _: Latencies) -> list[Row]:
     label = "one rotation with 500 Deployments"
     return [
         Row(
-            f"{label}, to raw patches at the same concurrency",
+            f"{label}, to raw patches, {CONCURRENCY} at once",
             statistics.median(times) / statistics.median(floors),
             "x",
             1.3,
