@@ -72,7 +72,7 @@ def reader(key: str | None) -> dict[str, Any]:
 
 class World:
     """A namespace with a Secret, and Deployments with one pod each, whose controller takes no time. A container starts
-    some time after its pod was created (``START_SECONDS``).
+    some time after its pod was created (``START_SECONDS``), and at once if its Deployment has a mark.
 
     ``kill_at`` counts down the writes of receivers. At 0 the receiver dies, before the write or ``after`` it.
     ``refuse`` returns the error of a write of an object, or None.
@@ -117,9 +117,14 @@ class World:
         for name in self.workloads:
             self.changes[name] += self.seen_by(name, before) != self.seen_by(name, self.values())
             created = parse_time(self.pods[name]["metadata"]["creationTimestamp"])
-            if created is not None and int(wall()) - created < START_SECONDS:
+            young = created is not None and int(wall()) - created < START_SECONDS
+            if young and not self.is_marked(name):
                 self.read[name] = self.seen_by(name, self.values())
         self.show()
+
+    def is_marked(self, name: str) -> bool:
+        workload = self.workloads[name]
+        return bool(workload["metadata"]["annotations"] or workload["spec"]["template"]["metadata"]["annotations"])
 
     def create(self, name: str, key: str | None) -> None:
         metadata = {"namespace": "team", "name": name, "uid": name, "annotations": {}, "creationTimestamp": now()}
