@@ -7,6 +7,7 @@
 #              Tests that wait run in WORKERS=4 processes, each with a control plane (600 MiB).  Results: build/tests/*.xml.
 # make test-hostile    a hostile tenant beside a team that rotates: every known attack at once, for HOSTILE_SECONDS=600.
 #              test-faults has it for 40 seconds, with a tenth of the objects.
+# make test-argo       restarts of Rollouts by Argo's own controller, which is built once, in about ten minutes.
 # make bench   the receiver against raw applies: calls, latency, bursts, memory; writes docs/benchmark.md and
 #              build/bench.json, 20 to 50 min.  ONLY="calls latency" runs a part and prints it.
 # make bench-notifier    the notifier's cold import, warm CPU per record, and size; a table and build/bench-notifier.json
@@ -58,7 +59,7 @@ ENCLOSED := $(BIN)/python -m keyturn_local.node.enclosure
 DEPLOYER := $(SAM_VENV)/installed $(AWS_VENV)/installed
 SAM_BUILD := $(HERMETIC) $(BIN)/python -m keyturn_local.aws.emulator.sam
 
-.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-node test-node-first test-node-rest test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
+.PHONY: help demo test test-unit test-contract test-integration test-e2e test-deployed test-faults test-hostile test-argo test-node test-node-first test-node-rest test-node-if-possible bench bench-notifier lint format docs chart-docs requirements setup clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -96,6 +97,10 @@ test-faults: setup $(DEPLOYER)
 
 test-hostile: setup
 	HOSTILE_SECONDS=$${HOSTILE_SECONDS:-600} $(BIN)/python -m pytest -s -p xdist -n0 -m long tests/faults/test_s22_hostile_tenant.py
+
+test-argo: setup
+	@$(BIN)/python -m keyturn_local.toolchain.argo_controller >/dev/null
+	$(PYTEST)
 
 test-node: setup $(DEPLOYER)
 	@$(PREFLIGHT)

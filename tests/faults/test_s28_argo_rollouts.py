@@ -1,6 +1,6 @@
 """S28: the definition (CRD) of Argo's Rollouts is absent, comes later, goes away, or lacks a field.
 
-The API server, the definition and the receiver are real. Argo's controller does not run.
+The API server, the definition and the receiver are real. Argo's controller runs only in tests/argo.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
-from support.argo import borrower, define, rollout, undefine
+from support.argo import borrower, define, live_events, rollout, undefine
 from support.cluster_state import annotations_of, warnings_of
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Reply
@@ -180,9 +180,7 @@ def tell(env: FaultEnv, name: str, **status: Any) -> None:
 
 
 def live(env: FaultEnv, name: str, kind: str = "Rollout") -> list[str]:
-    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason=Live"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return [event["message"] for event in json.loads(listed)["items"]]
+    return live_events(env.cluster, env.namespace, name, kind)
 
 
 @pytest.mark.fault("S28")

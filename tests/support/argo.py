@@ -1,10 +1,17 @@
-"""Rollouts of Argo, and their definition (CRD) as the project itself publishes it. The controller does not run."""
+"""Rollouts of Argo, their definition (CRD) as the project itself publishes it, and Argo's controller."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from keyturn_local.kubernetes.cluster import Cluster, KubectlFailed
+from keyturn_local.processes.ports import free_ports
+from keyturn_local.processes.program import Program, answers
+from keyturn_local.toolchain import argo_controller
 from keyturn_local.toolchain.custom_resources import resolve
 from support.manifests import workload
 from support.wait import eventually
@@ -33,6 +40,60 @@ def define(cluster: Cluster, lacking: str = "") -> None:
 def undefine(cluster: Cluster) -> None:
     """Delete the definition with all Rollouts, and wait until the API server serves the kind no more."""
     cluster.kubectl("delete", CRD, NAME, "--ignore-not-found", "--timeout=120s")
+
+
+@contextmanager
+def running_controller(cluster: Cluster, directory: Path) -> Iterator[Program]:
+    """Create all definitions of Argo Rollouts, and run its controller. At the end, delete the definitions."""
+    folder = argo_controller.resolve()
+    definitions = [yaml.load(file.read_text(), yaml.CSafeLoader) for file in sorted(folder.glob("*-crd.yaml"))]
+    cluster.create(definitions)
+    metrics, health = free_ports(2)
+    try:
+        eventually(lambda: _is_served(cluster), 60)
+        options = [f"--kubeconfig={cluster.kubeconfig}", "--leader-elect=false"]
+        ports = [f"--metricsPort={metrics}", f"--healthzPort={health}"]
+        controller = Program("rollouts-controller", [folder / argo_controller.PROGRAM, *options, *ports], directory)
+        try:
+            controller.wait_for(answers(f"http://127.0.0.1:{health}/healthz"), 60)
+            yield controller
+        finally:
+            controller.stop()
+    finally:
+        cluster.delete(definitions)
+
+
+def promote(cluster: Cluster, namespace: str, name: str) -> None:
+    """End the pause of a Rollout, as `kubectl argo rollouts promote` does."""
+    _write_status(cluster, namespace, name, pauseConditions=None)
+
+
+def abort(cluster: Cluster, namespace: str, name: str) -> None:
+    """Abort the new revision of a Rollout, as `kubectl argo rollouts abort` does."""
+    _write_status(cluster, namespace, name, abort=True)
+
+
+def retry(cluster: Cluster, namespace: str, name: str) -> None:
+    """Retry an aborted revision, as `kubectl argo rollouts retry rollout` does."""
+    _write_status(cluster, namespace, name, abort=False)
+
+
+def revisions(cluster: Cluster, namespace: str, name: str) -> int:
+    """Return the number of a Rollout's ReplicaSets."""
+    owners = [owner for each in cluster.list("replicasets", namespace) for owner in each["metadata"]["ownerReferences"]]
+    return sum((owner["kind"], owner["name"]) == ("Rollout", name) for owner in owners)
+
+
+def live_events(cluster: Cluster, namespace: str, name: str, kind: str = "Rollout") -> list[str]:
+    """Return the messages of the Events `Live` about an object."""
+    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason=Live"
+    listed = cluster.kubectl("get", "events", "-n", namespace, "-o", "json", f"--field-selector={selector}")
+    return [event["message"] for event in json.loads(listed)["items"]]
+
+
+def _write_status(cluster: Cluster, namespace: str, name: str, **status: Any) -> None:
+    patch = ("--subresource=status", "--type=merge", "--patch", json.dumps({"status": status}))
+    cluster.kubectl("patch", "rollout", name, "-n", namespace, *patch)
 
 
 def _is_served(cluster: Cluster) -> bool:

@@ -54,12 +54,17 @@ def resolve() -> list[Path]:
     return [folder / Path(file).name for files in FILES.values() for file in files]
 
 
-def _fetch(final: Path) -> None:
+def module_folders() -> dict[str, Path]:
+    """Return the folder of each module in go.mod, by the module's path. Go fetches modules that the machine lacks.
+    Raises NotFound."""
     try:
-        go = go_toolchain.find()
+        return _download(go_toolchain.find())
     except go_toolchain.GoNotFound as error:
         raise NotFound(f"the custom resource definitions come from Go modules: {error}") from None
-    modules = _download(go)
+
+
+def _fetch(final: Path) -> None:
+    modules = module_folders()
     with cache.atomic_folder(final) as folder:
         for module, files in FILES.items():
             for file in files:
