@@ -41,8 +41,8 @@ TIER = $(@:test-%=%)
 AGAIN = || { test $$? = 1 && test $$(grep -c :: build/pytest/$(TIER)/v/cache/lastfailed) -le 3 \
 	&& echo "$(TIER): failed tests run once more, by themselves" \
 	&& $(1) $(PYTEST_PLAIN) --last-failed --last-failed-no-failures=none --junit-xml=build/tests/$(TIER)-again.xml $(2); }
-# Tests that compute get a process for each core. Tests that wait get more: two thirds of their time, a core has nothing
-# to do.
+# Tests that compute get a process for each core. Tests that wait get more: four of them keep two cores busy. With seven,
+# the tier takes longer, and tests are late.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)
 WAIT := --dist=loadscope --numprocesses=$(WORKERS)
 TIERS := test-unit test-contract test-integration test-e2e test-deployed test-faults
