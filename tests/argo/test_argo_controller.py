@@ -1,15 +1,14 @@
 """Restarts of Rollouts by Argo's own controller, which takes ten minutes to build. ``make test-argo`` runs them."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.processes.program import Program
-from support.argo import abort, borrower, live_events, promote, retry, revisions, rollout, running_controller, undefine
-from support.cluster_state import annotations_of, replica_sets, warnings_of
+from support.argo import abort, borrower, promote, retry, revisions, rollout, running_controller, undefine
+from support.cluster_state import annotations_of, list_events, replica_sets, warnings_of
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.wait import eventually
@@ -23,10 +22,10 @@ LONG_PAUSE = [{"setWeight": 50}, {"pause": {"duration": "1h"}}]
 MakeEnv = Callable[..., FaultEnv]
 
 
-@pytest.fixture
-def argo(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Program]:
+@pytest.fixture(scope="module", autouse=True)
+def argo(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     undefine(control_plane)
-    with running_controller(control_plane, tmp_path) as controller:
+    with running_controller(control_plane, tmp_path_factory.mktemp("argo")) as controller:
         yield controller
 
 
@@ -42,10 +41,20 @@ def pods(env: FaultEnv, name: str) -> set[str]:
 
 def live(env: FaultEnv, name: str, count: int) -> bool:
     """Return whether ``count`` restarts of a Rollout have been told as live."""
-    return len(live_events(env.cluster, env.namespace, name)) == count
+    return len(live_events(env, name)) == count
 
 
-@pytest.mark.usefixtures("argo")
+def live_events(env: FaultEnv, name: str) -> list[Any]:
+    return list_events(env.cluster, env.namespace, "Rollout", name, reason="Live")
+
+
+def wait_seen(env: FaultEnv, kind: str, *names: str) -> None:
+    """Wait until the receiver has given each workload a mark, and Argo has made each Rollout healthy."""
+    for name in names:
+        eventually(lambda name=name: MARK in annotations_of(env.cluster, kind, env.namespace, name))
+        eventually(lambda name=name: kind != "rollout" or phase(env, name) == "Healthy")
+
+
 def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_end(make_env: MakeEnv) -> None:
     """Argo's controller carries out the restarts of three Rollouts. A canary gets a new revision, and is live only once
     it is promoted. One by `restartAt` gets new pods of the same revision. One with the template of a Deployment gets a
@@ -58,10 +67,9 @@ def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_en
     canary = rollout(env.namespace, "canary", env_from("db"), replicas=2, strategy={"canary": {"steps": PAUSE}})
     timed = rollout(env.namespace, "timed", env_from("db"), "restart-at", replicas=2)
     env.cluster.create([lender, canary, timed, borrower(env.namespace, "borrower", "lender")])
-    for name in ("canary", "timed", "borrower"):
-        eventually(lambda name=name: phase(env, name) == "Healthy")
-    for kind, name in (("rollout", "canary"), ("rollout", "timed"), ("deployment", "lender")):
-        eventually(lambda kind=kind, name=name: MARK in annotations_of(env.cluster, kind, env.namespace, name))
+    wait_seen(env, "rollout", "canary", "timed")
+    wait_seen(env, "deployment", "lender")
+    eventually(lambda: phase(env, "borrower") == "Healthy")
 
     for rotations in (1, 2):
         before = pods(env, "timed")
@@ -79,12 +87,11 @@ def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_en
     made = {name: revisions(env.cluster, env.namespace, name) for name in ("canary", "timed", "borrower")}
     assert made == {"canary": 3, "timed": 1, "borrower": 3}
     assert receiver.metric("keyturn_live_seconds_count", kind="Rollout") == 4
-    for message in live_events(env.cluster, env.namespace, "canary"):
-        assert "all 2 pods run version" in message
+    for event in live_events(env, "canary"):
+        assert "all 2 pods run version" in event["message"]
     env.assert_no_value_leaked()
 
 
-@pytest.mark.usefixtures("argo")
 def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None:
     """A blue-green without automatic promotion gets new pods, and is not live before somebody promotes it. One with
     automatic promotion is live by itself."""
@@ -98,9 +105,7 @@ def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None
         blue_green = {"blueGreen": {"activeService": name, "scaleDownDelaySeconds": 1, **strategy}}
         made = rollout(env.namespace, name, env_from("db"), replicas=2, strategy=blue_green)
         env.cluster.create([{"apiVersion": "v1", "kind": "Service", **service}, made])
-    for name in strategies:
-        eventually(lambda name=name: phase(env, name) == "Healthy")
-        eventually(lambda name=name: MARK in annotations_of(env.cluster, "rollout", env.namespace, name))
+    wait_seen(env, "rollout", *strategies)
     env.send(env.rotate())
     eventually(lambda: live(env, "auto", 1))
     eventually(lambda: phase(env, "manual") == "Paused")
@@ -112,7 +117,6 @@ def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None
     env.assert_no_value_leaked()
 
 
-@pytest.mark.usefixtures("argo")
 def test_revision_that_argo_aborts_is_stuck_and_halts_the_others_until_it_is_retried(make_env: MakeEnv) -> None:
     """Somebody aborts the new revision of a canary, which goes first. A Warning says that it is stuck, and the next
     consumer waits. Once the revision is retried and promoted, both are live."""
@@ -124,9 +128,8 @@ def test_revision_that_argo_aborts_is_stuck_and_halts_the_others_until_it_is_ret
     later = workload(env.namespace, "later", env_from("db"))
     later["metadata"]["annotations"] = {"keyturn.dev/rollout-order": "2"}
     env.cluster.create([canary, later])
-    eventually(lambda: phase(env, "canary") == "Healthy")
-    for kind, name in (("rollout", "canary"), ("deployment", "later")):
-        eventually(lambda kind=kind, name=name: MARK in annotations_of(env.cluster, kind, env.namespace, name))
+    wait_seen(env, "rollout", "canary")
+    wait_seen(env, "deployment", "later")
     env.send(env.rotate())
     eventually(lambda: phase(env, "canary") == "Paused")
     env.let_settle(3)

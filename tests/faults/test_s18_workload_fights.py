@@ -13,7 +13,7 @@ import urllib3
 
 from keyturn_receiver.core.consumer import former_mark_name, mark_name
 from support.background import PeriodicThread
-from support.cluster_state import annotations_of, replica_sets
+from support.cluster_state import annotations_of, list_events, replica_sets
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.wait import eventually
@@ -89,9 +89,8 @@ def writes(env: FaultEnv, name: str) -> int:
 
 
 def warnings(env: FaultEnv, name: str, reason: str) -> list[str]:
-    selector = f"involvedObject.name={name},involvedObject.kind=Deployment,reason={reason},type=Warning"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return [event["message"] for event in json.loads(listed)["items"]]
+    listed = list_events(env.cluster, env.namespace, "Deployment", name, reason=reason, type="Warning")
+    return [event["message"] for event in listed]
 
 
 @pytest.mark.fault("S18")

@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from support.background import PeriodicThread
-from support.cluster_state import annotations_of, data_of, replica_sets
+from support.cluster_state import annotations_of, data_of, list_events, replica_sets
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call
 from support.manifests import env_from, workload
@@ -130,9 +130,8 @@ def restarts(env: FaultEnv, kind: str, name: str) -> list[Call]:
 
 
 def messages(env: FaultEnv, kind: str, name: str, reason: str) -> list[str]:
-    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason={reason}"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return [event["message"] for event in json.loads(listed)["items"]]
+    listed = list_events(env.cluster, env.namespace, kind, name, reason=reason)
+    return [event["message"] for event in listed]
 
 
 @pytest.mark.fault("S24")

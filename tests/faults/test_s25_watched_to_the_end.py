@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from support.cluster_state import list_events
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.wait import eventually
@@ -14,9 +15,8 @@ NOWHERE = {"no-node": "has-this"}
 
 
 def told(env: FaultEnv, reason: str, kind: str = "Deployment", name: str = "web") -> list[str]:
-    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason={reason}"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return [event["message"] for event in json.loads(listed)["items"]]
+    listed = list_events(env.cluster, env.namespace, kind, name, reason=reason)
+    return [event["message"] for event in listed]
 
 
 def patch(env: FaultEnv, spec: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keyturn_local.receiver.process import LocalReceiver
-from support.cluster_state import annotations_of, warnings_of
+from support.cluster_state import annotations_of, list_events, warnings_of
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
 from support.rollout_watcher import RolloutWatcher
@@ -77,9 +77,8 @@ def test_three_hundred_consumers_are_restarted_ten_at_a_time_though_the_receiver
 
 
 def events_about(env: FaultEnv, kind: str, name: str) -> dict[str, str]:
-    selector = f"involvedObject.kind={kind},involvedObject.name={name}"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return {each["reason"]: each["message"] for each in json.loads(listed)["items"]}
+    listed = list_events(env.cluster, env.namespace, kind, name)
+    return {each["reason"]: each["message"] for each in listed}
 
 
 def annotate(env: FaultEnv, kind: str, name: str, annotation: str) -> None:

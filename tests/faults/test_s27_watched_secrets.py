@@ -13,7 +13,7 @@ import pytest
 
 from keyturn_local.kubernetes.cluster import KubectlFailed
 from keyturn_receiver.core.watched import WATCHED
-from support.cluster_state import annotations_of, replica_sets, warnings_of
+from support.cluster_state import annotations_of, list_events, replica_sets, warnings_of
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call
 from support.killer import Killer, revive
@@ -81,9 +81,8 @@ def kept(env: FaultEnv, name: str = "db") -> Mapping[str, Any]:
 
 
 def events_of(env: FaultEnv, name: str, kind: str = "Secret") -> dict[str, str]:
-    selector = f"involvedObject.name={name},involvedObject.kind={kind}"
-    listed = env.cluster.kubectl("get", "events", "-n", env.namespace, "-o", "json", f"--field-selector={selector}")
-    return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}
+    listed = list_events(env.cluster, env.namespace, kind, name)
+    return {event["reason"]: event["message"] for event in listed}
 
 
 @contextmanager

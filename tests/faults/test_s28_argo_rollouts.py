@@ -13,8 +13,8 @@ import pytest
 
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_local.receiver.process import LocalReceiver
-from support.argo import borrower, define, live_events, rollout, undefine
-from support.cluster_state import annotations_of, warnings_of
+from support.argo import borrower, define, rollout, undefine
+from support.cluster_state import annotations_of, list_events, warnings_of
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Reply
 from support.manifests import env_from, workload
@@ -180,7 +180,8 @@ def tell(env: FaultEnv, name: str, **status: Any) -> None:
 
 
 def live(env: FaultEnv, name: str, kind: str = "Rollout") -> list[str]:
-    return live_events(env.cluster, env.namespace, name, kind)
+    listed = list_events(env.cluster, env.namespace, kind, name, reason="Live")
+    return [event["message"] for event in listed]
 
 
 @pytest.mark.fault("S28")

@@ -10,7 +10,7 @@ import pytest
 from keyturn_local.aws.rotation import rotate
 from keyturn_local.stack import Stack
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
-from support.cluster_state import annotations_of, data_of
+from support.cluster_state import annotations_of, data_of, list_events
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
@@ -19,9 +19,7 @@ NOWHERE = {"no-node": "has-this"}
 
 
 def events(stack: Stack, namespace: str, kind: str, name: str, reason: str) -> list[str]:
-    about = f"involvedObject.name={name},involvedObject.kind={kind},reason={reason}"
-    listed = stack.cluster.kubectl("get", "events", "-n", namespace, "-o", "json", f"--field-selector={about}")
-    return [each["message"] for each in json.loads(listed)["items"]]
+    return [each["message"] for each in list_events(stack.cluster, namespace, kind, name, reason=reason)]
 
 
 def patch(stack: Stack, namespace: str, kind: str, name: str, spec: dict[str, Any]) -> None:

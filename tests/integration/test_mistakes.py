@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from keyturn_local.stack import Stack
-from support.cluster_state import annotations_of, data_of
+from support.cluster_state import annotations_of, data_of, list_events
 from support.manifests import env_from, secret, workload
 from support.wait import eventually
 
@@ -35,9 +35,8 @@ class Site:
         return str(labels.get("keyturn.dev/state", ""))
 
     def events(self, kind: str, name: str) -> list[dict[str, Any]]:
-        selector = f"involvedObject.kind={kind},involvedObject.name={name}"
-        listed = self.kubectl("get", "events", "-o", "json", f"--field-selector={selector}")
-        return [each for each in json.loads(listed)["items"] if each["source"].get("component") == "keyturn"]
+        listed = list_events(self.stack.cluster, self.namespace, kind, name)
+        return [each for each in listed if each["source"].get("component") == "keyturn"]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.stack.cluster.kubectl(arguments[0], "-n", self.namespace, *arguments[1:], stdin=stdin)

@@ -1,6 +1,5 @@
 """Processes in pods get the new value of a Secret in every way that a pod can read one, with and without a restart."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ import pytest
 from keyturn_contract.signature import parse_key
 from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
-from support.cluster_state import annotations_of
+from support.cluster_state import annotations_of, list_events
 from support.helm import installed_release, node_values
 from support.reporting_consumers import (
     ENV,
@@ -98,9 +97,7 @@ def test_live_seconds_are_what_the_restarted_process_tells(
     moved, moved_at = pod_clock(), datetime.now(UTC)
     # AWS tells whole seconds.
     sender.send(replace(made, time=moved_at.strftime("%Y-%m-%dT%H:%M:%SZ")))
-    about = f"involvedObject.name={ENV},involvedObject.kind=Deployment,reason=Live"
-    arguments = ("get", "events", "-n", place, "-o", "json", f"--field-selector={about}")
-    (event,) = eventually(lambda: json.loads(control_plane.kubectl(*arguments))["items"], 120)
+    (event,) = eventually(lambda: list_events(control_plane, place, "Deployment", ENV, reason="Live"), 120)
     seconds = int(event["message"].removesuffix(" s after the label moved").rpartition(" ")[2])
     (name,) = listener.pods(ENV) - before
     told = next(each.at for each in listener.of(ENV) if each.pod == name) - moved

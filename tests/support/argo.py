@@ -84,13 +84,6 @@ def revisions(cluster: Cluster, namespace: str, name: str) -> int:
     return sum((owner["kind"], owner["name"]) == ("Rollout", name) for owner in owners)
 
 
-def live_events(cluster: Cluster, namespace: str, name: str, kind: str = "Rollout") -> list[str]:
-    """Return the messages of the Events `Live` about an object."""
-    selector = f"involvedObject.name={name},involvedObject.kind={kind},reason=Live"
-    listed = cluster.kubectl("get", "events", "-n", namespace, "-o", "json", f"--field-selector={selector}")
-    return [event["message"] for event in json.loads(listed)["items"]]
-
-
 def _write_status(cluster: Cluster, namespace: str, name: str, **status: Any) -> None:
     patch = ("--subresource=status", "--type=merge", "--patch", json.dumps({"status": status}))
     cluster.kubectl("patch", "rollout", name, "-n", namespace, *patch)

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from typing import Any
 
 from keyturn_local.kubernetes.cluster import Cluster
 
@@ -23,13 +24,13 @@ def replica_sets(cluster: Cluster, namespace: str, deployment: str) -> int:
 
 def warnings_of(cluster: Cluster, namespace: str, name: str, kind: str = "Secret") -> dict[str, str]:
     """Return the messages of the Warning Events about an object, by reason."""
-    listed = cluster.kubectl(
-        "get",
-        "events",
-        "-n",
-        namespace,
-        "-o",
-        "json",
-        f"--field-selector=involvedObject.name={name},involvedObject.kind={kind},type=Warning",
-    )
-    return {event["reason"]: event["message"] for event in json.loads(listed)["items"]}
+    listed = list_events(cluster, namespace, kind, name, type="Warning")
+    return {event["reason"]: event["message"] for event in listed}
+
+
+def list_events(cluster: Cluster, namespace: str, kind: str, name: str, **fields: str) -> list[Any]:
+    """Return the Events about an object. ``fields`` has the values that other fields must have, such as `reason`."""
+    wanted = {"involvedObject.kind": kind, "involvedObject.name": name, **fields}
+    selector = ",".join(f"{field}={text}" for field, text in wanted.items())
+    listed = cluster.kubectl("get", "events", "-n", namespace, "-o", "json", f"--field-selector={selector}")
+    return list(json.loads(listed)["items"])
