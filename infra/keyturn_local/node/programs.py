@@ -83,42 +83,37 @@ def _kubernetes() -> Path:
     # of the same version.
     if all((binaries.resolve() / name).exists() for name in ("kubelet", "kube-proxy")):
         return binaries.resolve()
-    final = _folder("kubernetes", KUBERNETES, "kubernetes/main.go")
-    with cache.locked(KIND):
-        if not final.is_dir():
-            _say("building kubelet and kube-proxy: about 2 minutes on 2 cores, once")
-            go = go_toolchain.find()
-            with cache.atomic_folder(final) as folder:
-                go_toolchain.build(go, KUBERNETES, "./kubernetes", folder / "kubernetes", binaries.VERSION_FLAGS)
-                for name in ("kubelet", "kube-proxy"):
-                    (folder / name).symlink_to("kubernetes")
-    return final
+
+    def build(folder: Path) -> None:
+        _say("building kubelet and kube-proxy: about 2 minutes on 2 cores, once")
+        flags = binaries.VERSION_FLAGS
+        go_toolchain.build(go_toolchain.find(), KUBERNETES, "./kubernetes", folder / "kubernetes", flags)
+        for name in ("kubelet", "kube-proxy"):
+            (folder / name).symlink_to("kubernetes")
+
+    return cache.filled(_folder("kubernetes", KUBERNETES, "kubernetes/main.go"), build)
 
 
 def _coredns() -> Path:
-    final = _folder("dns", KUBERNETES, "dns/main.go")
-    with cache.locked(KIND):
-        if not final.is_dir():
-            _say("building CoreDNS: about a minute on 2 cores, once")
-            with cache.atomic_folder(final) as folder:
-                go_toolchain.build(go_toolchain.find(), KUBERNETES, "./dns", folder / "coredns")
-    return final / "coredns"
+    def build(folder: Path) -> None:
+        _say("building CoreDNS: about a minute on 2 cores, once")
+        go_toolchain.build(go_toolchain.find(), KUBERNETES, "./dns", folder / "coredns")
+
+    return cache.filled(_folder("dns", KUBERNETES, "dns/main.go"), build) / "coredns"
 
 
 def _containerd() -> Path:
-    final = _folder("containerd", CONTAINERD)
     module = "github.com/containerd/containerd/v2"
-    with cache.locked(KIND):
-        if not final.is_dir():
-            _say("building containerd: about 2 minutes on 2 cores, once")
-            go = go_toolchain.find()
-            with cache.atomic_folder(final) as folder:
-                for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
-                    version = f"-X {module}/version.Version={CONTAINERD_VERSION}"
-                    go_toolchain.build(
-                        go, CONTAINERD, f"{module}/cmd/{name}", folder / name, version, "no_btrfs no_devmapper no_zfs"
-                    )
-    return final
+    version = f"-X {module}/version.Version={CONTAINERD_VERSION}"
+
+    def build(folder: Path) -> None:
+        _say("building containerd: about 2 minutes on 2 cores, once")
+        go = go_toolchain.find()
+        for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
+            package, tags = f"{module}/cmd/{name}", "no_btrfs no_devmapper no_zfs"
+            go_toolchain.build(go, CONTAINERD, package, folder / name, version, tags)
+
+    return cache.filled(_folder("containerd", CONTAINERD), build)
 
 
 def _linked(unpacked: Path) -> Path:

@@ -24,25 +24,22 @@ class NotFound(RuntimeError):
 def resolve() -> Path:
     """Return the folder in the cache with the controller, and with the definitions as YAML files. If there is no such
     folder, build the controller first. Raises NotFound."""
-    final = cache.folder(KIND) / f"{cache.digest(custom_resources.MODULE, ['go.mod', 'go.sum'])}-{platform.machine()}"
-    with cache.locked(KIND):
-        if not final.is_dir():
-            _build(final)
-    return final
-
-
-def _build(final: Path) -> None:
-    print("Argo Rollouts: building the controller: about 10 minutes on 2 cores, once", file=sys.stderr, flush=True)
+    version = cache.digest(custom_resources.MODULE, ["go.mod", "go.sum"])
     try:
-        module = custom_resources.module_folders()[MODULE]
-        with tempfile.TemporaryDirectory() as directory, cache.atomic_folder(final) as folder:
-            sources = Path(directory) / "argo-rollouts"
-            shutil.copytree(module, sources, copy_function=shutil.copyfile)  # Go builds nothing in its own cache
-            go_toolchain.build(go_toolchain.find(), sources, f"./cmd/{PROGRAM}", folder / PROGRAM)
-            for file in (module / "manifests" / "crds").glob("*-crd.yaml"):
-                shutil.copyfile(file, folder / file.name)
+        return cache.filled(cache.folder(KIND) / f"{version}-{platform.machine()}", _build)
     except (custom_resources.NotFound, go_toolchain.GoNotFound, go_toolchain.BuildFailed) as error:
         raise NotFound(f"the controller of Argo Rollouts is built from its Go module: {error}") from None
+
+
+def _build(folder: Path) -> None:
+    print("Argo Rollouts: building the controller: about 10 minutes on 2 cores, once", file=sys.stderr, flush=True)
+    module = custom_resources.module_folders()[MODULE]
+    with tempfile.TemporaryDirectory() as directory:
+        sources = Path(directory) / "argo-rollouts"
+        shutil.copytree(module, sources, copy_function=shutil.copyfile)  # Go builds nothing in its own cache
+        go_toolchain.build(go_toolchain.find(), sources, f"./cmd/{PROGRAM}", folder / PROGRAM)
+    for file in (module / "manifests" / "crds").glob("*-crd.yaml"):
+        shutil.copyfile(file, folder / file.name)
 
 
 if __name__ == "__main__":

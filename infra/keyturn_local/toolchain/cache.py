@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,17 @@ def folder(kind: str) -> Path:
     """Return the folder of one kind. The folder may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "keyturn" / kind
+
+
+def filled(final: Path, fill: Callable[[Path], None]) -> Path:
+    """Return the folder ``final`` of one kind. If it does not exist, call ``fill`` with a temporary folder, and rename
+    that to ``final``. Only one process at a time fills folders of this kind. If ``fill`` raises an error, nothing is
+    kept."""
+    with lock(final.parent / "lock"):
+        if not final.is_dir():
+            with atomic_folder(final) as temporary:
+                fill(temporary)
+    return final
 
 
 @contextmanager

@@ -37,15 +37,15 @@ def resolve() -> Path:
         if found := shutil.which(name):
             return Path(found)
     final = cache.folder(KIND) / debian.release()
-    with cache.locked(KIND):
-        if not (final / LAUNCHER).is_file():
-            try:
-                with cache.atomic_folder(final) as folder:
-                    debian.unpack(debian.closure(PACKAGES), folder)
-                    _write_launcher(folder, final)
-            except debian.PackageNotFound as error:
-                raise ChromiumNotFound(f"no Chromium on the PATH, and none to unpack: {error}") from None
-    return final / LAUNCHER
+
+    def unpack(folder: Path) -> None:
+        debian.unpack(debian.closure(PACKAGES), folder)
+        _write_launcher(folder, final)
+
+    try:
+        return cache.filled(final, unpack) / LAUNCHER
+    except debian.PackageNotFound as error:
+        raise ChromiumNotFound(f"no Chromium on the PATH, and none to unpack: {error}") from None
 
 
 def _write_launcher(folder: Path, final: Path) -> None:

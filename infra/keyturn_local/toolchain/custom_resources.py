@@ -46,11 +46,7 @@ class NotFound(RuntimeError):
 
 def resolve() -> list[Path]:
     """Return the YAML files of the definitions. If the cache does not have them, Go fetches them. Raises NotFound."""
-    folder = _folder()
-    if not folder.is_dir():
-        with cache.locked(KIND):
-            if not folder.is_dir():  # another process may have fetched them while this one waited for the lock
-                _fetch(folder)
+    folder = cache.filled(_folder(), _fetch)
     return [folder / Path(file).name for files in FILES.values() for file in files]
 
 
@@ -63,12 +59,11 @@ def module_folders() -> dict[str, Path]:
         raise NotFound(f"the custom resource definitions come from Go modules: {error}") from None
 
 
-def _fetch(final: Path) -> None:
+def _fetch(folder: Path) -> None:
     modules = module_folders()
-    with cache.atomic_folder(final) as folder:
-        for module, files in FILES.items():
-            for file in files:
-                shutil.copyfile(modules[module] / file, folder / Path(file).name)
+    for module, files in FILES.items():
+        for file in files:
+            shutil.copyfile(modules[module] / file, folder / Path(file).name)
 
 
 def _download(go: str) -> dict[str, Path]:

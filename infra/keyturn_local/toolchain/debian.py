@@ -24,11 +24,7 @@ class PackageNotFound(RuntimeError):
 def unpacked(*packages: str) -> Path:
     """Return a folder with the files of these packages. Their dependencies are not included. Raises PackageNotFound."""
     final = cache.folder(KIND) / f"{release()}-{'+'.join(packages)}"
-    with cache.locked(KIND):
-        if not final.is_dir():
-            with cache.atomic_folder(final) as folder:
-                unpack(packages, folder)
-    return final
+    return cache.filled(final, lambda folder: unpack(packages, folder))
 
 
 def unpack(packages: Iterable[str], folder: Path) -> None:

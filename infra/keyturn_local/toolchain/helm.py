@@ -25,17 +25,15 @@ def resolve() -> Path:
     """Return the folder in the cache with the program `helm`. If there is no such folder, build `helm` first. Raises
     NotFound."""
     sources = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
-    final = cache.folder(KIND) / f"{sources.hexdigest()[:12]}-{platform.machine()}"
-    with cache.locked(KIND):
-        if not final.is_dir():
-            print("helm: building it: about 2 minutes on 2 cores, once", file=sys.stderr, flush=True)
-            try:
-                go = go_toolchain.find()
-                with cache.atomic_folder(final) as folder:
-                    go_toolchain.build(go, MODULE, PACKAGE, folder / "helm")
-            except (go_toolchain.GoNotFound, go_toolchain.BuildFailed) as error:
-                raise NotFound(f"Helm's command line is built from its Go module: {error}") from None
-    return final
+    try:
+        return cache.filled(cache.folder(KIND) / f"{sources.hexdigest()[:12]}-{platform.machine()}", _build)
+    except (go_toolchain.GoNotFound, go_toolchain.BuildFailed) as error:
+        raise NotFound(f"Helm's command line is built from its Go module: {error}") from None
+
+
+def _build(folder: Path) -> None:
+    print("helm: building it: about 2 minutes on 2 cores, once", file=sys.stderr, flush=True)
+    go_toolchain.build(go_toolchain.find(), MODULE, PACKAGE, folder / "helm")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ reverting the fields that Keyturn owns, repairs slow down but never stop.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from keyturn_receiver.cluster.lease import follower_delay
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.sync_status import SyncStatus, sync_status
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
@@ -29,6 +31,15 @@ SECONDS_PER_CONSUMER = 0.001
 WRITER_SECONDS = 1.0  # seconds for a replica to begin the restarts for a Secret that it has written
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a Secret needs: a reconcile for ``cause``, or nothing if ``cause`` is None. ``consumers`` are those that
+    need a new mark and may get it now."""
+
+    cause: Cause | None
+    consumers: Sequence[Consumer] = ()
 
 
 class DriftDetector:
@@ -93,15 +104,15 @@ class DriftDetector:
             # The cache may not show all writes of this replica yet.
             self._queue.check_later(target, settles_in, self._check)
         else:
-            self._act(bound, self._cause(bound))
+            self._act(bound, self._find(bound))
             self._look_again(target)
 
-    def _act(self, bound: BoundSecret, cause: Cause | None) -> None:
-        target = bound.target
+    def _act(self, bound: BoundSecret, work: _Work) -> None:
+        target, cause = bound.target, work.cause
         if cause in (None, Cause.CONSUMER):
             self._report_filled(bound)
         if cause:
-            delay = self._fight_delay(bound, cause)
+            delay = self._fight_delay(bound, work)
             if cause is Cause.CONSUMER and not self._restarter.needs_leader(target, bound.spec):
                 # The replica that has just written the Secret can restart the consumers without a list of their pods.
                 # So give that replica time to do it.
@@ -154,25 +165,23 @@ class DriftDetector:
             return
         if settles_in := self._queue.settles_in(target):
             self._queue.check_later(target, settles_in, self._check_after_delay)
-        elif cause := self._cause(bound):
-            delay = self._fight_delay(bound, cause) if cause is Cause.CONSUMER else 0.0
-            if delay:
-                self._queue.check_later(target, delay, self._check_after_delay)
-            else:
-                self._submit(bound, cause)
-        else:
+            return
+        work = self._find(bound)
+        if work.cause is None:
             self._look_again(target)
+        elif work.cause is Cause.CONSUMER and (delay := self._fight_delay(bound, work)):
+            self._queue.check_later(target, delay, self._check_after_delay)
+        else:
+            self._submit(bound, work.cause)
 
-    def _fight_delay(self, bound: BoundSecret, cause: Cause) -> float:
+    def _fight_delay(self, bound: BoundSecret, work: _Work) -> float:
         """Return the seconds to wait. The result is 0.0 unless another writer keeps reverting the Secret or the marks
         of its consumers (a fight)."""
-        match cause:
+        match work.cause:
             case Cause.DRIFT:
                 return self._queue.fight_delay(bound.target)
             case Cause.CONSUMER:
-                consumers = self._restarter.restartable(bound.target, bound.spec)
-                consumers, _ = self._restarter.in_turn(bound.target, bound.spec, consumers, bound.record)
-                return self._restarter.fight_delay(bound.target, consumers, bound.record)
+                return self._restarter.fight_delay(bound.target, work.consumers, bound.record)
         return 0.0
 
     def _submit(self, bound: BoundSecret, cause: Cause) -> None:
@@ -183,27 +192,28 @@ class DriftDetector:
                 extra={"fields": {"secret": str(bound.target)}},
             )
 
-    def _cause(self, bound: BoundSecret) -> Cause | None:
+    def _find(self, bound: BoundSecret) -> _Work:
         try:
             return self._due(bound)
         except Exception:
             # A check that fails must not block the checks of other Secrets. The Secret is reconciled, and the metrics
             # count the outcome.
             _log.exception("drift check failed", extra={"fields": {"secret": str(bound.target)}})
-            return Cause.DRIFT
+            return _Work(Cause.DRIFT)
 
-    def _due(self, bound: BoundSecret) -> Cause | None:
+    def _due(self, bound: BoundSecret) -> _Work:
         target, record = bound.target, bound.record
         restartable = self._restarter.restartable(target, bound.spec)
         consumers, halt = self._restarter.in_turn(target, bound.spec, restartable, record)
         if self._queue.gave_up_on(target, bound.resource_version):
             # This Secret cannot be filled, so its data stays as it is. Its consumers still have to run with that data.
-            return None if self._restarter.is_up_to_date(target, consumers, record) else Cause.CONSUMER
+            is_up_to_date = self._restarter.is_up_to_date(target, consumers, record)
+            return _Work(None if is_up_to_date else Cause.CONSUMER, consumers)
         status = sync_status(record, bound.spec, bound.is_intact, target.name, consumers)
         if not record.was_written and not bound.lost_record:
-            return Cause.NEW
+            return _Work(Cause.NEW)
         if status is SyncStatus.IN_SYNC and record.notice != self._reverted.notice(target, restartable, record, halt):
             status = SyncStatus.ROLLOUT_DUE  # the text about the rollouts in the status is out of date
         if status is SyncStatus.FILL_DUE or not self._access.allows(bound):
-            return Cause.DRIFT
-        return Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None
+            return _Work(Cause.DRIFT)
+        return _Work(Cause.CONSUMER if status is SyncStatus.ROLLOUT_DUE else None, consumers)
