@@ -68,7 +68,7 @@ def _client(secret_id: str, in_region: str) -> "SecretsManagerClient":
 
     settings = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
     name = region(secret_id) or in_region or configured_region()
-    # boto3.client would keep a session from call to call, with the profile of the first one.
+    # boto3.client would use one session for all calls, with the profile of the first call.
     session = boto3.Session(region_name=name or None)
     client: SecretsManagerClient = session.client("secretsmanager", config=settings)
     return client

@@ -167,7 +167,7 @@ class Cluster:
         except ApiException as error:
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # the client turns them into errors
                 raise error.__context__ from None
-            # The client's reason goes on with the headers and the body of the reply.
+            # In the client's text, the headers and the body of the reply follow the reason.
             reason = str(error.reason).split(" -+-+- ")[0]
             raise Refused(
                 f"{self.context}: no port of pod {namespace}/{pod} can be forwarded ({reason})",

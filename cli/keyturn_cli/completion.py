@@ -46,8 +46,8 @@ SecretSubject = Annotated[
 
 
 def complete_secret_ids(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names of AWS secrets that begin with ``incomplete``. The name in an ARN is left out, because the
-    secret may be in another account or region."""
+    """Return the names of AWS secrets that begin with ``incomplete``. If a binding has an ARN, the name inside the ARN
+    is not suggested, because the secret may be in another account or region."""
     return _complete(ctx.params, incomplete, lambda row: row.secret_ids)
 
 
@@ -57,7 +57,7 @@ def _name(params: dict[str, Any], row: Row) -> str:
 
 def _names(row: Row) -> Iterator[str]:
     for secret_id in row.secret_ids:
-        yield candidate_names(secret_id)[-1]  # a shell may split a word at the colons of an ARN
+        yield candidate_names(secret_id)[-1]  # the name only: a shell may split an ARN at its colons
 
 
 def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row], Any]) -> list[str]:

@@ -81,7 +81,7 @@ class Output:
         self._out.print(content)
 
     def note(self, text: str) -> None:
-        """Write a line for people to stderr. So JSON and YAML on stdout stay complete."""
+        """Write a line for people to stderr. So JSON or YAML on stdout is not mixed with it."""
         self.err.print(Text(printable(text)), soft_wrap=True)
 
     def notes(self, texts: Iterable[str]) -> None:

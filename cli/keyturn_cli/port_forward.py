@@ -108,7 +108,7 @@ class _Words:
         self._started.set()
 
     def wait_until_ready(self, seconds: float) -> bool:
-        """Return whether kubectl listens. Wait until it does, until its output has ended, or for so many seconds."""
+        """Wait until kubectl listens or its output has ended, but at most ``seconds``. Return whether it listens."""
         self._started.wait(seconds)
         return self.is_ready
 
@@ -122,7 +122,7 @@ def by_kubectl(command: Sequence[str], seconds: float = START_SECONDS) -> Iterat
     """Context manager that runs ``kubectl port-forward``. It yields a function that waits until kubectl ends, and then
     raises Disconnected.
 
-    Raises CliError with kubectl's message if kubectl does not listen within so many seconds.
+    Raises CliError with kubectl's message if kubectl does not listen within ``seconds``.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")  # noqa: S603 - found on the PATH, without a shell
     assert process.stdout is not None  # noqa: S101 - for the type checker

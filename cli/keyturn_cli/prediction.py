@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     """The predicted outcome for a workload."""
 
     RESTARTS = "restarts"
-    HELD = "held"  # it gets its mark, but a setting of the workload keeps some or all old pods
+    HELD = "held"  # it gets its mark, but one of its own settings keeps some or all old pods
     WAITS = "waits"  # it is restarted later
     OFF = "off"  # Keyturn may not restart it, or Reloader restarts it
     UNCONCERNED = "unconcerned"  # its pods read no key that changes
@@ -134,8 +134,8 @@ def planned_change(
     bound: Bound, sources: Collection[Source], live: LiveSecret, values: Mapping[str, bytes], version: SecretVersion
 ) -> Change:
     """Return the change for a rotation that gives ``sources`` the value of ``version``. ``values`` are the Secret's
-    present values. ``live`` is the Secret. Its fingerprints are the values themselves, because they do not leave this
-    process."""
+    present values. ``live`` is the present Secret. Its ``fingerprints`` are the values themselves and no hashes,
+    because they do not leave this process."""
     try:
         binding = read_binding(bound.target, bound.spec)
         return _planned(binding, bound, sources, live, values, version)

@@ -38,8 +38,8 @@ class Arrival:
 
     ``applied`` is true if every receiver has taken the version. ``hosts`` are the clusters that use the version. It is
     empty until a receipt names them. ``live`` are the clusters in which the version is live. ``stuck`` maps a cluster
-    to the names of its stuck workloads. ``problems`` maps a cluster to the reasons of its refusals. The host is empty
-    if the receipt does not name the cluster.
+    to the names of its stuck workloads. ``problems`` maps a cluster to the reasons of its refusals. The cluster is an
+    empty text if the receipt does not say which cluster has refused.
     """
 
     applied: bool = False
@@ -199,7 +199,7 @@ def _believed(message: str, region: str, about: tuple[str, str]) -> Mapping[str,
         named = str(detail.get("secretArn") or detail["name"])
         if detail["versionId"] != version_id or not may_be_same(named, secret_id):
             return None
-        Arrival().take(event)  # an error is raised if the receipt does not have a field
+        Arrival().take(event)  # a check: it raises an error if a field is missing
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return dict(event) if isinstance(detail, dict) else None

@@ -31,7 +31,7 @@ def fault_of(metadata: Mapping[str, Any]) -> str:
 
 
 def is_watched(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a Secret has the watch label, even if its value is misspelt, and is not bound, too."""
+    """Return whether a Secret has the watch label and is not bound. The label's value may be misspelt."""
     return has_watch_label(metadata) and not is_bound(metadata)
 
 

@@ -129,8 +129,8 @@ def _record(metadata: Mapping[str, Any], target: Target) -> Record | None:
 def _with_prefix(record: Record, name: str, consumers: Iterable[Consumer]) -> Record:
     """Return the record with the prefix of its marks.
 
-    Only the receiver can make the prefix. So it is taken from the marks of the consumers: from those that are up to
-    date, or else from most of them.
+    Only the receiver can make the prefix. So the prefix is taken from the marks of the consumers. It is the prefix of
+    the consumers that are up to date. If no consumer is up to date, it is the most frequent prefix.
     """
     mark = mark_name(name)
     prefixes: Counter[str] = Counter()
@@ -150,13 +150,13 @@ def _changed_keys(record: Record, at: int) -> str:
 
 
 def _concerns(consumer: Consumer, bound: Bound, place: Place) -> bool:
-    """Return whether the legs of a workload belong to the last change: it reads a key that changed then, or it has not
-    come to its end yet."""
+    """Return whether the legs of a workload belong to the last change. They do if the workload reads a key that changed
+    then, or if its stage is neither LIVE nor OFF."""
     name, record = bound.target.name, bound.record
     reads, mark = consumer.reads[name], mark_name(name)
     has_mark = mark in consumer.baseline or mark in consumer.marks
     if not has_mark and not reads.whole and reads.keys.isdisjoint(record.revisions):
-        return False  # it waits for keys that the Secret has never had
+        return False  # the workload waits for keys that the Secret has never had
     if place.stage in (Stage.LIVE, Stage.OFF):
         return record.changed_at is not None and written_at(consumer, name, record) == record.changed_at
     return True

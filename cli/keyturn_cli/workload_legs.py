@@ -15,7 +15,7 @@ from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.rollout import present_mark
 
-SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.OFF: NEVER}  # others are open
+SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.OFF: NEVER}  # workloads in other stages have the sign OPEN
 MAX_EVENTS = 20  # at most this many warnings are shown for one Secret
 
 
@@ -33,7 +33,7 @@ def add_workload(sight: Sight, consumer: Consumer, bound: Bound, place: Place, m
 
 
 def warnings(sight: Sight, bound: Bound, since: float) -> Iterator[Leg]:
-    """Yield the Events of type Warning about a Secret since the rotation began. ``since`` is in seconds since 1970."""
+    """Yield a leg for each Event of type Warning about a Secret from ``since`` on, a time in seconds since 1970."""
     target = bound.target
     query = {"fieldSelector": f"involvedObject.kind=Secret,involvedObject.name={target.name},type=Warning"}
     try:

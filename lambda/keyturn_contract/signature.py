@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
 TOLERANCE = 300.0  # seconds by which the timestamp of a signature may be in the past or in the future
-MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, each with two schemes, and two more
+MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, each with two schemes, and two spare
 MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and a check takes 0.1 ms per key
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts

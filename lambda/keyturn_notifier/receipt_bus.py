@@ -16,7 +16,7 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
-MAX_SECONDS = 4.0  # seconds that an invocation waits for its receipts at most
+MAX_SECONDS = 4.0  # an invocation waits at most this number of seconds for its receipts
 COOLDOWN_SECONDS = 60.0
 MAX_ENTRIES = 10  # at most this many receipts in one call
 ATTEMPTS = 2  # number of attempts; EventBridge may refuse a receipt although the call itself succeeds

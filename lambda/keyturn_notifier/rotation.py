@@ -2,8 +2,9 @@
 
 https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html
 
-The new key becomes current only after every receiver has accepted a heartbeat that is signed with the new key alone.
-Until then, and after any failure, the old key stays current, and Secrets Manager retries the rotation.
+The new key becomes current only after every receiver has accepted a heartbeat that is signed with the new key and not
+with the old key. Until then, and after any failure, the old key stays current, and Secrets Manager retries the
+rotation.
 """
 
 import os
@@ -154,8 +155,8 @@ def _rotation() -> tuple[NotifierSettings, Rotation]:
     authorities = Authorities(settings.ca_bundle, read, lambda fault: logger.warning(CA_FAULT, extra={"reason": fault}))
 
     def receivers(stage: str) -> list[ReceiverClient]:
-        # If there is a KMS key, KMS also signs these heartbeats, just as it signs deliveries. A receiver may have only
-        # the public part of the KMS key, and cannot verify any other signature.
+        # If there is a KMS key, KMS also signs these heartbeats, just as it signs deliveries. A receiver that has only
+        # the public part of the KMS key cannot verify any other signature.
         key_ring = KeyRing(secrets_manager, settings.signing_key_secret_id, ed25519, (stage,))
         return [
             ReceiverClient(url, key_ring, connection_pool(url, authorities.context, proxy), authorities.reload)

@@ -79,8 +79,8 @@ class KeyRing:
         return self._ed25519 is not None
 
     def keys(self, stale: Keys | None = None) -> Keys:
-        """Return the cached keys. Read them before that if the cache is empty, or if its keys are the ``stale`` ones
-        that the caller has used.
+        """Return the cached keys. If the cache is empty, or still has the keys ``stale`` that the caller has used, read
+        the keys first.
 
         Raises SigningUnavailable.
         """

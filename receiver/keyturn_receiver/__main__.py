@@ -19,8 +19,9 @@ from keyturn_receiver.telemetry.logs import configure_logging, log_unhandled
 from keyturn_receiver.telemetry.tracing import TracingUnavailable, no_traces, opentelemetry
 
 RENDER_THREADS = 1  # rendering holds the GIL most of the time, so further threads would not help
-# Bytes. A block of memory that is larger goes back to the kernel at once. Each read from a TLS connection needs a block
-# of 256 KiB for a moment, so smaller blocks have to stay: a fresh one costs as much CPU time as the read itself.
+# Bytes. A freed block of memory that is larger than this goes back to the kernel at once. Smaller blocks have to stay
+# in the process, because each read from a TLS connection needs a block of 256 KiB for a moment, and a fresh block costs
+# as much CPU time as the read itself.
 LARGE_BLOCK = 512 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from <malloc.h>
 

@@ -39,12 +39,13 @@ def alerts(others: dict[str, Any] | None = None) -> dict[str, Any]:
 
 ALERTS = alerts()
 ALERTS_OF_THE_POLLER = alerts(POLLER_ALONE)
-# Series that deliveries alone give a value: without them, an alert on one would be false, or would never fire.
+# Only deliveries give these series a value. Without deliveries, an alert on such a series would be a false alarm, or
+# would never fire.
 OF_DELIVERIES = {
     "keyturn_event_path_up",
     "keyturn_signing_keys",
     "keyturn_deliveries_total",
-    "keyturn_recovered_by_poll_total",  # without events, every change is one
+    "keyturn_recovered_by_poll_total",  # without events, the poller finds every change
     "keyturn_propagation_seconds_bucket",
 }
 
@@ -139,7 +140,7 @@ def test_alert_of_the_poller_alone_needs_no_deliveries(alert: str) -> None:
     told = " ".join([made["annotations"]["summary"], made["annotations"]["description"]])
     assert not re.search(r"event|heartbeat|deliver|queue", told, re.IGNORECASE), told
     if ("sweeps" in made["expr"] and "failed" not in made["expr"]) or "leader" in made["expr"]:
-        assert made["labels"]["severity"] == "critical"  # there is no other way
+        assert made["labels"]["severity"] == "critical"  # without deliveries, only the poller finds changes
 
 
 def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:

@@ -152,7 +152,7 @@ def test_contradicting_values_are_refused_with_advice(begins: str) -> None:
     assert re.search(r"\b(set|name|leave|annotate)\b", told.partition(begins)[2])
 
 
-# Each value that is of use for deliveries alone, with values that set it.
+# Each value that is useful only with deliveries, mapped to chart values that set it.
 FOR_DELIVERIES: dict[str, dict[str, Any]] = {
     "signingKey.secretId": SOME_KEY,
     "signingKey.publicKeys": {"signingKey": {"publicKeys": [f"whpk_{'A' * 43}="]}},
@@ -177,7 +177,8 @@ def test_value_for_deliveries_is_refused_without_deliveries(value: str) -> None:
 
 
 def test_every_way_in_and_every_key_is_refused_without_deliveries() -> None:
-    """Each value that leads somebody in, or verifies him, is among those that the chart refuses."""
+    """The chart refuses exactly the values in FOR_DELIVERIES. They let a sender reach the receiver, or verify the
+    sender."""
     (checked,) = re.findall(r"range \$name, \$used := dict(.*?)\}\}", CHECKS, re.DOTALL)
     assert re.findall(r'"([\w.]+)" ', checked.replace('"ClusterIP"', "")) == list(FOR_DELIVERIES)
 

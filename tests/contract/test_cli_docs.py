@@ -1,4 +1,4 @@
-"""docs/cli.md, checked against the command line. Other tests hold its samples (``support.cli_samples``)."""
+"""docs/cli.md, checked against the CLI. Other tests check the page's samples (``support.cli_samples``)."""
 
 import pytest
 

@@ -234,8 +234,8 @@ def test_outputs_hold_what_the_page_uses() -> None:
 
 
 def test_references_exist_under_every_combination_of_conditions() -> None:
-    """Each resource and each output is checked under every combination of those conditions that it uses. A resource
-    that it names must then exist whatever the other conditions are."""
+    """Each resource and each output is checked under every combination of the conditions that it uses. In each
+    combination, the resources to which it refers must exist, whatever the other conditions are."""
     for name, each in {**TEMPLATE["Resources"], **TEMPLATE["Outputs"]}.items():
         names = sorted(set(conditions_of(each)))
         for values in itertools.product((False, True), repeat=len(names)):

@@ -1,4 +1,4 @@
-"""The expressions that README, docs and demo show give what they promise."""
+"""The expressions that README, docs and demo show give the promised results."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def test_demo_uses_the_url_of_the_readme_and_expects_what_its_bindings_give() ->
     value = database("team-a")
     data = bindings()[0]["metadata"]["annotations"][DATA]
     assert rendered(data, value) == {key: text.encode() for key, text in database_secret(value).items()}
-    assert value["password"] not in database_secret(value)["DATABASE_URL"]  # it needs encoding
+    assert value["password"] not in database_secret(value)["DATABASE_URL"]  # the URL has it in encoded form
 
 
 def test_example_of_the_functions_gives_what_it_promises() -> None:

@@ -105,7 +105,8 @@ def tokens_are_protected(objects: Objects) -> bool:
 
 
 def privileges_are_least(objects: Objects) -> bool:
-    """Return whether no rule contains a wildcard. test_rbac.py and S7 check the verbs themselves."""
+    """Return whether no rule contains a wildcard. test_rbac.py and the tests of fault S7 (docs/faults.md)
+    check the verbs themselves."""
     rules = [rule for each in objects for rule in each.get("rules", []) if "verbs" in rule]
     return bool(rules) and not any("*" in [*each["verbs"], *each["resources"], *each["apiGroups"]] for each in rules)
 

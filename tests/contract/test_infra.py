@@ -494,7 +494,7 @@ class TestDeployerPolicy:
     ) -> None:
         queues = [each["Properties"] for each in read()["Resources"].values() if each["Type"] == "AWS::SQS::Queue"]
         suffix = max(len(each["QueueName"]["Fn::Sub"].removeprefix("${AWS::StackName}")) for each in queues)
-        longest = 80 - suffix  # SQS takes 80 characters
+        longest = 80 - suffix  # SQS accepts names of at most 80 characters
         parameter = read(INFRA / file)["Parameters"]["StackName"]
         assert re.fullmatch(parameter["AllowedPattern"], "x" * longest)
         assert not re.fullmatch(parameter["AllowedPattern"], "x" * (longest + 1))
@@ -650,14 +650,15 @@ class TestReceipts:
     }
 
     def targets(self, webhook: str = "slack") -> dict[str, list[dict[str, Any]]]:
-        """Return the targets of each rule, with every condition met and the body for a kind of webhook."""
+        """Return the targets of each rule if every condition is true, and the parameter Webhook is ``webhook``."""
         conditions = dict.fromkeys(self.TEMPLATE["Conditions"], True)
         text = json.dumps(resolved(self.RESOURCES, conditions)).replace('{"Ref": "Webhook"}', f'"{webhook}"')
         rules = {name: each for name, each in json.loads(text).items() if each["Type"] == "AWS::Events::Rule"}
         return {name: each["Properties"]["Targets"] for name, each in rules.items()}
 
     def filled(self, transformer: Mapping[str, Any], webhook: str) -> Any:
-        """Return what an input transformer makes of DETAIL. A name outside of quotes becomes JSON."""
+        """Return the result of an input transformer for DETAIL. In it, JSON replaces a placeholder ``<name>`` outside
+        of quotes, and the plain text replaces one inside quotes."""
         template = transformer["InputTemplate"]
         if isinstance(template, dict):
             separator, parts = template["Fn::Join"]
@@ -711,7 +712,7 @@ class TestReceipts:
         assert named == {"LiveRule", "StuckRule", "WaitingRule", "RefusedRule"}
 
     def test_receipts_of_the_bus_reach_the_log_group_where_a_pipeline_reads_them(self) -> None:
-        """moto is EventBridge and CloudWatch Logs. Events of the default bus do not get into the group."""
+        """moto replaces EventBridge and CloudWatch Logs. Events of the default bus do not reach the log group."""
         events, bus = boto3.client("events"), "keyturn-receipts"
         arn = events.create_event_bus(Name=bus)["EventBusArn"]
         conditions = dict.fromkeys(self.TEMPLATE["Conditions"], False)

@@ -1,4 +1,4 @@
-"""Commands of the command line that pages and the chart's notes name."""
+"""The documentation pages and the chart's notes name only commands of the CLI that exist."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from keyturn_local.kubernetes.chart import SOME_KEY, rendered_chart
 from support.command_line import unknown_words
 
 ROOT = Path(__file__).parents[2]
-OWN_PAGE = "cli.md"  # generated from the command line
+OWN_PAGE = "cli.md"  # test_cli_docs.py checks this page
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/*.md")) if page.name != OWN_PAGE)]
 
 
 def commands(text: str) -> list[str]:
-    """Return the commands in inline code, and those that are lines of their own, without comments."""
+    """Return the commands in inline code, and those on lines of their own in code blocks. Comments are left out."""
     inline = re.findall(r"`(keyturn [a-z][^`\n]*)`", text)
     lines = re.findall(r"^ *(?:\$ )?(keyturn [a-z].*)$", "\n".join(blocks(text)), re.MULTILINE)
     return [each.partition(" # ")[0].strip() for each in inline + lines]

@@ -465,7 +465,8 @@ class TestAlarms:
     def test_alarm_of_the_members_rings_if_one_is_silent(
         self, members: int, silent: int, lost: int, rings: bool
     ) -> None:
-        """The schedule sends each heartbeat only once, so ``lost`` heartbeats in a period do not trigger the alarm."""
+        """The schedule sends each heartbeat only once. So if no member is silent, ``lost`` heartbeats in a period
+        do not trigger the alarm."""
         alarm = RESOURCES["MemberHeartbeatsMissingAlarm"]["Properties"]
         minutes = alarm["Metrics"][0]["MetricStat"]["Period"] / 60
         received = (members - silent) * minutes - lost

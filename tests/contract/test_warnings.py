@@ -36,7 +36,8 @@ def matches(variable: str, name: str) -> bool:
 
 
 def misspellings(word: str) -> set[str]:
-    """Return all words that differ by one letter too few, too many or wrong, or by two that are changed over."""
+    """Return the words that one typing error can make of a word: a letter is missing or wrong, a character is added
+    inside the word, or two neighbouring letters are swapped."""
     cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
     few = {head + tail[1:] for head, tail in cuts if tail}
     wrong = {head + letter + tail[1:] for head, tail in cuts if tail for letter in LETTERS}
@@ -74,7 +75,8 @@ def test_policy_is_made_for_versions_that_have_it_alone(version: str, has_it: bo
     """Kubernetes 1.30 is the first one with ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1."""
     template = (CHART / "templates" / "warnings.yaml").read_text()
     (condition,) = re.findall(r'\((semverCompare "\S+" )\.Capabilities\.KubeVersion\.Version\)', template)
-    # Helm's library renders for one version alone, so the condition is put to Helm by itself.
+    # Helm's library always renders for the same version of Kubernetes. So Helm evaluates only the condition here, with
+    # ``version`` as a text.
     asked = f"kind: Asked\nanswer: {{{{ {condition} {json.dumps(version)} }}}}"
     (made,) = (each for each in chart_objects("keyturn", {"extraObjects": [asked]}) if each["kind"] == "Asked")
     assert made["answer"] is has_it

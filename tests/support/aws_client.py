@@ -55,8 +55,8 @@ class FakeClient:
 def secrets_manager(
     client: Any, account: str = "", trusted: bool = True, shared: tuple[ThreadPools, Metrics] | None = None
 ) -> SecretsManager:
-    """Return the receiver's client on top of a fake one. It has its own threads and metrics, unless it gets those that
-    it shares with others."""
+    """Return the receiver's client on top of a fake one. It has its own threads and metrics, unless ``shared`` gives
+    threads and metrics that others use, too."""
     identity, health = TenantIdentity(account), StoreHealth(trusted)
     pools, metrics = shared or (ThreadPools.of(4), Metrics())
     return SecretsManager(client, client, pools, metrics, identity, health)

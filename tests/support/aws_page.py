@@ -19,7 +19,7 @@ def command(beginning: str, deployment: Deployment) -> str:
 
 
 def run(beginning: str, deployment: Deployment) -> str:
-    """Run that command as a user does, and return what it prints."""
+    """Run the one command that starts with ``beginning``, as a user does. Return what it prints."""
     done = subprocess.run(
         ["sh", "-c", command(beginning, deployment)],  # noqa: S607 - the user's own shell
         env=deployment.emulator.tool_environment(),

@@ -26,7 +26,8 @@ def bound_object(
 ) -> dict[str, Any]:
     """Return a Secret bound to `prod/<name>`.
 
-    The Secret has been filled from ``version_id``, which also is its value, or has never been filled if that is None.
+    If ``version_id`` is None, the Secret has never been filled. Otherwise it has been filled from this version, and the
+    value of the version is the id itself.
     """
     binding = {SECRET_ID: f"prod/{name}", **annotations}
     fields: list[Any] = []

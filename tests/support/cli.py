@@ -1,4 +1,4 @@
-"""Runs the command line as people do: as a program of its own, with a kubeconfig."""
+"""Runs the CLI as people do: as a program of its own, with a kubeconfig."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ class Ran:
 
 
 def environment(kubeconfig: Path | None, **variables: str) -> dict[str, str]:
-    """Return the environment for the command line. Without a kubeconfig, there is none at all."""
+    """Return the environment for the CLI. If ``kubeconfig`` is None, the CLI finds no kubeconfig at all."""
     roots = os.pathsep.join(str(ROOT / each) for each in ("cli", "receiver", "lambda"))
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": roots}
     return {**own, "HOME": "/proc/no-home", "KUBECONFIG": str(kubeconfig or ""), "TERM": "xterm", **variables}
 
 
 def command(*arguments: str) -> list[str]:
-    """Return the command line's own command line."""
+    """Return the command that starts the CLI with these arguments."""
     return [sys.executable, "-m", "keyturn_cli", *arguments]
 
 

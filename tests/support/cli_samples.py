@@ -8,7 +8,7 @@ from keyturn_local.docs import cli_help
 
 
 def hold_samples(texts: Mapping[str, str]) -> None:
-    """Check that outputs are the samples of the page, by name. An output begins with the command line.
+    """Check that each output equals the page's sample of the same name. The first line of an output is the command.
 
     With KEYTURN_WRITE_SAMPLES=1, write the outputs into the page instead.
     """
@@ -18,13 +18,14 @@ def hold_samples(texts: Mapping[str, str]) -> None:
         return
     samples = cli_help.blocks(page, "sample")
     for name, text in texts.items():
-        # Which of two legs of a trace is first may change from run to run.
+        # The order of two legs of a trace may change from run to run, so the order of the lines does not count.
         same = sorted(samples[name].splitlines()) == sorted(text.splitlines())
         assert same, f"KEYTURN_WRITE_SAMPLES=1 writes the samples: {text}"
 
 
 def replaced(text: str, names: Mapping[str, str], patterns: Sequence[tuple[str, str]]) -> str:
-    """Replace the names of a run, and then what matches the patterns, by what the page has. They differ in each run."""
+    """Replace the texts that differ in each run by the texts of the page: first the names of the run, and then the
+    texts that match the patterns."""
     for own, shown in names.items():
         text = text.replace(own, shown)
     for pattern, shown in patterns:
@@ -33,7 +34,8 @@ def replaced(text: str, names: Mapping[str, str], patterns: Sequence[tuple[str, 
 
 
 def aligned(text: str, is_row: Callable[[str], bool]) -> str:
-    """Make the columns of a table as wide as its present texts: they were as wide as the names of the run."""
+    """Make the columns of a table as wide as its present texts need. The CLI has made them as wide as the names of the
+    run needed."""
     lines = text.splitlines()
     table = [line for line in lines if is_row(line)]
     rows = [re.split(r" {2,}", line) for line in table]

@@ -1,10 +1,10 @@
-"""Commands of the command line that pages, alerts and the dashboard name."""
+"""Checks the commands of the CLI in the texts of pages, alerts and the dashboard."""
 
 import typer
 
 from keyturn_cli.main import app
 
-# Commands that other pages name already. The command line itself decides as soon as it has them.
+# The options of commands that pages may name before the CLI has them. If the CLI has a command, its own options count.
 PLANNED = {"status": {"--failing"}, "explain": set[str](), "trace": set[str]()}
 
 
@@ -17,7 +17,7 @@ def known_options(name: str) -> set[str] | None:
 
 
 def unknown_words(command: str) -> list[str]:
-    """Return the words of a command such as `keyturn status --failing` that the command line does not know."""
+    """Return the words of a command such as `keyturn status --failing` that the CLI does not know."""
     program, name, *more = command.split()
     options = known_options(name)
     if program != "keyturn" or options is None:

@@ -1,4 +1,6 @@
-"""A forward proxy on loopback, as companies have them: it tunnels what clients ask of it by CONNECT, and records it."""
+"""A forward proxy on loopback, as companies have them. It tunnels connections that clients request with CONNECT, and
+records each request.
+"""
 
 import asyncio
 import ssl
@@ -11,8 +13,8 @@ from urllib.parse import urlsplit
 class ConnectProxy:
     """A forward proxy, and the servers that it reaches.
 
-    ``servers`` maps the names of servers to the URL that answers in their place, behind TLS with ``tls``. No other name
-    can be reached.
+    ``servers`` maps the name of each server to the URL of the server that answers in its place. The class ends TLS with
+    the context ``tls`` in front of this URL. No other name can be reached.
     """
 
     def __init__(self, servers: Mapping[str, str], tls: ssl.SSLContext) -> None:

@@ -7,7 +7,7 @@ V = TypeVar("V")
 
 
 class CountedMap(Mapping[str, V]):
-    """A map. ``looks`` is the number of keys that were looked at, one by one or in passing."""
+    """A map. ``looks`` is the number of keys that were looked at, in look-ups and in iterations."""
 
     def __init__(self, content: Mapping[str, V]) -> None:
         self._content = content

@@ -26,5 +26,5 @@ class Database(HttpServer):
         return True
 
     def logs_in(self, credentials: dict) -> bool:
-        """Return whether the database takes a user's name and password now."""
+        """Return whether the database accepts a user's name and password now."""
         return self.passwords.get(credentials["username"]) == credentials["password"]

@@ -1,4 +1,4 @@
-"""Objects of a fake API server: what a write changes in them. For tests of parts behind the port of the API client."""
+"""The effect of a write on the objects of a fake API server, for tests that replace the API client with a fake."""
 
 import json
 from typing import Any
@@ -15,8 +15,8 @@ def copied(obj: dict[str, Any]) -> dict[str, Any]:
 def patch(obj: dict[str, Any], body: dict[str, Any], at: str | None = None) -> None:
     """Write ``body`` into an object, as a merge patch or Keyturn's server-side apply does.
 
-    ``at`` is the time that is recorded for the write. Parts that are replaced are new objects, so whoever holds the
-    former ones keeps the former state. Raises Conflict if ``body`` names another resource version.
+    ``at`` is the time that is recorded for the write. A replaced part of ``obj`` is a new object, so a reference to
+    the former part still shows the former state. Raises Conflict if ``body`` names another resource version.
     """
     metadata = obj["metadata"]
     if body["metadata"]["resourceVersion"] != metadata["resourceVersion"]:

@@ -94,12 +94,12 @@ class FaultProxy:
     """A proxy on loopback.
 
     ``fault_for`` chooses the fault of each call. ``on_answered`` is called once the upstream server has answered. If
-    ``keeps_host`` is true, the upstream server sees the host that the client has called, so signatures of AWS hold.
+    ``keeps_host`` is true, the upstream server sees the host that the client has called, so AWS signatures stay valid.
     """
 
     def __init__(self, url: str, ca_file: Path | None = None, keeps_host: bool = False) -> None:
         self.calls: list[Call] = []
-        self.answers: list[tuple[Call, int]] = []  # of the upstream server, with its status codes
+        self.answers: list[tuple[Call, int]] = []  # calls that the upstream server has answered, and status codes
         self._upstream = url
         self._own_headers = ("connection",) if keeps_host else ("connection", "host")
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None

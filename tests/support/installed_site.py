@@ -1,4 +1,4 @@
-"""A site as the command line sees it: the chart's Deployment with the pod of a receiver that runs on this machine."""
+"""A site as the CLI sees it: the chart's Deployment with the pod of a receiver that runs on this machine."""
 
 import json
 import os
@@ -21,7 +21,7 @@ IMPORT_ROOTS = os.pathsep.join(str(ROOT / name) for name in ("lambda", "receiver
 
 @dataclass(frozen=True)
 class Done:
-    """A command line that has ended."""
+    """The result of a run of the CLI."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ class InstalledSite:
     """A site, and a Deployment whose pod has the address of the site's receiver.
 
     No kubelet runs the pod: it is not scheduled, and the test writes its status. The API server's proxy reaches the
-    receiver at its address.
+    receiver at the pod's address.
     """
 
     def __init__(self, site: Site, directory: Path) -> None:
@@ -68,13 +68,13 @@ class InstalledSite:
         self.site.cluster.kubectl("patch", kind, name, *place, "--type=merge", "-p", json.dumps(change), *flags)
 
     def run(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> Done:
-        """Run the command line to its end, with the rights of an admin in Kubernetes and in AWS."""
+        """Run the CLI to its end, with the rights of an admin in Kubernetes and in AWS."""
         with self.start(*arguments, before=before, **environment) as running:
             out, err = running.communicate(timeout=180)
         return Done(running.returncode, out, err)
 
     def start(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> "subprocess.Popen[str]":
-        """Start the command line. ``before`` is a command line that runs another one."""
+        """Start the CLI. ``before`` is the command of a program that starts it, such as unshare with its options."""
         return subprocess.Popen(
             [*before, sys.executable, "-m", "keyturn_cli", *arguments],
             env={

@@ -1,7 +1,8 @@
 """The commands of the chart's pods, run on this machine in place of a kubelet, because kwok runs no containers.
 
-A receiver runs with the variables and mounted files of its pod. `helm test` creates its pod, this module runs the
-command of the pod, and Helm is told the result. Only ports and addresses belong to this machine.
+A receiver runs with the variables and mounted files of its pod, but with ports and addresses of this machine.
+`helm test` creates its pod. This module runs the command of that pod, and writes the result into the pod's status for
+Helm.
 """
 
 import json

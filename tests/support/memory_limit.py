@@ -28,7 +28,7 @@ def chart_limit() -> int:
 
 
 class NoCgroups(Exception):
-    """This machine lets the user make no cgroup. The text says why."""
+    """On this machine, the user may not create cgroups. The text says why."""
 
 
 class MemoryLimit:
@@ -51,7 +51,7 @@ class MemoryLimit:
         except OSError as error:
             cgroups.sweep(parent)
             raise NoCgroups(str(error)) from None
-        # A Python that enters the cgroup before it starts.
+        # A script that enters the cgroup, and then becomes Python.
         self.interpreter = directory / f"python-{name}"
         joins = f'echo $$ > {self._cgroup / "cgroup.procs"} && exec {sys.executable} "$@"'
         self.interpreter.write_text(f"#!/bin/sh\n{joins}\n")
@@ -59,7 +59,8 @@ class MemoryLimit:
 
     @property
     def peak(self) -> int:
-        """The most bytes that were in use. The kernel counts the page cache, which it gives up before it kills."""
+        """The largest number of bytes that were in use. It includes the page cache, which the kernel frees before it
+        kills a process."""
         return int((self._cgroup / _PEAK).read_text())
 
     @property

@@ -32,7 +32,7 @@ class ReceiptQueue:
         return self._received
 
     def of(self, detail_type: str, version_id: str = "") -> Sequence[Mapping[str, Any]]:
-        """Return the details of one kind of receipt, or those of one version."""
+        """Return the details of the receipts of one kind, and only about ``version_id`` if it is given."""
         return [
             each["detail"]
             for each in self.all()

@@ -32,9 +32,10 @@ def rollout(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Case:
-    """Who restarts the workload: with ``replaced`` Keyturn, or with ``running`` Keyturn beside Reloader.
+    """Whether Keyturn restarts the workload: ``replaced`` is for the case that Keyturn has replaced Reloader, and
+    ``running`` for the case that Reloader runs beside Keyturn.
 
-    None means that Keyturn's own switch decides, which is the chart's default.
+    None means that Keyturn's own switch decides: the Secret's annotation, or else the chart's default.
     """
 
     replaced: bool | None

@@ -15,7 +15,7 @@ QUIET = {  # settings of a receiver that reacts only to notifications and watche
     "KEYTURN_POLL_INTERVAL_SECONDS": "3600",
     "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
     "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600",
-    "KEYTURN_REPORT_READERS": "false",  # lists, some seconds after a change
+    "KEYTURN_REPORT_READERS": "false",  # reports list pods and CronJobs some seconds after a change
 }
 
 

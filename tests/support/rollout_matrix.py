@@ -1,8 +1,9 @@
 """The matrix of rollouts: each way to refer to a Secret, each state of the key, each level of the switch, and an oracle
 that tells which cells are restarted. The oracle shares no code with the receiver.
 
-Two Secrets are filled from JSON, and rotated. Of the keys of the first, the rotation changes ``a`` and leaves ``b``;
-there is never a key ``nowhere``. Of the second, it also removes ``gone`` and adds ``new``. A third does not change.
+Two Secrets are filled from JSON, and rotated. In both, the rotation changes the key ``a``, and does not change ``b``.
+In the second Secret, it also removes ``gone`` and adds ``new``. A third Secret does not change. No Secret ever has a
+key ``nowhere``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 BEFORE = {"a": "1", "b": "1", "gone": "1"}
 AFTER = {"a": "2", "b": "1", "gone": "1"}
 AFTER_MOVED = {"a": "2", "b": "1", "new": "1"}
-MOVED = ("gone", "new")  # keys
+MOVED = ("gone", "new")  # the keys that the rotation of the second Secret removes or adds
 KEYS = ("a", "b", "gone", "new", "nowhere")
 READS = "keyturn.dev/reads"
 SWITCH = "keyturn.dev/rollout"
@@ -61,7 +62,7 @@ OF_ALL_KEYS: Mapping[str, Callable[[str, bool], Pod]] = {
     "volume": lambda secret, optional: {"volumes": [{"name": "v", "secret": _volume(secret, None, optional)}]},
     "projected": lambda secret, optional: _projected(secret, None, optional),
 }
-# What names a Secret and is no reading.
+# Fields that name a Secret, but do not count as a reading of it.
 NO_READING: Mapping[str, Callable[[str], Pod]] = {
     "pull": lambda secret: {"imagePullSecrets": [{"name": secret}]},
     "azure-file": lambda secret: {"volumes": [{"name": "v", "azureFile": {"secretName": secret, "shareName": "s"}}]},
@@ -70,10 +71,11 @@ NO_READING: Mapping[str, Callable[[str], Pod]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference of a pod to a Secret. ``own`` are annotations of the workload, ``on_template`` those of its template.
+    """A reference of a pod to the Secret ``secret``. ``own`` are the annotations of the workload, and ``on_template``
+    are the annotations of its pod template.
 
-    ``restarts`` is what the oracle says, and ``secret`` the Secret. ``by_pods`` means that only the age of the pods
-    tells: no container waited for the key that is new, so those that started earlier run without it.
+    ``restarts`` is the verdict of the oracle. ``by_pods`` means that only the age of the pods shows whether a restart
+    is needed: no container waited for the new key, so the pods that started before it existed run without it.
     """
 
     name: str
@@ -88,8 +90,8 @@ class Reference:
 def references(secret: str = "db", moved: str = "moved", other: str = "other") -> Iterator[Reference]:  # noqa: S107
     """Yield every reference to the Secrets of these names, with every state of the key."""
     for (kind, of_key), key, optional in product(OF_ONE_KEY.items(), KEYS, (False, True)):
-        # A container that needs a key which is new or gone does not start without it. One that does not need it has
-        # started without it, or has read a value that is no more.
+        # If the new key or the gone key is required, a container does not start without this key. If the key is
+        # optional, a container has started without the new key, or has read the value of the key that is gone.
         restarts = {"a": True, "b": False, "gone": optional, "new": optional, "nowhere": False}[key]
         name = f"{kind}-{key}{'-optional' if optional else ''}"
         named = moved if key in MOVED else secret
@@ -111,7 +113,8 @@ def references(secret: str = "db", moved: str = "moved", other: str = "other") -
 
 @dataclass(frozen=True)
 class Levels:
-    """What the levels of the switch say, from the outermost to the innermost; None where a level says nothing."""
+    """The text at each level of the switch, from the outermost level to the innermost. It is None if a level has no
+    text."""
 
     chart: str
     namespace: str | None
@@ -121,7 +124,8 @@ class Levels:
 
     @property
     def restarts(self) -> bool:
-        """What the oracle says: the innermost level decides, and any other text forbids."""
+        """The verdict of the oracle: the innermost level that has a text decides. If any text is neither "enabled" nor
+        "disabled", nothing restarts."""
         told = [text for text in (self.namespace, self.secret, self.workload, self.template) if text is not None]
         if any(text not in ("enabled", "disabled") for text in told):
             return False

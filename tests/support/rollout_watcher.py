@@ -12,9 +12,11 @@ from keyturn_local.kubernetes.control_plane import ControlPlane
 
 
 class RolloutWatcher:
-    """Watches Deployments. ``most`` is the highest number of restarted Deployments that were unfinished at a time, as
-    `kubectl rollout status` decides. Those have an annotation on their template whose name begins with ``prefix``. A
-    watch delivers each state, so no moment is missed."""
+    """Watches Deployments. ``most`` is the highest number of restarted Deployments that were unfinished at one time.
+
+    A Deployment is restarted if its pod template has an annotation whose name begins with ``prefix``. Whether it is
+    unfinished is decided as in `kubectl rollout status`. A watch delivers each state, so no moment is missed.
+    """
 
     def __init__(self, control_plane: ControlPlane, namespace: str, prefix: str) -> None:
         self.most = 0

@@ -1,7 +1,8 @@
 """Code of a rotation function, as AWS's templates have it, for the stand-in of a database (database.py).
 
-It is deployed alone. With USERS, a pair of names, it alternates between the two; else it rotates the single user's
-password. https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
+Only this file is deployed. If the environment variable USERS has a pair of names, the function alternates between these
+two users. Otherwise it rotates the password of the single user.
+https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas
 """
 
 import json

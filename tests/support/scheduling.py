@@ -33,8 +33,8 @@ class ByTestOrFile(LoadScopeScheduling):
 def start_long_tests_first(root: Path, items: list[pytest.Item]) -> None:
     """Order tests so that no process is left with a long test while the others have nothing more to do.
 
-    Tests with the mark ``long`` come first, with the tests that share a fixture with them. Then come the other tests
-    that share fixtures, those of the file with the most of them first.
+    Tests with the mark ``long`` come first, together with the tests that share a fixture with them. Then come the other
+    tests that share fixtures. The file that has the most of these tests comes first.
     """
     units: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -47,7 +47,8 @@ def start_long_tests_first(root: Path, items: list[pytest.Item]) -> None:
 
 
 def unit(root: Path, nodeid: str) -> str:
-    """Return the file of a test that uses a module-scoped fixture, directly or not. Return other tests themselves."""
+    """Return the file of a test that uses a module-scoped fixture, directly or not. For any other test,
+    return ``nodeid``."""
     path, _, name = nodeid.partition("[")[0].partition("::")
     file = root / path
     return path if _tests(file).get(name.rpartition("::")[2], frozenset()) & _shared(file) else nodeid

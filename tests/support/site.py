@@ -1,4 +1,4 @@
-"""A site: a stack that SAM has deployed to the emulator, and receivers over TLS that it delivers to."""
+"""A site: a stack that SAM has deployed to the emulator, and the receivers to which it delivers over TLS."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +29,7 @@ def notifier_log(deployment: Deployment) -> NotifierLog:
 
 
 def new_team() -> str:
-    """Return a name for a team, its namespace, and the prefix of its secrets."""
+    """Return a new name. A team, its namespace and the prefix of its secrets have this same name."""
     return f"team-{uuid4().hex[:6]}"
 
 
@@ -143,7 +143,7 @@ class Site:
         eventually(lambda: self.data(name) == {"value": value.encode()}, seconds)
 
     def data(self, name: str) -> Mapping[str, bytes]:
-        """Return the data of a Secret, by the watch."""
+        """Return the data of a Secret, as the watch has last reported it."""
         states = self.history.data_history(name)
         return states[-1] if states else {}
 
@@ -152,7 +152,7 @@ class Site:
         return self._log.lines()
 
     def delivered(self) -> set[str]:
-        """Return the ids of the versions that every receiver has applied, by the notifier's log."""
+        """Return the ids of the versions that every receiver has accepted, according to the notifier's log."""
         return self._log.delivered()
 
     def metrics(self) -> Mapping[str, float]:

@@ -29,7 +29,8 @@ KEYSTORE = bytes.fromhex("308209a10201033082") + bytes(range(256))  # begins as 
 
 @dataclass(frozen=True)
 class Case:
-    """A value in AWS, the expressions for the keys of its Secret (none copy every key), and the expected result."""
+    """A value in AWS, the expressions for the keys of its Secret, and the expected result. If there are no expressions,
+    every key is copied."""
 
     value: str | bytes
     expressions: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def broken(value: str | bytes, cause: str) -> Case:
 
 
 def one(value: str, data: bytes) -> Case:
-    """Return the case of JSON with a property `p` that every key is copied from."""
+    """Return the case of a JSON object with a single property `p`, from which every key is copied."""
     return Case(f'{{"p":{value}}}', {}, {"p": data})
 
 
@@ -379,8 +380,8 @@ VALUES: Mapping[str, Case] = {
         " Secret can hold: simplify the expression")),
 }  # fmt: skip
 
-# For each line of the annotation `data` with a mistake: the words, and the lines that the words say to write, with
-# which the value below gives the bytes.
+# Lines of the annotation `data` that have a mistake. Each line is mapped to the words of the message, and to the lines
+# that these words say to write. Each of those lines is mapped to the bytes that it gives with the value CORRECTED.
 CORRECTED = '{"my-key":"hunter2","db":{"my-key":"inner"},"a b":"c","a":"x","b":"y"}'
 PROPERTY = "a property with special characters needs double quotes, as in {}"
 CONSTANT = "a constant needs single quotes, as in {}"
@@ -445,7 +446,8 @@ MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "KEY: merge()": ("the function merge() takes at least 1 argument, and gets 0", {}),
 }  # fmt: skip
 
-# The same for lines that are not YAML, or not YAML's plain text. The words stand after "annotation keyturn.dev/data".
+# The same for lines that are not YAML, or whose key or expression is not plain text in YAML. In the message, the words
+# follow "annotation keyturn.dev/data".
 NOT_YAML = " is not YAML (line 1, column {}): write one `KEY: expression` per line"
 PLAIN_TEXT = ", line 1: key and expression must be plain text: write the line "
 QUOTES = ", with the expression in quotes, as in "
@@ -474,7 +476,8 @@ YAML_MISTAKES: Mapping[str, tuple[str, Mapping[str, bytes]]] = {
     "KEY: [a": (" is not YAML (line 2, column 1): write one `KEY: expression` per line", {}),
 }
 
-# For each line with a mistake: what the lines that the message says to write give, in their order, with this value.
+# The value for the lines in ADVISED. Each of these lines has a mistake, and is mapped to the results of the lines that
+# the message says to write, in their order.
 ADVISED_VALUE = (
     '{"my-key":"m","password":"p@w","username":"u","port":5432,"db":{"my-key":"inner","host":"h"},"p":"q","a":"x"}'
 )

@@ -61,7 +61,7 @@ def rotate(
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
     chosen = read_release(release)
     contexts: Sequence[str | None] = context or [None]
-    watched = _watched(secret_id, until, contexts, chosen) if until else []  # before anything has changed
+    watched = _watched(secret_id, until, contexts, chosen) if until else []  # its checks come before the rotation
     aws = Aws()
     rotation = start(aws, secret_id)
     if until is None:
@@ -82,7 +82,7 @@ def rotate(
 def _watched(secret_id: str, goal: Goal, contexts: Sequence[str | None], release: Release) -> list[Watched]:
     """Return what is waited for: in each cluster, a Secret that follows AWSCURRENT of this AWS secret. Raises CliError.
 
-    A Secret of the same name, made from another AWS secret, does not count.
+    A Secret that is itself called ``secret_id`` (NS/NAME) does not count if it is made from another AWS secret.
     """
     watched = watch(secret_id, goal, contexts, None, release)
     for each in watched:

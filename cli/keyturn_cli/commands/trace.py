@@ -109,8 +109,9 @@ def _with_aws(
 ) -> tuple[Subject, Trace]:
     """Return the subject and the legs that ``look`` finds in the cluster, with the legs that the receipts tell.
 
-    If ``look`` fails for an AWS secret, a note says why the legs in the cluster are left out. For any other subject,
-    its error is raised. Raises the errors of ``_with_receipts``, too.
+    If ``look`` fails for an AWS secret, a note says why the legs in the cluster are left out. If ``look`` raises
+    UsageError or fails for any other subject, this function raises the same error. Raises the errors of
+    ``_with_receipts``, too.
     """
     made: Trace | None
     try:
@@ -128,9 +129,9 @@ def _with_aws(
 
 
 def _with_receipts(found: Subject, made: Trace | None, group: str, notes: dict[str, None]) -> Trace:
-    """Return the legs with those that the receipts tell about the version that is AWSCURRENT.
+    """Return the legs in ``made``, and the legs that the receipts tell about the version that is AWSCURRENT.
 
-    If no Secret has this version, the legs in the cluster are of another one, and are left out. Raises CliError if
+    If no Secret has this version, the legs in ``made`` belong to another version, and are left out. Raises CliError if
     neither the cluster nor a receipt tells anything.
     """
     secret_id = found.only_secret_id("name the AWS secret")
@@ -173,7 +174,8 @@ def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | N
 
 
 def changed_since(found: Subject, event: str) -> str:
-    """Return a note if a Secret has changed again since an event, because the legs are those of its last change."""
+    """Return a note if a Secret has changed again since an event. The note is needed because the trace shows the
+    Secret's last change and not the change by the event."""
     older = [
         f"Secret {bound.target} had version {change.version[:8]} from it at {change.at}"
         for bound in found.bound

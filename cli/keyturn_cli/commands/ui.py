@@ -21,7 +21,7 @@ from keyturn_cli.release import find_deployment
 from keyturn_receiver.core.json_access import as_object
 
 PAGE_PORT = 9091  # on the pod's loopback; the chart's values can change it
-AGAIN_SECONDS = 120.0  # without a connection, after which the command ends
+AGAIN_SECONDS = 120.0  # seconds without a connection after which the command ends
 PAUSE = 1.0  # seconds between two attempts to connect again
 
 

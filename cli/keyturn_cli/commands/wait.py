@@ -71,8 +71,8 @@ class Watched:
     notes: Mapping[str, None] = field(default_factory=dict)
 
     def check_rights(self) -> None:
-        """Check that the workloads and the namespaces can be read. Raises Forbidden: without them, nobody knows what is
-        live."""
+        """Check that the workloads and the namespaces can be read. Otherwise nobody knows what is live. Raises
+        Forbidden."""
         sight = Sight(self.cluster, self.settings)
         for namespace in sorted({bound.target.namespace for bound in self.subject.bound}):
             sight.consumers(namespace)
@@ -85,7 +85,7 @@ class Watched:
         Raises Forbidden if the caller may not read a workload or namespace.
         """
         places: list[Place] = []
-        sight = Sight(self.cluster, self.settings)  # read again at each look
+        sight = Sight(self.cluster, self.settings)  # a new cache, so that each look reads the objects again
         for before in self.subject.bound:
             bound = self._read(before)
             if bound is None or not has_current(bound, self.subject.secret_id):
@@ -158,7 +158,7 @@ def wait_for(
     seconds: float,
     watched: Sequence[Watched],
 ) -> ExitCode:
-    """Wait, and tell how it ended. Raises TimedOut, RolloutFailed and the errors of ``Cluster``."""
+    """Wait for the goal, and print the result. Raises TimedOut, RolloutFailed and the errors of ``Cluster``."""
     started = time.monotonic()
     notes = list(dict.fromkeys(f"{each.cluster.context}: {note}" for each in watched for note in each.notes))
     if not out.is_data:
@@ -201,7 +201,7 @@ def _watched(cluster: Cluster, subject: str, goal: Goal, namespace: str | None, 
     found = find_subject(cluster, subject, namespace)
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
         raise NotFound(f"{cluster.context}: no Secret here uses the current version of {subject}", "see keyturn status")
-    # The settings decide about workloads alone.
+    # The settings are needed only for workloads, and only the goal LIVE looks at workloads.
     settings, note = settings_of(cluster, release) if goal is Goal.LIVE else (Settings(), "")
     watched = Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
     if goal is Goal.LIVE:

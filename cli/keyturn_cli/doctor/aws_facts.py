@@ -23,7 +23,7 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A queue. ``messages`` is the number of messages. ``policy`` is the policy as parsed JSON. ``oldest`` is the age
-    of the oldest message according to CloudWatch's metric, in seconds."""
+    of the oldest message according to CloudWatch's metric."""
 
     arn: str
     messages: int
@@ -34,7 +34,7 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Notifier:
     """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
-    maps those hosts of receivers that resolve to a private address to this address."""
+    maps hosts of receivers to their private addresses. It has only the hosts that resolve to a private address."""
 
     name: str
     state: str

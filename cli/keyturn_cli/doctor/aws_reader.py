@@ -90,8 +90,8 @@ class AwsReader:
         )
 
     def _oldest(self, queue_name: str) -> timedelta:
-        """Return the age of the oldest message in seconds. It is the newest data point of CloudWatch's metric, or 0 if
-        the metric has no data."""
+        """Return the age of the oldest message. It is the newest data point of CloudWatch's metric, in seconds, or 0
+        if the metric has no data."""
         end = datetime.now(UTC)
         with errors("cloudwatch:GetMetricStatistics"):
             points = self._aws.client("cloudwatch").get_metric_statistics(
@@ -157,7 +157,7 @@ def sample_event(stack: Stack) -> dict[str, Any]:
     """Return a sample event that should match the stack's rule. It is about a move of a staging label of a secret that
     does not exist."""
     prefix, label = passing(stack)
-    # The sample has the partition, the region and the account in the ARN of the signing key.
+    # The sample's partition, region and account come from the ARN of the signing key.
     scope, _, _ = stack.outputs["SigningKeySecretId"].partition(":secret:")
     name = f"{prefix}keyturn-sample"
     return label_move(f"{scope}:secret:{name}-AbCdEf", name, label, str(uuid4()), datetime.now(UTC))
@@ -203,8 +203,8 @@ def private_hosts(receiver_urls: str) -> dict[str, str]:
 
 
 def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
-    """Read the AWS identity of this process. Then try two reads of the receivers: the value of the signing key, which
-    is dropped at once, and the list of the secrets."""
+    """Read the AWS identity of this process. Then try the two reads that the receivers make: the value of the signing
+    key, which is dropped at once, and the list of the secrets."""
     try:
         with errors("sts:GetCallerIdentity"):
             arn = str(aws.client("sts", aws.region or "us-east-1").get_caller_identity()["Arn"])

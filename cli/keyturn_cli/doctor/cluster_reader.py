@@ -71,7 +71,7 @@ class ClusterReader:
         return self._readable(lambda: self._installation(deployment)), configuration_of(deployment)
 
     def lease(self, suffix: str) -> LeaseState | Unknown:
-        """Read the Lease of the release whose name ends in ``suffix``."""
+        """Read the release's Lease with a name that ends in ``suffix``."""
         name = f"{self._prefix}-{suffix}"
         where = path("coordination.k8s.io/v1", "leases", self._release.namespace, name)
         try:

@@ -28,7 +28,7 @@ from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
 ATTEMPTS = 30  # at most this many deliveries in one batch of a burst
-TAKEN = ("applied", "unchanged")  # a change is "unchanged" if an earlier attempt applied it after its deadline
+TAKEN = ("applied", "unchanged")  # "unchanged" if an earlier attempt applied the change after its own deadline
 
 
 class NotDelivered(RuntimeError):
@@ -67,7 +67,7 @@ class Sender:
         return seconds
 
     async def post(self, versions: Mapping[str, str]) -> None:
-        """Send one delivery. Return normally after a 503, too, which says that the receiver is not done yet. Raises
+        """Send one delivery. A 503 is not an error, because it says that the receiver is not done yet. Raises
         NotDelivered after any other error."""
         body, headers = self.delivery(versions)
         async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as reply:

@@ -165,7 +165,7 @@ def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
     and then forged ones."""
     receiver = testbed.receiver(KEYTURN_LOG_LEVEL="WARNING")
     receiver.start()
-    until(partial(_swept, receiver))  # the pause keeps calls at the receiver's start out of the count
+    until(partial(_swept, receiver))  # the calls at the receiver's start are over then, so they do not count
     sender = testbed.sender(receiver)
     rows = []
     for forged, name, aim in ((False, "verified", 3000.0), (True, "forged", None)):

@@ -1,8 +1,8 @@
 """`make bench` measures the receiver with a real API server, and with a stub AWS that answers after 20 ms.
 
 Ratios compare the receiver with raw applies in the same run on the same machine. Times in seconds mostly show how fast
-the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, with those whose
-Secrets they need, and writes no files.
+the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, and the
+measurements that create the Secrets for them. It writes no files.
 """
 
 import argparse

@@ -21,14 +21,14 @@ from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.api import Api, path
 
 READERS = 500  # Deployments that read one Secret
-SAMPLES = {RESTART_RATE: 100, RATE: 200}  # rotations in one of two phases, by their number per second
+SAMPLES = {RESTART_RATE: 100, RATE: 200}  # by rotations per second: the rotations in each of the two rounds
 ROUNDS = 3
 NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without nodes, no rollout ends
 
 
 def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Measure rotations of 1,000 Secrets, first one after another, and then in bursts. Each Secret has a
-    Deployment of its own that reads it."""
+    """Measure rotations of Secrets, first at steady rates, and then in bursts of 1,000. Each Secret has a Deployment of
+    its own that reads it."""
     names = testbed.aws.names[:BURST]
     ours = [f"web-{number}" for number in range(BURST)]
     raw = [f"raw-web-{number}" for number in range(BURST)]

@@ -70,8 +70,8 @@ class StubAws(Stoppable):
         ask(self.endpoint_url, "bench.Renew", {})
 
     def age(self, seconds: float) -> None:
-        """Set the times at which the secrets last changed. The latest time is ``seconds`` ago, and each earlier one is
-        a minute before the next."""
+        """Set the times at which the secrets last changed. They are one minute apart, and the latest is
+        ``seconds`` ago."""
         ask(self.endpoint_url, "bench.Age", {"seconds": seconds})
 
     def calls(self) -> Counter[str]:

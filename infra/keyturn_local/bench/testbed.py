@@ -30,8 +30,8 @@ RATE = 20.0  # rotations per second
 # busy, and all times are mostly the wait for a core.
 RESTART_RATE = 5.0
 BINDINGS = 10_000
-# The name of this label is as long as keyturn.dev/state. If these Secrets had keyturn.dev/state itself, the receiver
-# would release them, because they are not bound.
+# The label of the raw Secrets. Its name is as long as keyturn.dev/state. If the raw Secrets had keyturn.dev/state
+# itself, the receiver would release them, because they are not bound.
 RAW_LABEL = "bench.example/state"
 BURST = 1_000  # bindings or raw applies in a measurement that would take too long with BINDINGS of them
 
@@ -81,8 +81,8 @@ class Testbed:
         return asyncio.run(rotate_all())
 
     def create_raw(self) -> None:
-        """Create the Secrets for raw applies. Their label has the value "false", so the receiver does not watch
-        them."""
+        """Create the Secrets for raw applies. Their label keyturn.dev/bind has the value "false", so the receiver
+        does not watch them."""
         names = self.aws.names[:BURST]
         with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
 

@@ -82,8 +82,8 @@ class Program:
         return self._guard.poll()
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``ready`` returns true. Raises StartFailed if the program ends before that, or after
-        ``seconds``."""
+        """Wait until ``ready`` returns true. Raises StartFailed if the program ends before that, or if
+        ``seconds`` have passed."""
         end = time.monotonic() + seconds
         while not ready():
             failure = (

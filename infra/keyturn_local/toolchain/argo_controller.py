@@ -1,7 +1,8 @@
 """Builder of the controller of Argo Rollouts. The program is stored in the cache, beside all of Argo's custom resource
 definitions, which it needs.
 
-The sources are the Go module that infra/custom_resources/go.sum pins. Its own go.sum pins its dependencies.
+The sources are the Go module that infra/custom_resources/go.sum pins. The module's own go.sum pins the module's
+dependencies.
 """
 
 import platform

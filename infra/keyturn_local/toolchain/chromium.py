@@ -13,7 +13,7 @@ from keyturn_local.toolchain import cache, debian
 KIND = "chromium"  # the folder in the cache
 PACKAGES = ("chromium", "fonts-dejavu-core")
 ON_PATH = ("chromium", "chromium-browser", "google-chrome")
-LAUNCHER = "launch"  # the file in the folder that starts the browser with its own libraries and fonts
+LAUNCHER = "launch"  # this file in the folder starts the browser with the unpacked libraries and fonts
 
 _LAUNCHER = """#!/bin/sh
 # Starts the unpacked browser with the libraries and fonts that were unpacked with it.

@@ -98,11 +98,12 @@ class EventPathMonitor:
     def _receive(self, renewal: str) -> None:
         """Record a heartbeat that another replica has published."""
         if self._last_renewal is not None:
-            self._last_heartbeat = self._now()  # renewed after the last read: no clocks are compared
+            # The Lease was renewed after this replica last read it, so no clocks have to be compared.
+            self._last_heartbeat = self._now()
         else:
             age = (self._wall() - datetime.fromisoformat(renewal)).total_seconds()
             received_at = self._now() - max(0.0, age)
-            # No heartbeat has arrived here yet, so the Lease replaces the initial assumption.
+            # If no heartbeat has arrived here yet, the Lease replaces the initial assumption.
             if self._published:
                 self._last_heartbeat = received_at
             else:

@@ -184,7 +184,7 @@ class EventRecorder:
             self._metrics.events.labels("failed").inc()
             _log.warning("Event on %s could not be recorded: %s", event.target, error)
         except Exception:
-            # A bug must not stop the Events of others.
+            # A bug in one write must not stop the writes of other Events.
             self._metrics.events.labels("failed").inc()
             _log.exception("Event on %s could not be recorded", event.target)
 
@@ -218,7 +218,7 @@ class EventRecorder:
         except Conflict:
             if event.once_for:
                 return
-            # The Event exists already. Either another replica has written it, or this one wrote it more than
+            # The Event exists already. Either another replica has written it, or this replica wrote it more than
             # DEDUP_WINDOW ago.
             patch: Json = {"lastTimestamp": at}
             await self._api.request(

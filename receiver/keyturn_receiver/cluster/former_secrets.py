@@ -38,7 +38,7 @@ class FormerSecrets:
         self._former: FairMap[str, Target, _Former] = FairMap(MAX_FORMER)
 
     def remember(self, target: Target, record: Record, live: LiveSecret | None) -> None:
-        """Remember a Secret that is gone or has lost its record. The caller makes sure that Keyturn alone has written
+        """Remember a Secret that is gone or has lost its record. The caller makes sure that only Keyturn has written
         the Secret's content. ``live`` is None if the Secret's values are not known. Such a Secret is not remembered."""
         if record.was_written:
             self._former.pop(target.namespace, target)  # the entry is about an earlier Secret

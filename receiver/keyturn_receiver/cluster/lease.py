@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 def follower_delay() -> float:
-    """Return the number of seconds for which another replica waits for the leader's work. If the leader has not done
-    the work by then, the waiting replica does the work."""
+    """Return the number of seconds for which a replica that is not the leader waits for the leader's work. If the
+    leader has not done the work by then, the waiting replica does the work."""
     return random.uniform(*FOLLOWER_DELAY)  # noqa: S311 - a random delay, not a secret
 
 

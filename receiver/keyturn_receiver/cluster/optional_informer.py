@@ -44,7 +44,7 @@ class OptionalInformer:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        told = -1  # the number of lists before the absence of the kind was last logged
+        told = -1  # the value of ``lists`` when the absence of the kind was last logged; -1 if it never was
         while True:
             try:
                 await self._reflector.run()

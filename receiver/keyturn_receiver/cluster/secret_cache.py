@@ -64,7 +64,7 @@ _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # th
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
 MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
 MAX_ARNS = 20  # ARNs of one record by which its Secret can be found
-LARGE = 8192  # bytes of annotations of a Secret; from this size on, they count towards the limit of their namespace
+LARGE = 8192  # bytes; if the annotations of a Secret take more, they count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
 MAX_OTHER_KEYS = 2048  # bytes of the Secret's keys that are not in its record; if they take more, none of them is kept
 MAX_FINGERPRINTS = 512  # keys of one Secret; a Secret with more keys is read again for each reconcile
@@ -86,7 +86,7 @@ class BoundSecret:
     does not show, and is otherwise empty.
 
     ``is_small`` tells whether the annotations are small. ``large_bytes`` is the number of bytes that they take. It is 0
-    up to LARGE bytes, which do not count towards the limit of the namespace.
+    if they take at most LARGE bytes. They then do not count towards the limit of the namespace.
 
     ``lost_record`` is true if Keyturn has filled the Secret, but the cache no longer has the record. ``other_keys`` are
     the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS.

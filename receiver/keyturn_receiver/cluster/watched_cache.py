@@ -14,8 +14,8 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.watched import Observation, Watched, has_watch_label, judge, observe, watch_fault, watch_spec
 
-# The limit of the watched Secrets of one namespace, in keys. Each Secret counts as its keys and SECRET_SIZE more. A key
-# takes about 0.25 KB.
+# The limit of the watched Secrets of one namespace, in keys. Each Secret counts as its number of keys plus SECRET_SIZE.
+# A key takes about 0.25 KB.
 MAX_SIZE = 20_000
 SECRET_SIZE = 4
 
@@ -52,7 +52,7 @@ class WatchedSecret:
 
     @property
     def size(self) -> int:
-        """The number of keys that the Secret counts as in MAX_SIZE. The Secret's memory is proportional to this
+        """The number that the Secret contributes towards MAX_SIZE. The Secret's memory is proportional to this
         number."""
         return SECRET_SIZE + len(self.record.revisions)
 

@@ -31,8 +31,9 @@ MAX_CRASH_PODS = 500  # at most this many pods of a workload are read to find on
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the pods read no Secret. ``replicas``
-    is the number of pods that the workload should have. ``owner`` is the foreign field manager that owns the mark
-    (Keyturn's annotation), or None if no foreign field manager owns it."""
+    is the number of pods that the workload and the Argo Rollouts with its pod template should have together. ``owner``
+    is the foreign field manager that owns the mark (Keyturn's annotation), or None if no foreign field manager owns
+    it."""
 
     ref: WorkloadRef
     uid: str

@@ -32,7 +32,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
         metrics.event_path_up.set_function(kube.event_path.healthy)
         public_keys = len(process.settings.signing_public_keys)
         metrics.signing_keys.set_function(lambda: len(aws.signing_keys.current()) + public_keys)
-    else:  # removed, because 0 would fire an alert, and 1 would be wrong
+    else:  # both gauges are removed, because 0 would fire an alert, and 1 would be wrong
         metrics.registry.unregister(metrics.event_path_up)
         metrics.registry.unregister(metrics.signing_keys)
     for priority in PRIORITIES:

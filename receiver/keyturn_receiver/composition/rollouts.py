@@ -57,7 +57,7 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     pacer = RolloutPacer(caches.consumers, caches.namespaces, fights, evictor, limits, is_leader)
     crashes = CrashLoops(caches.consumers, clients.workloads, is_leader)
     pacer.set_crash_loops(crashes)
-    # The pacer asks for crash loops, so their detector is told first.
+    # The pacer uses what the detector of crash loops has found. So the detector is told about progress first.
     caches.consumers.add_progress_handler(crashes.on_progress)
     kube.elector.add_handler(crashes.on_started_leading)
     caches.consumers.add_progress_handler(pacer.on_progress)

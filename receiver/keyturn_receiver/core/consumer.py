@@ -79,9 +79,9 @@ class Consumer:
     known. ``evicts`` means that Keyturn evicts the pods and does not change the template. Then no setting of the
     workload can keep the pods from restarting. ``by_time`` means that ``spec.restartAt`` restarts the pods, and not a
     changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations say about the
-    order and the time of the workload's restarts, or None. ``declared`` is a hash of everything but the status, or
-    None if the workload has no generation. While it stays the same, only ``resource_version``, ``hold`` and
-    ``progress`` can change.
+    order and the time of the workload's restarts, or None. ``declared`` is a hash of the UID, the generation, the
+    annotations and the labels of the workload, or None if the workload has no generation. While it stays the same, and
+    there are no ``faults``, only ``resource_version``, ``hold`` and ``progress`` can change.
     """
 
     ref: WorkloadRef
@@ -177,7 +177,7 @@ def read_consumer(
     metadata = as_object(workload.get("metadata"))
     annotations = as_object(metadata.get("annotations"))
     declared = _declared(metadata, annotations)
-    # The managed fields count for faults in names, and change without anything else.
+    # Faults in names also depend on the managed fields, which may change while ``declared`` stays the same.
     if before and not before.faults and declared is not None and declared == before.declared:
         return replace(
             before,
@@ -234,8 +234,9 @@ def read_consumer(
 
 
 def _declared(metadata: Mapping[str, object], annotations: Mapping[str, object]) -> int | None:
-    """Return a hash of everything in a workload but its status. Return None if the workload has no generation, which
-    changes with each change of the spec."""
+    """Return a hash of the UID, the generation, the annotations and the labels of a workload. A change of only the
+    status does not change the hash, because the generation changes only with the spec. Return None if the workload has
+    no generation."""
     if "generation" not in metadata:
         return None
     labels = as_object(metadata.get("labels"))

@@ -21,13 +21,13 @@ CONFIG_ERROR = "CreateContainerConfigError"  # the Secret lacks a key that the c
 # Other reasons do not count. ImagePullBackOff has nothing to do with the value: a registry that is down for a minute
 # would halt many Secrets. A container that cannot run (RunContainerError) gets CrashLoopBackOff soon.
 CRASH_REASONS = (CRASH_LOOP, CONFIG_ERROR)
-MIN_RESTARTS = 2  # a container that fails once may only be earlier than the thing that it waits for
+MIN_RESTARTS = 2  # a single failure may only mean that the container started before something that it needs
 STEADY_SECONDS = 60  # a container that runs for this long has recovered
 
 
 def is_followed(consumer: Consumer) -> bool:
-    """Return whether the pods of a workload show how its rollout goes: Keyturn has started the rollout, and it is
-    unfinished."""
+    """Return whether the pods of a workload are to be checked for crash loops. They are if the workload has an
+    unfinished rollout that Keyturn has started."""
     return is_open(consumer) and consumer.progress is not None and consumer.progress.marked_at is not None
 
 

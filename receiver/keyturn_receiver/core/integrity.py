@@ -1,5 +1,5 @@
-"""Integrity: whether a Secret's keys and its record (Keyturn's notes in annotations) are as Keyturn wrote them. The
-Secret alone shows it, so no API is called."""
+"""Integrity: whether a Secret's keys and its record (Keyturn's notes in annotations) are as Keyturn wrote them. Only
+the Secret itself is needed to find out, so no API is called."""
 
 import hmac
 from base64 import b64decode
@@ -44,7 +44,8 @@ def integrity(
     after its removal from the AWS secret.
     """
     uid = str(metadata.get("uid"))
-    found = as_object(metadata.get("annotations"))  # a tenant may have written very many annotations
+    found = as_object(metadata.get("annotations"))
+    # Only these annotations are looked up, because a tenant may have written very many others.
     annotations = {name: str(found[name]) for name in (*HASHED, RECORD_HASH) if name in found}
     if not record.was_written or not owns_all(manager, managed_fields(metadata), record):
         return Integrity.BROKEN

@@ -12,7 +12,7 @@ from keyturn_receiver.core.vocabulary import plain_spelling
 
 MAX_NAMES = 10  # a message names at most this many missing keys, and at most this many other keys
 MAX_NAME = 80  # characters of a key that a message repeats
-# Longer keys, in characters, are not compared with others. So a comparison takes at most 0.1 ms.
+# Keys with more characters than this are not compared with others. So a comparison takes at most 0.1 ms.
 MAX_COMPARED = 32
 
 

@@ -1,4 +1,4 @@
-"""Open rollouts: unfinished rollouts that Keyturn has started. The workloads alone show them.
+"""Open rollouts: unfinished rollouts that Keyturn has started. Only the workloads are needed to find them.
 
 Keyturn starts a rollout with a mark, which is an annotation on the pod template. A mark on the workload itself says
 that the pods already run the values that the mark stands for (``core/rollout.py``). If such a workload has an

@@ -108,8 +108,8 @@ def plan(
     # If Keyturn last wrote exactly this data, any difference is an edit by somebody else.
     only_restores = live.record.data_hash in (new_hash, unkeyed_data_hash(data))
     differing = {key for key in data if live.fingerprints.get(key) != fingerprints[key]}
-    # The pods that read the former Secret have the right value if the new Secret gets the same one. But the new Secret
-    # may have been created with another value, and pods may have read it since then.
+    # The pods that read the former Secret have the right value if the new Secret gets the former value. But if the new
+    # Secret was created with another value, pods may have read that other value since then.
     sourced |= {k: v for k, v in (former or {}).items() if k not in differing or k not in live.fingerprints}
     before: dict[str, str] = dict(recorded)
     after: dict[str, str] = {}

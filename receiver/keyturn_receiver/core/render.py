@@ -106,7 +106,7 @@ def _render_properties(properties: Mapping[str, object], data: dict[str, bytes],
     # Errors give a property's number, because its name is part of the value and may itself be secret.
     for number, (key, value) in enumerate(properties.items(), 1):
         if value is None:
-            continue  # the binding does not name this property
+            continue  # null is no error here, because the binding does not name this property
         if not SECRET_KEY.fullmatch(key):
             errors.append(
                 f"its property number {number} has a name that cannot be a key of a Secret:"

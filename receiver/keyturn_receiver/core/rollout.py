@@ -168,8 +168,8 @@ def _may_be_behind(
     """Return whether a pod may have read an older value, if the pod or its workload was created at ``created``.
 
     ``marked`` is as in ``RolloutAnnotation``, and ``has_started`` as in ``Pod``. ``started`` is the earliest start of
-    the containers that read the Secret (``Pod.started``), or None if it is not known. It is 0 if
-    ``created`` is not the creation of a pod: nobody is then excused by START_SECONDS.
+    the containers that read the Secret (``Pod.started``), or None if it is not known. It is 0 if ``created`` is not the
+    time at which a pod was created. START_SECONDS is then not used.
 
     Kubernetes tells times in whole seconds. A pod that was created in the second of the write has read the new value,
     because a pod takes a while to start. The function relies on this only if a watch has shown the workload without

@@ -2,9 +2,9 @@
 value.
 
 The status of the Secret reports the revert. The report begins when the template has lost the mark (the annotation that
-restarts the pods) and a pod was found to be older than the value. It ends when all pods of the workload run the value,
-or when the restart fails for another reason. The status does not change in between, although each new restart brings
-the mark back for a while.
+restarts the pods) and a pod was found that may run an older value. It ends when all pods of the workload run the
+present value, or when the restart fails for another reason. The status does not change in between, although each new
+restart brings the mark back for a while.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ from keyturn_receiver.core.rollout_switch import ROLLOUT
 class RevertCandidate:
     """A consumer whose restart another writer may keep reverting.
 
-    ``in_fight`` is true if the consumer's mark keeps returning to an earlier state. ``has_old_pods`` tells whether one
-    of its pods was older than the present value when the pods were last read. It is None if this replica has not read
-    them since the value changed.
+    ``in_fight`` is true if the consumer's mark keeps returning to an earlier state. ``has_old_pods`` tells whether the
+    last read of the consumer's pods found a pod that may run an older value. It is None if this replica has not read
+    the pods since the value changed.
     """
 
     ref: WorkloadRef
@@ -33,12 +33,13 @@ class RevertCandidate:
 
     @property
     def is_reverted(self) -> bool:
-        """Whether another writer has reverted the restart, and the pods are still old, as far as this replica knows."""
+        """Whether another writer has reverted the restart, and pods still run an older value, as far as this replica
+        knows."""
         return self.state is ConsumerState.DUE and self.in_fight and self.has_old_pods is True
 
     @property
     def may_be_reverted(self) -> bool:
-        """Whether the pods may still be older than the value because the restart was reverted."""
+        """Whether the pods may still run the former value, because the restart was reverted."""
         if self.state is ConsumerState.DUE:
             return self.has_old_pods is not False
         return self.state is ConsumerState.UNFINISHED

@@ -26,7 +26,8 @@ WINDOW = "keyturn.dev/rollout-window"
 EXAMPLE = "0 2 * * 1-5 for 2h in Europe/Berlin"
 MAX_TEXT = 300  # characters of the annotation
 MAX_WINDOWS = 5  # windows in one annotation
-SAMPLE = 60  # the number of openings between which the shortest time is compared with the duration
+# The duration is compared with the shortest time between two openings. Only this number of openings is looked at.
+SAMPLE = 60
 YEARS = 8  # if a window does not open within this number of years, it counts as a window that never opens
 MAX_DURATION = timedelta(days=366)
 

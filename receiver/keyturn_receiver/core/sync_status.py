@@ -1,4 +1,4 @@
-"""Sync status: whether a bound Secret needs work. The caches alone show it, so no API is called."""
+"""Sync status: whether a bound Secret needs work. Only the caches are needed to find out, so no API is called."""
 
 from collections.abc import Iterable
 from enum import StrEnum

@@ -18,7 +18,7 @@ from keyturn_receiver.core.compact_json import compact_json
 CHANGED_AT = "keyturn.dev/changed-at"
 MAX_TEXT = 16 * 1024  # characters; if more were needed, all keys count as written now
 MAX_TIME = 64  # characters; no time is longer
-REMOVED = ""  # in place of a key, for all keys that were removed; no key of a Secret is empty
+REMOVED = ""  # stands for all keys that were removed; no key of a Secret is an empty text
 
 _LAST = "@"  # the time of the last write
 _UNKNOWN = "?"  # the time of a write from before Keyturn recorded times

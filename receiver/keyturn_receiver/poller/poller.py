@@ -27,13 +27,14 @@ MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event
 # A store is an AWS region that is read with one identity. The receiver's own store has the receiver's own region and
 # identity. Bindings name the other stores: by an ARN of another region, or by a ServiceAccount.
 SWEEP_LANES = 8  # at most this many concurrent sweeps of stores that bindings name
-# At most this many concurrent sweeps of stores that only one namespace names; its other stores wait.
+# For each namespace, at most this many concurrent sweeps of the stores that only this namespace names. Its other stores
+# wait.
 LANES_PER_NAMESPACE = 2
 # At most this many concurrent sweeps of stores that several namespaces name. These stores have the receiver's own
 # identity.
 MAX_SHARED_LANES = SWEEP_LANES // 2
 SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or the interval if that is longer
-# A sweep describes secrets for this share of its time. The time is the interval for the receiver's own store, so that
+# A sweep describes secrets for this share of its time. For the receiver's own store, the time is the interval, so that
 # the next sweep is on time. For another store, the time is the sweep's timeout, so that the sweep ends before the
 # timeout.
 DESCRIBE_SHARE = 0.75
@@ -83,7 +84,8 @@ class Poller:
         self._notifications = notifications
         self._last_sweep: dict[StoreKey, SweepResult] = {}  # by store: the last sweep that saw a change
         self._last_full_sweep: dict[StoreKey, float] = {}
-        self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}  # of the stores that bindings name
+        # The running sweeps of the stores that bindings name.
+        self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}
         self._lanes = asyncio.Semaphore(SWEEP_LANES)
         self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
@@ -98,8 +100,8 @@ class Poller:
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
     def seconds_since_sweep(self) -> float | None:
-        """Return the seconds since this replica last compared all bindings with the receiver's own AWS account and
-        region (a sweep), or None if it has not done so yet."""
+        """Return the seconds since this replica's last sweep of the receiver's own store ended, even if that sweep has
+        failed. Return None before the first sweep."""
         return None if self._swept_at is None else self._now() - self._swept_at
 
     async def run(self, ping: Ping = no_ping) -> None:
@@ -214,7 +216,7 @@ class Poller:
     async def _sweep_store(
         self, key: StoreKey, bindings: Sequence[BoundSource], ping: Ping
     ) -> Sequence[StaleBinding] | None:
-        """Sweep one store. Returns None if that failed."""
+        """Sweep one store. Returns None if the sweep has failed."""
         started = self._now()
         full = started - self._last_full_sweep.get(key, -FULL_SWEEP_SECONDS) >= FULL_SWEEP_SECONDS
         kind = "full" if full else "changes"

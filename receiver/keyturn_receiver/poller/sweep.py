@@ -311,7 +311,7 @@ class StoreSweep:
             await asyncio.sleep(PAGE_PAUSE)
         self._report()
         unseen = [bound for bound in bindings if (bound.target, bound.source) not in seen]
-        own_accounts.add("")  # a bare name has an empty scope, and belongs to the own account
+        own_accounts.add("")  # a bare name has an empty scope, and is in the identity's own account
         limit: int | None = MAX_DESCRIBED
         if since is None or self._ended_early:
             owed = {(bound.target, bound.source) for bound in unseen}

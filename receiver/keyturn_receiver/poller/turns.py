@@ -33,7 +33,8 @@ class Turns:
     sweep."""
 
     def __init__(self) -> None:
-        self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)  # by namespace
+        # By namespace: the id of the AWS secret after which the next turn starts.
+        self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)
         self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # the namespace whose secrets come first
 
     def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:

@@ -38,7 +38,7 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from keyturn_receiver.resilience.bounded_gather import bounded_gather
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
-MAX_ATTEMPTS = 8  # a workload in the middle of a rollout changes several times a second
+MAX_ATTEMPTS = 8  # attempts to mark one workload, which changes several times a second during a rollout
 MAX_MARKS = 16  # consumers of one Secret that are marked at the same time
 # The seconds in which a reconcile may start writes of baselines (marks with the revisions from before a write). After
 # that, it has the same time to start restarts. The next reconcile marks the consumers that are left. So a Secret with
@@ -110,8 +110,8 @@ class ConsumerRestarter:
         self._owner_handlers.append(on_owner)
 
     def consumer(self, ref: WorkloadRef, target: Target) -> Consumer | None:
-        """Return a workload from the cache, or None if the workload is not a consumer of the Secret. Its rollout has
-        failed if its new pods crash."""
+        """Return a workload from the cache, or None if the workload is not a consumer of the Secret. If the new pods of
+        the workload crash, its rollout counts as failed."""
         consumer = self._index.get(ref, target)
         return self._pacer.judged(consumer) if consumer else None
 
@@ -138,16 +138,16 @@ class ConsumerRestarter:
     def in_turn(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record
     ) -> tuple[Sequence[Consumer], str]:
-        """Return the consumers that need a new mark and may get it now, and a text about a halt for the Secret's
-        status.
+        """Return the consumers that need a new mark and may get it now, and a text for the Secret's status.
 
-        The text is empty if no failed rollout halts the others. ``consumers`` are the consumers that may be restarted.
+        The text says that a failed rollout halts the others. It is empty if there is no such rollout. ``consumers`` are
+        the consumers that may be restarted.
         """
         turn = self._pacer.turn(target, spec, consumers, record)
         return (*turn.start, *turn.unpaced), turn.halt
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
-        """Return whether the leader alone restarts consumers of a Secret (``RolloutPacer.needs_leader``)."""
+        """Return whether only the leader restarts consumers of a Secret (``RolloutPacer.needs_leader``)."""
         return self._pacer.needs_leader(target, spec)
 
     def look_again_in(self, target: Target) -> float | None:
@@ -290,7 +290,7 @@ class ConsumerRestarter:
                 marked, error = await _gather(taken, attempt)
             restarted += marked
             errors.append(error)
-            if any(each.ref not in tried for each in taken):  # they had a conflict, and are tried again
+            if any(each.ref not in tried for each in taken):  # some had a conflict, and are tried again
                 # The workloads have to be read before the Secret. Reconciler._reconcile gives the reason.
                 try:
                     record = await self._secrets.read_record(target)
@@ -334,7 +334,7 @@ class ConsumerRestarter:
         if mark is None:
             return None
         if self._fights.delay(consumer, mark) or self._evictor.is_busy(consumer):
-            return None  # it still needs the mark, and drift detection requests it again later
+            return None  # the consumer still needs the mark, so drift detection requests the mark again later
         ends_evictions = consumer.evicts and mark.undecided and mark.marked
         if mark.undecided:
             mark = replace(mark, restart=await self._has_pod_behind(target, consumer, record, mark))

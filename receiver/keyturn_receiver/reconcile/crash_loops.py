@@ -3,7 +3,7 @@
 A rollout whose new pods crash again and again counts as failed, long before its deadline is over. Every replica follows
 the rollouts through the watches of workloads. Only the leader reads pods: once after QUIET_SECONDS without progress,
 and then more and more rarely until the rollout ends. Nothing is stored. A leader that has not looked yet is unsure
-about such a rollout, and the pacer starts no other rollout of the Secret until it has looked
+about such a rollout, and the pacer starts no other rollout of the Secret until the leader has looked
 (docs/adr/028-pace-and-order-of-rollouts.md).
 """
 
@@ -30,9 +30,9 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 QUIET_SECONDS = 20.0  # seconds without a further updated or ready pod, after which the pods are read
 LOOK_BACKOFF = Backoff(base=15.0, cap=240.0, jitter=0)  # seconds between two reads of the pods of one workload
 CHECK_SECONDS = 5.0  # seconds between two checks which pods are due to be read, while there is an unfinished rollout
-MAX_LOOKS = 20  # workloads whose pods are read in one check; the others follow in the next one
+MAX_LOOKS = 20  # workloads whose pods are read in one check; the others follow in the next check
 CONCURRENT_LOOKS = 4
-LOOK_SECONDS = 10.0  # no further read starts in a check after this time
+LOOK_SECONDS = 10.0  # seconds from the start of a check; after that, the check starts no further read
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class _Rollout:
     """An unfinished rollout. ``furthest`` is the largest sum of updated and ready pods so far. ``moved_at`` is the time
     of the last progress, and ``look_at`` the time of the next read of the pods, in seconds since 1970. ``was_quiet``
     tells whether there was no progress for QUIET_SECONDS at some time. ``looks`` counts the reads since this replica
-    leads. ``is_sure`` tells whether one of them was answered. ``reason`` says why the new pods fail, and is otherwise
-    empty. ``is_known`` tells whether a crash loop was found, or may have been found by an earlier leader."""
+    leads. ``is_sure`` tells whether one of these reads was answered. ``reason`` says why the new pods fail, and is
+    otherwise empty. ``is_known`` tells whether a crash loop was found, or may have been found by an earlier leader."""
 
     key: _Key
     consumer: Consumer
@@ -86,7 +86,8 @@ class CrashLoops:
 
     def told(self, consumer: Consumer, target: Target, record: Record) -> Consumer:
         """Return a consumer, with a failed rollout if the status of the Secret says that its new pods crash. Another
-        replica has written the status, so it does not count once this replica has looked at the pods as the leader."""
+        replica may have written the status, so the status does not count once this replica has looked at the pods as
+        the leader."""
         if not record.halt or not is_followed(consumer) or self._is_sure(consumer):
             return consumer
         now = self._wall()
@@ -100,8 +101,8 @@ class CrashLoops:
         return rollout is not None and self._was_quiet(rollout) and not self._is_sure(consumer)
 
     def failed(self, namespace: str) -> set[WorkloadRef]:
-        """Return the workloads of a namespace whose new pods crash, as far as this replica has found it as the
-        leader."""
+        """Return the workloads of a namespace whose new pods crash. The result is empty unless this replica leads, and
+        it has only those workloads whose crash loop this replica has found."""
         if not self._is_leader():
             return set()
         crashing = (each for each in self._of(namespace) if each.reason)
@@ -171,7 +172,8 @@ class CrashLoops:
         except NotFound:
             reason = None
         except KeyturnError as error:
-            is_answered = isinstance(error, Permanent)  # if the pods may not be read, the deadline decides as before
+            # If Kubernetes forbids the read, the rollout's deadline decides, as it would without this detector.
+            is_answered = isinstance(error, Permanent)
             _log.info("the pods of %s could not be read: %s", consumer.ref, error)
         except Exception:
             # A bug must not stop the looks at other workloads.

@@ -26,7 +26,7 @@ from keyturn_receiver.reconcile.work_queue import WorkQueue
 # with more than FEW_CONSUMERS consumers is delayed by one millisecond for each consumer. All edits in that time share
 # one check.
 FEW_CONSUMERS = 50
-MAX_WAIT_FOR_CHECK = 5.0  # seconds; a pending check that runs within this time is not replaced by an earlier one
+MAX_WAIT_FOR_CHECK = 5.0  # seconds; a pending check that runs within this time is not replaced by one that runs sooner
 SECONDS_PER_CONSUMER = 0.001
 WRITER_SECONDS = 1.0  # seconds for a replica to begin the restarts for a Secret that it has written
 

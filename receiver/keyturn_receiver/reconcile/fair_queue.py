@@ -78,8 +78,9 @@ class PriorityQueues:
         self._slots = slots
         self._background_slots = max(1, slots // 2)
         self._group_slots = max(1, slots // 4)
-        self._part_slots = self._group_slots - self._group_slots // 4  # of one namespace in one group
-        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}  # the key is true for background
+        self._part_slots = self._group_slots - self._group_slots // 4  # slots that one namespace may take in one group
+        # Slots that one namespace may take. The key is true for background work.
+        self._namespace_slots = {False: max(1, slots // 2), True: max(2, slots // 4)}
         self._queues = {cause: FairQueue() for cause in PRIORITIES}
         self._in_flight: Counter[Hashable] = Counter()
         self._in_namespace: Counter[tuple[str, bool]] = Counter()

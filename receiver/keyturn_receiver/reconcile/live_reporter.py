@@ -225,7 +225,7 @@ class LiveReporter:
                 rollout.moved_at = now
             rollout.furthest = reached
         if rollout.was_complete or (consumer.hold and consumer.hold.every_pod):
-            self._stuck.discard(key)  # its pods fail for another reason, or wait for a person
+            self._stuck.discard(key)  # its pods fail for a reason other than this rollout, or wait for a person
             return
         failed = progress.state is RolloutState.FAILED
         if not failed and now - rollout.moved_at < progress.deadline + GRACE:
@@ -265,7 +265,8 @@ class LiveReporter:
         return words
 
     def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
-        """Return the consumers that were restarted for a Secret, or an empty list if one of them is not live yet."""
+        """Return the consumers that were restarted for a Secret. The list is empty if one of them is not live yet, or
+        if a consumer still needs a new mark."""
         target, record = bound.target, bound.record
         consumers = [each for each in self._restarter.consumers(target) if present_mark(each, target.name, record)]
         for each in consumers:

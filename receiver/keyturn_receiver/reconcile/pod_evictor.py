@@ -59,7 +59,7 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 class _Run:
     """The evictions of one workload. ``waits`` counts the looks at the pods since the last eviction. ``waits_since`` is
     the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the first look that
-    found no pod behind. It is None until one of these two has happened. Both times are monotonic seconds."""
+    found no pod behind. Before that, it is None. ``waits_since`` and ``replaced_at`` are in monotonic seconds."""
 
     target: Target
     uid: str
@@ -169,7 +169,7 @@ class PodEvictor:
             return await self._finish(run, workload, consumer)
         pod, is_enough = None, False
         if mark.undecided:
-            # Only the cache knows whether this replica saw the workload late. To be safe, it counts as seen late here.
+            # Only the cache knows whether this replica saw the workload late. To be safe, assume here that it did.
             pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
         if pod is None:
             if mark.undecided and mark.marked and run.replaced_at is None:

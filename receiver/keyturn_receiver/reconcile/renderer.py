@@ -16,7 +16,9 @@ from keyturn_receiver.core.render import SecretVersion, costs, render
 from keyturn_receiver.errors import KeyturnError, NamespaceBusy
 
 MAX_WAIT = 3.0  # seconds that work may wait behind other work of its namespace; after that, the work queue retries it
-CHEAP_TEXT = 256  # characters of a `data` annotation that is parsed on the event loop, in 2 ms at most
+# Characters of a binding's `data` and `secrets` annotations together, or of its expressions. Longer texts are parsed in
+# the thread. To parse a text of this length takes 2 ms at most.
+CHEAP_TEXT = 256
 CHEAP_COST = 20_000  # units of ``expression.cost``; such work takes at most 2 ms of the event loop
 CHEAP_VALUES = 4 * 1024  # characters or bytes of all values; they are parsed and written in 3 ms at most
 

@@ -81,8 +81,8 @@ class RevertedRestarts:
             self._notify(target)
 
     def on_started_leading(self) -> None:
-        """Call ``notify`` for each Secret whose status says that a restart is reverted, because the previous leader may
-        not have seen the end."""
+        """Call ``notify`` for each Secret whose status says that a restart is reverted. This may no longer be true, and
+        the previous leader may have missed that."""
         for bound in self._secrets.all():
             if bound.record.reverted:
                 self._notify(bound.target)

@@ -32,9 +32,10 @@ class RolloutDebouncer:
     """Rollout debouncer. Before a restart, a workload waits until its Secrets stop changing. ``wall`` returns the
     seconds since 1970.
 
-    The debouncer remembers nothing but the time at which each wait began. If this time is lost, the wait begins again.
-    A wait has ended if the marks of the workload have changed, because another replica may have restarted it. It has
-    also ended after twice MAX_SECONDS, because the change may have been undone without a restart.
+    The debouncer remembers only the time at which each wait began, and the marks that the workload had then. If this
+    memory is lost, the wait begins again. A wait has ended if the marks of the workload have changed, because another
+    replica may have restarted it. It has also ended after twice MAX_SECONDS, because the change may have been undone
+    without a restart.
     """
 
     def __init__(self, secrets: SecretLookup, policy: RolloutPolicy, wall: Callable[[], float] = time.time) -> None:

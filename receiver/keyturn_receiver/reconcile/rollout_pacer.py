@@ -32,7 +32,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 # A Secret that waits for the rollouts of other Secrets is checked again after this number of seconds, even if the
 # watches show no change.
 MAX_WAIT = 30.0
-MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be set meanwhile
+MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be adjusted meanwhile
 MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace
 MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; other Secrets are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
@@ -144,8 +144,8 @@ class RolloutPacer:
         return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
-        """Return whether the leader alone starts rollouts of a Secret. If it is false, even two replicas that do not
-        see each other's writes cannot exceed a limit."""
+        """Return whether only the leader starts rollouts of a Secret. If the result is false, every replica may start
+        them: even two replicas that do not see each other's writes cannot exceed a limit."""
         limits = (self._limits.per_cluster, self._limit(target.namespace))
         return self._index.count(target) > self._pace(spec) or any(each is not None for each in limits)
 
@@ -166,8 +166,8 @@ class RolloutPacer:
         self._written.put(consumer.ref.namespace, consumer.ref, consumer)
 
     def latest(self, consumer: Consumer) -> Consumer:
-        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read. Its
-        rollout has failed if its new pods crash."""
+        """Return the latest state of a consumer: the cached one, or the one that this replica has written or read. If
+        the new pods of the consumer crash, its rollout counts as failed."""
         written = self._written.get(consumer.ref.namespace, consumer.ref)
         current = written if written and self._is_ahead(written) else self._index.latest(consumer) or consumer
         return self.judged(current)

@@ -183,8 +183,8 @@ class WorkQueue:
         return self._queues.depth(priority)
 
     def failing(self) -> int:
-        """Return the number of failing bindings. The last reconcile of such a binding on this replica has failed, and
-        no replica has made the binding true since then."""
+        """Return the number of failing bindings. A reconcile of such a binding on this replica has failed, and no
+        replica has made the binding true since then."""
         return sum(item.failing for item in self._items.values())
 
     def oldest_unmet(self) -> float:
@@ -241,7 +241,7 @@ class WorkQueue:
             item.terminal_version = result.terminal_version
         match result.error:
             case None:
-                # A run only for consumers does not fix a Secret that cannot be filled.
+                # A run that only restarts consumers does not fix a Secret that cannot be filled.
                 item.failing = item.failing and bool(item.terminal_version)
                 item.attempts, item.unmet_since = 0, None
                 item.phase = Phase.FAILED if item.failing else Phase.IDLE

@@ -16,8 +16,10 @@ from keyturn_receiver.sources.secrets_manager import MAX_BATCH, SecretsManager
 MAX_UNBATCHED = 2  # if this number of calls is in flight, a read waits for other reads to join it
 BATCH_WINDOW = 0.01  # seconds for which such a read waits, unless its batch is full earlier
 BACKGROUND_BATCH_WINDOW = 0.1  # seconds for which a background read waits, even if few calls are in flight
-BATCH_TIMEOUT = 1.5  # seconds; then each value is read alone, because one hanging secret blocks its batch
-BATCH_DISABLED_SECONDS = 600.0  # seconds without batches, after AccessDenied or for the secrets of a refused batch
+BATCH_TIMEOUT = 1.5  # seconds; then each value gets a call of its own, because one hanging secret blocks its batch
+# Seconds without batches. After AccessDenied, this applies to all secrets. After AWS has refused a batch for another
+# reason, it applies to the secrets of the smallest refused part.
+BATCH_DISABLED_SECONDS = 600.0
 MAX_REFUSED = 1000  # number of secrets that are remembered because AWS refused their batch
 
 _log = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class BatchReader:
         )
 
     async def _read_batch(self, secret_ids: Sequence[str], namespace: str) -> Mapping[str, SecretVersion]:
-        """Read a batch. The caller has to read each secret alone that is missing in the result.
+        """Read a batch. If a secret is missing in the result, the caller has to read it with a call of its own.
 
         If AWS refuses the batch, the batch is split into two halves, because a single secret may be the reason.
         """

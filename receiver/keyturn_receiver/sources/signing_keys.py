@@ -47,7 +47,7 @@ class SigningKeys:
         return [source.name for source in self._sources if not self._keys or source.name not in self._keys_by_source]
 
     def waiting_for(self) -> Sequence[str]:
-        """Return the same names as ``not_loaded``. The reason why the source failed follows each name.
+        """Return the names that ``not_loaded`` returns. If a source has failed, add the reason to its name.
 
         The reason is left out if it concerns the receiver's credentials.
         """

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from keyturn_receiver.resilience.backoff import Backoff
 
-MAX_SILENT_CALLS = 3  # number of unanswered calls in a row; a store that has answered before is suspect from then on
+MAX_SILENT_CALLS = 3  # after this many unanswered calls in a row, a store that has answered before is suspect
 PROBE_BACKOFF = Backoff(base=5.0, cap=60.0)  # seconds between two attempts at a store that does not answer
 
 

@@ -18,7 +18,7 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 MAX_STORES = 4096  # number of stores besides the receiver's own store in its region; each takes about 10 KiB
 MAX_STORES_PER_NAMESPACE = 2048  # number of these stores that one namespace may use
-MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; read values are kept for a while: all bindings of one event share them
+MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; values are kept for a while, so that all bindings of one event share them
 MAX_NAMED = 10_000  # number of secrets that ``_named_by`` remembers
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 RENEW_AFTER = 0.75  # credentials that are valid for less than 20 minutes are renewed after this share of their lifetime
@@ -139,11 +139,11 @@ class Stores:
         return self._own.secrets_manager.credentials_error if self._own else self._own_error
 
     async def get(self, key: StoreKey, since: float | None = None) -> Store:
-        """Return the store of ``key``. Its credentials are valid, and belong to the identity that ``key`` has at
-        ``since`` or later.
+        """Return the store of ``key``, with valid credentials for the identity of ``key``.
 
-        ``since`` is in monotonic seconds. If it is None, it means now. Raises the errors of ``create`` and of
-        ``identify``. If a tenant's role cannot be assumed, no other identity is used instead.
+        For a tenant, the look-up of the identity has started at ``since`` or later. ``since`` is in monotonic seconds,
+        and None means now. Raises the errors of ``create`` and of ``identify``. If a tenant's role cannot be assumed,
+        no other identity is used instead.
         """
         identity = await self._identity(key, time.monotonic() if since is None else since) if key.account else OWN
         is_own = key == self.key()

@@ -57,7 +57,7 @@ class ConsumerRollout:
         elif progress.is_complete:
             self.leg = RolloutLeg.LIVE
             self.live_at = self.live_at or now
-        elif self.live_at is None:  # a failure after the first success has another reason
+        elif self.live_at is None:  # a failure after the first success has a reason other than this rollout
             self.leg = RolloutLeg.FAILED if progress.state is RolloutState.FAILED else RolloutLeg.ROLLING
         return before != (self.leg, self.wanted, self.updated, self.ready, self.note)
 

@@ -27,6 +27,6 @@ class LegTimer:
 
     @contextmanager
     def time(self, leg: Leg) -> Iterator[None]:
-        """Time the leg ``name``, which is the body of the ``with`` statement."""
+        """Time ``leg``, which is the body of the ``with`` statement."""
         with self._seconds[leg].time(), self._span(leg.value):
             yield

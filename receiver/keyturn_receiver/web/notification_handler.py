@@ -60,8 +60,8 @@ class _PendingReconcile:
 
     @property
     def waits_for_another(self) -> bool:
-        """Whether the reconcile waits only for AWS secrets that the notification does not concern. These are the
-        secrets that could not be read."""
+        """Whether some AWS secrets could not be read, and the notification concerns none of them. The reconcile then
+        waits only for these AWS secrets."""
         unavailable = self.future.result().unavailable if self.future.done() else frozenset()
         return bool(unavailable) and self.about.isdisjoint(unavailable)
 

@@ -321,8 +321,9 @@ def _error(kind: str, message: str) -> Any:
 def _move_messages(request: dict[str, Any], _: str) -> dict[str, str]:
     """Move all messages of a dead-letter queue to the destination that the request names.
 
-    The request must name a destination. By default, AWS moves each message to the queue from which SQS has moved it.
-    There is no such queue here, because the notifier itself sends messages to the dead-letter queue.
+    The request must name a destination. By default, AWS moves each message back to its source queue, from which
+    SQS has moved it to the dead-letter queue. There is no source queue here, because the notifier itself sends messages
+    to the dead-letter queue.
 
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html
     """

@@ -1,6 +1,6 @@
 """Runner of `sam build`, `sam package` and `sam deploy`, with the real command line of SAM.
 
-``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless these sources are already built.
+``python -m keyturn_local.aws.emulator.sam`` runs `sam build`, unless the current sources are already built.
 """
 
 import shutil

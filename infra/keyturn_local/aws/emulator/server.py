@@ -46,7 +46,7 @@ class Emulator(Stoppable):
                 "AUTH": "true",
                 "CLOUDTRAIL_RECORDING": "1",
                 "TMPDIR": str(directory),
-                "DOCKER_HOST": "unix:///nonexistent",  # functions run as processes of this machine
+                "DOCKER_HOST": "unix:///nonexistent",  # without Docker, functions run as processes of this machine
                 "IOT_MTLS_ENABLED": "0",
                 "SFTP_ENABLED": "0",
                 "PYTHONDONTWRITEBYTECODE": "1",
