@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from support.otlp_collector import OtlpCollector
 
 
-FEW = {"MaximumConcurrency": "2"}  # batches, so that few copies of the notifier share the machine's cores
+FEW = {"MaximumConcurrency": "2"}  # at most 2 batches at once, so that few copies of the notifier share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: the test takes half a minute or more, so it starts before others")
     bypass_proxies()
-    # A shell ignores interrupts in the jobs that it starts in the background, and so would every program that a test
-    # starts.
+    # A shell makes its background jobs ignore SIGINT. If pytest is such a job, every program that a test starts would
+    # ignore SIGINT, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # A busy machine makes an example slow. That is no fault of the code.
     hypothesis.settings.register_profile("keyturn", deadline=None)
@@ -84,7 +84,8 @@ def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def own_stack(control_plane: "ControlPlane", tmp_path: Path) -> "Callable[..., AbstractContextManager[Stack]]":
-    """Return a function that starts a stack for one test alone, with the receiver's settings that it is given."""
+    """Return a function that starts a stack for a single test. The function takes settings of the receiver, and whether
+    the stack signs with KMS."""
 
     from keyturn_local.stack import run_stack
 

@@ -16,7 +16,7 @@ from support.wait import eventually
 MARK = "revision.keyturn.dev/db"
 SETTINGS = {"KEYTURN_ARGO_ROLLOUTS": "true"}
 RIGHTS = {"rollouts": {"argoRollouts": True}}
-# Argo waits until somebody promotes the new revision. Keyturn lets no other consumer wait for a pause without an end.
+# A pause without an end: Argo waits until somebody promotes the new revision. Other consumers do not wait for it.
 PAUSE = [{"setWeight": 50}, {"pause": {}}]
 LONG_PAUSE = [{"setWeight": 50}, {"pause": {"duration": "1h"}}]
 MakeEnv = Callable[..., FaultEnv]
@@ -56,9 +56,9 @@ def wait_seen(env: FaultEnv, kind: str, *names: str) -> None:
 
 
 def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_end(make_env: MakeEnv) -> None:
-    """Argo's controller carries out the restarts of three Rollouts. A canary gets a new revision, and is live only once
-    it is promoted. One by `restartAt` gets new pods of the same revision. One with the template of a Deployment gets a
-    new revision. Each restarts once for each rotation."""
+    """Argo's controller carries out the restarts of three Rollouts. The canary gets a new revision, and is live only
+    once it is promoted. The Rollout that is restarted by `restartAt` gets new pods of the same revision. The Rollout
+    that uses the template of a Deployment gets a new revision. Each restarts once for each rotation."""
     env = make_env(**RIGHTS)
     receiver = env.receiver(**SETTINGS)
     env.create_bound_secret(consumers=())
@@ -93,8 +93,8 @@ def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_en
 
 
 def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None:
-    """A blue-green without automatic promotion gets new pods, and is not live before somebody promotes it. One with
-    automatic promotion is live by itself."""
+    """A blue-green Rollout without automatic promotion gets new pods, and is not live before somebody promotes it. A
+    blue-green Rollout with automatic promotion is live without that."""
     env = make_env(**RIGHTS)
     env.receiver(**SETTINGS)
     env.create_bound_secret(consumers=())

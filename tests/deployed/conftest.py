@@ -1,4 +1,4 @@
-"""Tests of the stack as it is deployed: SAM's command line deploys it to the emulator, one for each test process."""
+"""Tests of the deployed stack: SAM's command line deploys it to an emulator. Each test process has its own emulator."""
 
 from collections.abc import Iterator
 from uuid import uuid4

@@ -1,4 +1,7 @@
-"""The least of rights: a role deploys, and another one receives. The emulator enforces their policies."""
+"""Least privilege: a user with only the deployer's policy deploys, and a role receives.
+
+The emulator enforces the policies of both.
+"""
 
 import json
 from collections.abc import Mapping
@@ -58,7 +61,8 @@ def test_stack_with_a_key_works_with_the_roles_of_the_templates(
 
 
 def rotation_and_refusal(site: Site) -> None:
-    """Secrets of the role's prefix are applied, and others are refused by AWS, in words."""
+    """Check that a rotation of a secret with the role's prefix is applied, and that a status says that AWS denies
+    another secret."""
     site.bind("db")
     site.put("db", "second")
     site.wait_applied("db", "second")
@@ -76,7 +80,7 @@ def rotation_and_refusal(site: Site) -> None:
 
 
 def uses_key(emulator: Emulator, deployment: sam.Deployment, key: str) -> None:
-    """The key encrypts the queues, the signing key and the logs."""
+    """Check that the key encrypts the queues, the signing key and the logs."""
     sqs = emulator.client("sqs")
     for output in ("QueueUrl", "DeadLetterQueueUrl", "UndeliveredEventsUrl"):
         attributes = sqs.get_queue_attributes(QueueUrl=deployment.outputs[output], AttributeNames=["All"])["Attributes"]
@@ -88,7 +92,7 @@ def uses_key(emulator: Emulator, deployment: sam.Deployment, key: str) -> None:
 
 
 def deployer_of(emulator: Emulator, policy: str) -> Mapping[str, str]:
-    """Make a user with that policy alone; return the variables with its credentials."""
+    """Make a user with only that policy. Return the environment variables with the user's credentials."""
     iam = emulator.client("iam")
     name = f"deployer-{uuid4().hex[:6]}"
     iam.create_user(UserName=name)

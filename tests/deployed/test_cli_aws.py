@@ -283,7 +283,7 @@ def test_sample_of_redeliver_is_what_is_printed(installed: InstalledSite) -> Non
 
 
 def test_poison_comes_back_and_the_command_ends(installed: InstalledSite) -> None:
-    """The notifier itself makes the dead letter, twice: an event that names no secret."""
+    """The notifier makes a dead letter of an event that names no secret, and does so again when it comes back."""
     detail = {"name": "shop/db", "labelUpdated": "AWSCURRENT"}
     event = {
         "id": str(uuid4()),
@@ -308,7 +308,7 @@ def test_crash_between_send_and_deletion_loses_nothing(installed: InstalledSite)
     handles = []
 
     class Crashing:
-        """The client of SQS, whose process ends at the deletion."""
+        """A client of SQS whose process ends when it would delete a message."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(sqs, name)
@@ -423,7 +423,7 @@ def database() -> Iterator[Database]:
 
 @pytest.fixture
 def login(installed: InstalledSite, database: Database) -> str:
-    """A login that a rotation function rotates; it has been rotated once. Its name is also the Secret's."""
+    """Return the name of a Secret with a database login that a rotation function has rotated once."""
     site, name = installed.site, f"login-{uuid4().hex[:6]}"
     arn = site.bind(name, json.dumps({"username": "app", "password": "first"}))
     function = deploy_rotation(site, database, ("app",), arn)

@@ -68,7 +68,7 @@ def pod_of_another_release(installed: InstalledSite) -> Iterator[None]:
 
 @contextmanager
 def silent_poller(installed: InstalledSite) -> Iterator[None]:
-    """The process stops without an end, so that the Lease is not released."""
+    """The process is paused and does not end, so it does not release the Lease."""
     receiver = installed.site.receiver
     receiver.pause()
     try:
@@ -82,7 +82,7 @@ def silent_poller(installed: InstalledSite) -> Iterator[None]:
 
 @contextmanager
 def silent_event_path(installed: InstalledSite) -> Iterator[None]:
-    """The receivers write the Lease with each heartbeat, so the doctor looks at once."""
+    """The receivers write the Lease with each heartbeat, so the doctor has to look before the next one."""
     installed.patch("lease", "keyturn-event-path", {"spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}})
     yield
     installed.doctor("--send")
@@ -135,7 +135,7 @@ def wrong_label(installed: InstalledSite) -> Any:
 
 @contextmanager
 def shared_key(installed: InstalledSite) -> Iterator[None]:
-    """Another tool applies a key with the value that it has, so both own it."""
+    """Another tool applies a key with its present value, so the tool and Keyturn both own the key."""
     site = installed.site
     site.bind("shared")
     value = site.cluster.get("secret", "shared", site.team)["data"]
@@ -271,7 +271,7 @@ def test_one_broken_thing_is_the_only_finding(name: str, installed: InstalledSit
 
 
 def test_everything_is_mended_again(installed: InstalledSite) -> None:
-    """Nothing of the tests before is left, so each of them has broken one thing alone."""
+    """Nothing of the earlier tests is left, so each of them broke only one thing."""
     eventually(lambda: findings(installed) == [], 90)
 
 
@@ -347,7 +347,8 @@ def test_no_value_is_in_any_output(installed: InstalledSite) -> None:
         assert key not in text
 
 
-# As the kubelet mounts it: https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
+# Mounts the ServiceAccount's files as the kubelet does:
+# https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 IN_POD = """
 set -e
 mount -t tmpfs none /var/run
@@ -360,7 +361,7 @@ exec "$@"
 
 @pytest.fixture
 def pod(installed: InstalledSite, tmp_path: Path) -> list[str]:
-    """A command line that runs another one with the mounts of a receiver's pod, in a mount namespace of its own."""
+    """Return a command that runs another command with the mounts of a receiver's pod, in its own mount namespace."""
     site = installed.site
     mounted = tmp_path / "mounted"
     mounted.mkdir()
@@ -371,7 +372,7 @@ def pod(installed: InstalledSite, tmp_path: Path) -> list[str]:
 
 
 def in_pod(installed: InstalledSite, **variables: str) -> dict[str, str]:
-    """Return the variables that a receiver's pod has, by the kubelet and by the chart."""
+    """Return the environment variables that the kubelet and the chart give a receiver's pod."""
     site = installed.site
     return {
         "KUBECONFIG": "",

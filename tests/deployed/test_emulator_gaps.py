@@ -1,6 +1,6 @@
-"""What the emulator cannot do, by itself: the rows of docs/emulator.md. A test fails when a gap is closed there.
+"""What the emulator cannot do by itself: the rows of docs/emulator.md. A test fails when the emulator closes a gap.
 
-Then the part of launch.py that closes it, or the row, goes.
+Then the row has to be removed, or the part of launch.py that closes the gap.
 """
 
 import io
@@ -195,7 +195,7 @@ def calls_put_no_event_on_the_bus(emulator: Emulator) -> bool:
 
 @gap("`aws:PrincipalArn` of a role's session")
 def session_is_not_known_by_its_role(emulator: Emulator) -> bool:
-    """A denial for everybody but the role denies the role's own session."""
+    """A denial for everybody but the role also denies the role's own session."""
     arn = role(emulator)
     credentials = emulator.client("sts").assume_role(RoleArn=arn, RoleSessionName="session")["Credentials"]
     condition = {"ArnNotEquals": {"aws:PrincipalArn": arn}}
@@ -301,7 +301,7 @@ def messages_cannot_be_moved(emulator: Emulator) -> bool:
 
 @gap("policies of event buses")
 def policy_of_a_bus_forbids_nothing(emulator: Emulator) -> bool:
-    """The bus admits one role, and another one puts its event."""
+    """The bus admits only one role, but a user can put an event."""
     events, bus = emulator.client("events"), f"gap-{uuid4().hex[:6]}"
     arn = events.create_event_bus(Name=bus)["EventBusArn"]
     condition = {"ArnNotEquals": {"aws:PrincipalArn": role(emulator)}}

@@ -115,7 +115,7 @@ def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, 
 
 
 def test_undelivered_events_are_read_and_removed_by_the_printed_commands(emulator: Emulator, tmp_path: Path) -> None:
-    """EventBridge's dead letters of rules are played, because the emulator has none."""
+    """The test itself sends EventBridge's dead letter of a rule, because the emulator has none."""
     deployment = sam.deploy(emulator, f"keyturn-{uuid4().hex[:6]}", Endpoints(tmp_path).parameters())
     sqs = emulator.client("sqs")
     url = deployment.outputs["UndeliveredEventsUrl"]

@@ -89,7 +89,7 @@ def of(site: Site, version_id: str) -> list[dict]:
 def test_events_of_a_member_arrive_over_a_bus_of_their_own(
     control_plane: ControlPlane, emulator: Emulator, tmp_path: Path
 ) -> None:
-    """The emulator forwards between the buses of one account alone, so the account is its own member."""
+    """The emulator forwards only between buses of the same account, so the account is its own member."""
     bus = f"keyturn-{uuid4().hex[:6]}"
     with (
         stacks.deployed(emulator, stacks.infra("event-bus"), BusName=bus, AccountIds=sdk.ACCOUNT) as central,

@@ -76,7 +76,7 @@ def test_rotation_function_rotates_and_the_secret_logs_in(site: Site, users: tup
             assert after["username"] == users[number % len(users)]
             assert after["password"] not in (before["password"], "first")
             assert database.logs_in(after)
-            # Until consumers have restarted they use the old login, which the pair of users leaves in force.
+            # Consumers use the old login until they have restarted. With a pair of users, it stays in force.
             assert database.logs_in(before) == (len(users) == 2)
 
 
@@ -117,7 +117,7 @@ def test_rotation_during_an_outage_arrives_when_the_receiver_is_back(site: Site)
     def refusals() -> list[dict]:
         return [line for line in site.log() if line.get("version_id") == version_id]
 
-    # It is tried again and again. The first try may have used a connection from before.
+    # The event is tried again and again. The first try may have used a connection that was open before.
     eventually(lambda: "connection refused" in json.dumps([line["answers"] for line in refusals()]), 60)
     assert all(line["message"] == "not delivered" for line in refusals())
     assert site.messages("DeadLetterQueueUrl") == {"visible": 0, "taken": 0}
@@ -127,7 +127,7 @@ def test_rotation_during_an_outage_arrives_when_the_receiver_is_back(site: Site)
 
 
 def test_poison_goes_to_the_dead_letters_and_the_printed_command_sends_it_back(site: Site) -> None:
-    """A receiver refuses an event. Once it takes it, the commands of docs/aws.md send it back."""
+    """A receiver refuses an event. Once a receiver takes it, the commands of docs/aws.md send the event back."""
     site.bind("refused")
     site.receiver.stop()
     with closing(FakeReceiver(site.endpoints.certificate.context(), site.endpoints.ports[0])) as refusing:

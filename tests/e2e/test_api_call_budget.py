@@ -11,7 +11,7 @@ from support.fault_proxy import Call, Edit, Fault, Reply
 from support.manifests import secret
 from support.wait import eventually
 
-OF_READERS = ("/pods", "/cronjobs")  # readers that nobody restarts
+OF_READERS = ("/pods", "/cronjobs")  # the ends of paths that list readers that nobody restarts
 PLURAL = ("/secrets", "/deployments", "/statefulsets", "/daemonsets", "/namespaces")
 
 
@@ -29,14 +29,14 @@ def test_unbound_secrets_are_never_read(env: FaultEnv) -> None:
     calls = [call for call in env.kubernetes_proxy.calls if "/secrets" in call.path]
     many = [call for call in calls if call.path.endswith("/secrets")]
     assert any(call.watch for call in many)
-    # Bound Secrets are held against the hash of what was written, and watched ones against the one before. Of those
-    # that were bound once, the metadata is enough.
+    # The receiver compares the data of a bound Secret with the hash of what it wrote, and the data of a watched Secret
+    # with the hash of the former data. If a Secret is no longer bound, its metadata is enough.
     whole = ("keyturn.dev/bind", "keyturn.dev/watch")
     for call in many:
         (selector,) = call.query["labelSelector"]
         assert selector in (*whole, "keyturn.dev/state,keyturn.dev/bind notin (true)")
         assert selector in whole or "as=Partial" in call.headers["accept"]
-    # Every other call concerns a single Secret, and all of these are about the bound one.
+    # Every other call is about a single Secret, and none of them is about the unbound one.
     names = {call.path.rpartition("/")[2] for call in calls if call not in many}
     assert names == {"db", "keyturn-record-key"}  # the latter is the receiver's own
 
@@ -79,7 +79,7 @@ def test_rotation_with_one_consumer_costs_one_call_of_each_kind(env: FaultEnv) -
     begun = time.monotonic()
     for _ in range(3):
         assert cost() == ([("PATCH", "db"), ("PATCH", "web")], ["GetSecretValue"], 1)
-    # Readers that nobody restarts are listed after a change, and rarely.
+    # After a change, the receiver lists the readers that nobody restarts, but only rarely.
     eventually(lambda: env.kubernetes_proxy.matching("GET", "/cronjobs$"))
     listed = [call for call in env.kubernetes_proxy.calls if call.path.endswith(OF_READERS)]
     assert len(listed) <= len(OF_READERS) * (2 + (time.monotonic() - begun) // INTERVAL)

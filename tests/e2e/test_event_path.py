@@ -44,7 +44,7 @@ def test_rotation_of_the_signing_key_refuses_no_delivery(own_stack: Callable, na
         def is_current(version_id: str) -> bool:
             return "AWSCURRENT" in client.describe_secret(SecretId=key)["VersionIdsToStages"].get(version_id, [])
 
-        eventually(lambda: not stack.aws.key_is_rotating(), 60)  # the dry run of a new stack
+        eventually(lambda: not stack.aws.key_is_rotating(), 60)  # a new stack first makes a dry run of the rotation
         with flowing(stack, names) as versions:
             for _ in range(3):
                 key_version = client.rotate_secret(SecretId=key)["VersionId"]

@@ -1,5 +1,5 @@
-"""Neighbours that own a workload, in the ways in which they write, on the real API server: neither side fights the
-other (docs/neighbours.md)."""
+"""Keyturn and the other owners of a workload (its neighbours, docs/neighbours.md) do not fight. Each neighbour writes
+to the real API server in the way in which it usually writes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -69,7 +69,8 @@ def template_mark(env: FaultEnv, name: str) -> str | None:
 
 
 def own_fields(env: FaultEnv, name: str) -> list[Any]:
-    """Return the fields that Kubernetes records as Keyturn's. An "." stands for a map that did not exist before."""
+    """Return the fields that Kubernetes records as Keyturn's. The entries "." are left out, because each stands for a
+    map that did not exist before."""
     shown = ("get", "deployment", name, "-n", env.namespace, "-o", "json", "--show-managed-fields")
     entries = json.loads(env.cluster.kubectl(*shown))["metadata"]["managedFields"]
     ours = [each["fieldsV1"] for each in entries if each["manager"].startswith("keyturn")]
@@ -77,8 +78,9 @@ def own_fields(env: FaultEnv, name: str) -> list[Any]:
 
 
 def test_owners_and_rotations_leave_each_other_alone(env: FaultEnv, tmp_path: Path) -> None:
-    """Each owner writes its Deployment, a rotation restarts it, and the owner writes again without a change of the pod
-    template: nobody is restarted. The next rotation restarts it once more. Nothing but the annotation is Keyturn's."""
+    """Each owner writes its Deployment, and a rotation restarts it. The owner writes again without a change of the pod
+    template, which restarts nothing. The next rotation restarts the Deployment once more. Keyturn owns no field except
+    its annotation."""
     env.receiver(via_proxy=False)
     env.create_bound_secret(consumers=())
     ours = {"f:metadata": {"f:annotations": {f"f:{MARK}": {}}}}

@@ -1,7 +1,7 @@
 """The matrix of rollouts on the real API server: a rotation restarts exactly the workloads that the oracle names.
 
-tests/unit/test_rollout_matrix.py decides the whole product of kinds, references, keys and levels with the core alone.
-Here is every reference with every kind, and every combination of levels, each with one of the kinds and references.
+tests/unit/test_rollout_matrix.py checks the whole product of kinds, references, keys and levels, without an API server.
+This module checks every reference with every kind, and every combination of levels with one kind and one reference.
 """
 
 import copy
@@ -25,8 +25,8 @@ from support.rollout_matrix import AFTER, AFTER_MOVED, BEFORE, TEXTS, Levels, Re
 from support.wait import eventually
 
 MARK = "revision.keyturn.dev/"
-OF_SECRETS = {f"db-{text or 'unset'}": text for text in TEXTS}  # the Secrets, by what they say
-UNSEEN = 3.0  # seconds; a container of a pod that is so old may have started without a key that is new
+OF_SECRETS = {f"db-{text or 'unset'}": text for text in TEXTS}  # maps each Secret to what it says about restarts
+UNSEEN = 3.0  # seconds; a pod that was created this long before a key appeared may have started without the key
 SETTLE = 3.0  # seconds after which an unwanted restart would show
 MakeEnv = Callable[..., FaultEnv]
 Cell = tuple[str, str, str]  # the kind, the namespace and the name of a workload
@@ -38,8 +38,8 @@ def definition(control_plane: ControlPlane) -> None:
 
 
 def manifest(kind: str, namespace: str, name: str, pod: dict[str, Any], replicas: int = 0) -> dict[str, Any]:
-    """Return a workload without pods, unless ``replicas`` says otherwise. The mark is what is looked at, and hundreds
-    of pods would only take time. Those whose pods decide need some."""
+    """Return a workload. Unless ``replicas`` says otherwise, it has no pods: the tests look only at its mark, and
+    hundreds of pods would take time. It needs pods if their ages decide whether it is restarted."""
     pod = copy.deepcopy(pod)
     if kind == "Rollout":
         return rollout(namespace, name, pod, replicas=replicas)
@@ -79,8 +79,8 @@ class Matrix:
         )
 
     def bind(self, namespace: str, texts: Mapping[str, str | None], to: str = "") -> None:
-        """Create Secrets by their names, with what they say about restarts, and wait until they are filled. They are
-        bound to the AWS secret ``to``, or by default to those of their own names."""
+        """Create Secrets, and wait until they are filled. ``texts`` maps the name of each Secret to what it says about
+        restarts. All are bound to the AWS secret ``to``, or by default each to the AWS secret of its own name."""
         self.env.cluster.create(
             secret(namespace, name, f"{self.env.namespace}/{to or name}", **switch(text))
             for name, text in texts.items()
@@ -150,7 +150,8 @@ def test_every_reference_of_every_kind_restarts_as_the_oracle_says(make_env: Mak
 
 
 def of_levels(default: str) -> Iterator[tuple[str, Reference, Levels]]:
-    """Yield each combination of levels, with a kind and a reference in turn. All of the references are read by pods."""
+    """Yield each combination of levels, with a kind and a reference in turn. The oracle says of all these references
+    that they cause a restart, so only the levels decide."""
     readers = cycle(list(kind_and_reference()))
     for each in levels(default):
         yield (*next(readers), each)
@@ -197,7 +198,7 @@ def test_every_combination_of_levels_restarts_as_the_oracle_says(make_env: MakeE
 
 
 def test_ephemeral_container_cannot_stand_in_a_pod_template(env: FaultEnv) -> None:
-    """It belongs to one pod, so no reference of it is in the matrix."""
+    """An ephemeral container belongs to one pod, so the matrix has no reference of an ephemeral container."""
     container = {"name": "debug", "image": "none", **env_from("db")["container"]}
     with pytest.raises(KubectlFailed, match="ephemeralContainers"):
         env.cluster.create([workload(env.namespace, "web", {"ephemeralContainers": [container]})])

@@ -68,7 +68,7 @@ def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
     assert env.kubernetes_proxy.matching("PATCH", "/secrets/db")  # the refused write of the receiver
     values = [state["value"] for state in env.history.data_history("db") if state]
     assert [value.split(b"-")[2] for value in values] == [b"first", b"one", b"two"]
-    # AWS heals first: whoever sees the newest Secret and an older version in AWS takes it for a roll-back.
+    # AWS heals first, because a receiver that sees the newest Secret and an older version in AWS assumes a roll-back.
     env.aws_proxy.heal()
     env.kubernetes_proxy.heal()
     env.send_until_accepted(one, to=behind)

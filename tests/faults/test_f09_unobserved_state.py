@@ -66,7 +66,7 @@ def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, 
 def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) -> None:
     """A watch stays open but delivers nothing. The receiver replaces it, and then sees the changes that the silent
     watch did not deliver."""
-    env.receiver(KEYTURN_WATCH_SECONDS="5")  # long enough for what is done while watches are silent
+    env.receiver(KEYTURN_WATCH_SECONDS="5")  # watches last long enough for the steps that need silent watches
     env.create_bound_secret()
     silent = threading.Event()
     env.kubernetes_proxy.fault_for = lambda call: (

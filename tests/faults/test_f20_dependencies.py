@@ -97,7 +97,7 @@ def test_forty_hanging_secrets_delay_the_others_by_seconds_at_most(env: FaultEnv
     for begin in range(0, 40, 10):
         env.send(*told[begin : begin + 10], seconds=0.5)  # the sender does not wait for the answers
     assert env.send_until_accepted(env.rotate("good"), seconds=30).outcome in ("applied", "unchanged")
-    # By now the receiver knows which secrets hang, and retries only those in the quarantine pool.
+    # By now the receiver knows which secrets hang, and retries them only in the quarantine pool.
     time.sleep(12)
     for _ in range(5):
         told, begun = env.rotate("good"), time.monotonic()

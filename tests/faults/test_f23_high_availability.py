@@ -181,7 +181,8 @@ def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv
     written = defaultdict(list)
     for call in filter(applies, env.kubernetes_proxy.calls):
         annotations = call.content["metadata"]["annotations"]
-        # These tell when, and decide nothing. A replica that no sweep has told does not know when the label moved.
+        # These annotations record times, and nothing depends on them. A replica whose own sweep has not found the
+        # rotation does not know when the label moved.
         for name in ("applied-at", "label-moved-at", "history"):
             annotations.pop(f"keyturn.dev/{name}", None)
         written[annotations["keyturn.dev/version-ids"]].append((annotations, call.content["data"]))

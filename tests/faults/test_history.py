@@ -1,4 +1,5 @@
-"""The history on a Secret: each change once, in order and within its size, whatever happens to writes and to it."""
+"""The history on a Secret has each change once, in order, and stays within its size limit, whatever happens to writes
+and to the history itself."""
 
 import json
 from collections.abc import Sequence
@@ -114,11 +115,11 @@ def test_change_whose_answer_is_lost_is_in_the_history_once(env: FaultEnv) -> No
     ids=["garbled", "deep", "huge", "forged"],
 )
 def test_history_that_others_write_decides_nothing_and_is_replaced(env: FaultEnv, forged: str) -> None:
-    """Somebody writes the history of a Secret. Nothing is read, written or restarted because of it, and the next
-    rotation goes on with what is readable of it."""
+    """Somebody writes the history of a Secret. Nothing is read, written or restarted because of that. The next
+    rotation keeps the entries that are readable."""
     receiver = env.receiver()
     env.create_bound_secret()
-    env.let_settle(2 * SETTLE_SECONDS)  # the reconcile that gave the consumer its baseline ends
+    env.let_settle(2 * SETTLE_SECONDS)  # until the reconcile that gave the consumer its baseline has ended
     before = receiver.metric("keyturn_reconciles_total")
     patch = json.dumps({"metadata": {"annotations": {HISTORY: forged}}})
     (env.directory / "patch.json").write_text(patch)

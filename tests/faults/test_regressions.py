@@ -85,7 +85,7 @@ def test_rollouts_happen_after_aws_deleted_the_secret_in_between(env: FaultEnv) 
     env.kubernetes_proxy.heal()
     env.send_until_accepted(env.notification_without_version(arn, EventType.DELETED))
     assert env.status("db").startswith(("SourceNotFound:", "SourcePendingDeletion:"))
-    env.assert_history_consistent()  # includes that no restart is missing
+    env.assert_history_consistent()  # also checks that no restart is missing
 
 
 def no_restart(call: Call) -> Fault:
@@ -161,7 +161,7 @@ def test_duplicate_version_does_not_hide_a_deletion_in_the_same_delivery(env: Fa
 def test_secret_deleted_during_a_refused_write_no_longer_counts_as_failing(env: FaultEnv) -> None:
     """A Secret is deleted while the receiver writes it, and the write is refused. The receiver no longer counts the
     Secret as failing."""
-    receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="18")  # the deletion happens within the delivery
+    receiver = env.receiver(KEYTURN_DEADLINE_SECONDS="18")  # enough for the deletion, which happens during the delivery
     env.create_bound_secret(consumers=())
 
     def refuse(call: Call) -> Fault:

@@ -1,5 +1,5 @@
-"""S12: what a cluster admin has written on a namespace counts for that namespace, and not for another one that has its
-name later, even while the watch of namespaces shows nothing."""
+"""S12: what a cluster admin has written on a namespace counts for that namespace. It does not count for a later
+namespace of the same name, even while the watch of namespaces shows nothing."""
 
 import threading
 from typing import Any
@@ -16,8 +16,8 @@ ALLOW = "keyturn.dev/allow-secrets"
 
 
 class Blindness:
-    """A fault that keeps back the events of the watches whose path ends in ``resource`` while ``blind`` is set. Later
-    they arrive all at once, late and before the next event."""
+    """A fault that keeps back the events of the watches whose path ends in ``resource`` while ``blind`` is set. Once
+    ``blind`` is cleared, they arrive all at once, together with the next event and before it."""
 
     def __init__(self, resource: str) -> None:
         self._resource = resource
@@ -72,7 +72,7 @@ def test_namespace_that_is_created_again_is_not_judged_by_the_former_one(env: Fa
     env.cluster.create([secret(name, "db", bound), secret(name, "other", bound)])
     for each in ("db", "other"):
         assert env.status(each, name).startswith("NotAllowed"), each
-    # The watch is well again, and brings what it kept back with the next event.
+    # The watch works again. The events that were kept back arrive together with the next event.
     blindness.blind.clear()
     env.cluster.kubectl("annotate", "namespace", env.receiver_namespace, "example.com/next=event")
     env.cluster.create([secret(name, "later", bound)])
@@ -115,7 +115,7 @@ def test_namespace_is_read_once_and_rotations_read_it_no_more(env: FaultEnv) -> 
 @pytest.mark.fault("S12")
 def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(env: FaultEnv) -> None:
     """A Secret is deleted and created again under its name, bound to another AWS secret, while the watch of Secrets is
-    blind. A rotation of the former AWS secret writes nothing into it."""
+    blind. A rotation of the former AWS secret writes nothing into the new Secret."""
     blindness = Blindness("/secrets")
     env.kubernetes_proxy.fault_for = blindness
     env.create_aws_secret("former")
@@ -140,8 +140,8 @@ def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(e
 def test_policy_that_is_taken_back_while_watches_are_silent_is_noticed_by_their_deadlines(
     env: FaultEnv, silent: int
 ) -> None:
-    """The watch of namespaces brings nothing, while a namespace loses its permission. The next watch begins at the
-    deadline of the first, and shows it. If that is silent as well, a list shows it."""
+    """A namespace loses its permission while the watch of namespaces is silent. At the deadline of this watch, the next
+    watch begins, and shows the change. If all watches are silent, a list shows the change."""
     watches: list[Call] = []
 
     def silence(call: Call) -> Fault:

@@ -139,7 +139,7 @@ def test_role_that_cannot_be_assumed(env: FaultEnv, tmp_path: Path, fault: Fault
     env.aws_proxy.fault_for = sts(fault)
     receiver = launch(env, web_identity(tmp_path))
     waits_in_words(env, receiver, *words)
-    assert "signing-key (" not in receiver.ready()[1]  # the key's own policy is not to blame
+    assert "signing-key (" not in receiver.ready()[1]  # the receiver does not blame the policy of the signing key
     env.aws_proxy.heal()
     is_well(env, receiver)
 

@@ -83,8 +83,8 @@ def forged_secret(namespace: str, name: str, annotation: str, text: str) -> dict
 @pytest.mark.fault("S14")
 def test_forged_records_and_long_annotations_of_one_tenant_fit_into_memory(env: FaultEnv) -> None:
     """A tenant creates 150 bound Secrets with a forged record of 16,000 names, with long bindings, or with a long
-    annotation that means something else. The receiver that sees them come, and one that starts later, stay under the
-    memory limit, and fill another tenant's Secret."""
+    status. One receiver runs meanwhile, and another one starts later. Both stay under the memory limit, and another
+    tenant's Secret is filled."""
     receiver = env.receiver()
     name = f"hostile-{uuid4().hex[:6]}"
     env.create_objects({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

@@ -1,4 +1,4 @@
-"""S16: what a tenant names and what does not answer (regions, roles) holds up its own Secrets, and nobody else's."""
+"""S16: if a region or role that a tenant names does not answer, this holds up only the tenant's own Secrets."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ REGIONS = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1
 @pytest.mark.fault("S16")
 def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv) -> None:
     """A tenant makes 120 Secrets that name secrets in regions that do not answer. Deliveries and polls of others go on
-    as before, and each of its own Secrets says which region does not answer."""
+    as before, and each of the tenant's Secrets says which region does not answer."""
 
     def hang(call: Call) -> Fault:
         scope = call.headers.get("authorization", "")
@@ -43,7 +43,7 @@ def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv
         told, begun = env.rotate("own"), time.monotonic()
         assert env.send_until_accepted(told).outcome in ("applied", "unchanged")
         assert time.monotonic() - begun < 8
-        env.rotate("polled")  # which nobody tells
+        env.rotate("polled")  # no notification is sent, so only the poller can find this rotation
         eventually(lambda: env.is_current("polled"), 30)
     assert receiver.ready()[0] == receiver.alive()[0] == 200
     words = "does not answer this receiver: trying again"
@@ -91,9 +91,9 @@ def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Ca
 def test_many_roles_are_assumed_once_and_swept_at_the_cost_of_their_bindings(
     make_env: Callable[..., FaultEnv],
 ) -> None:
-    """150 Secrets of a namespace name a ServiceAccount with a role of its own each. All are filled. At rest no role is
-    assumed again, nothing is listed, and each sweep describes one secret for each binding. The poller then carries a
-    rotation to all, each by its own role."""
+    """150 Secrets of a namespace name 150 ServiceAccounts, and each ServiceAccount has a role of its own. All Secrets
+    are filled. At rest no role is assumed again, nothing is listed, and each sweep describes one secret for each
+    binding. The poller then carries a rotation to all Secrets, and reads the value for each with its own role."""
     env = make_env(tenantRoles={"enabled": True})
     sts = Sts(env)
     numbers = range(150)
@@ -124,7 +124,7 @@ def test_many_roles_are_assumed_once_and_swept_at_the_cost_of_their_bindings(
     assert calls["DescribeSecret"] <= swept + 2 * SWEEP_LANES
 
     env.aws_proxy.calls.clear()
-    env.rotate("db")  # which nobody tells
+    env.rotate("db")  # no notification is sent, so only the poller can find this rotation
     eventually(lambda: applied() >= 2 * len(numbers), 120)
     assert {data_of(env.cluster, env.namespace, f"db-{number}")["value"] for number in (0, 77, 149)} == {
         env.aws_value().encode()

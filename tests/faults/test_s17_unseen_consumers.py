@@ -29,11 +29,11 @@ def silence(call: Call) -> Fault:
 
 
 def blind(env: FaultEnv, fault: Callable[[Call], Fault] = cut) -> float:
-    """Make the receivers blind to Deployments. Return the monotonic time at which they are."""
+    """Make the receivers blind to Deployments. Return the monotonic time once they are blind."""
     env.kubernetes_proxy.fault_for = fault
     before = len(env.kubernetes_proxy.calls)
     eventually(lambda: [call for call in env.kubernetes_proxy.calls[before:] if call.watch and fault(call)])
-    env.let_settle(3)  # the watch that was open before has ended by itself
+    env.let_settle(3)  # by then, a watch that was already open has ended, because watches last 2 s
     return time.monotonic()
 
 
@@ -56,9 +56,9 @@ def is_restarted(env: FaultEnv, consumer: str, kind: str) -> bool:
 def test_consumer_created_while_the_watch_is_blind_is_restarted_once(
     env: FaultEnv, fault: Callable[[Call], Fault]
 ) -> None:
-    """The watch of Deployments is cut, or delivers nothing, for 20 s. Meanwhile a consumer is created and its secret
-    rotates, whether or not in the same second. Once the watch works, the consumer is restarted exactly once; one that
-    was created after the rotation is not."""
+    """The watch of Deployments is cut, or delivers nothing, for 20 s. Meanwhile a consumer is created, and its secret
+    rotates, possibly in the same second. Once the watch works, the consumer is restarted exactly once. A consumer that
+    was created after the rotation is not restarted."""
     env.receiver(KEYTURN_WATCH_SECONDS="2", KEYTURN_RESYNC_SECONDS="3600")
     env.create_bound_secret(consumers=("seen",))
     since = blind(env, fault)
@@ -80,7 +80,7 @@ def test_consumer_created_while_the_watch_is_blind_is_restarted_once(
 @pytest.mark.fault("S17")
 def test_replica_that_starts_restarts_a_consumer_that_no_replica_has_seen(env: FaultEnv) -> None:
     """A replica that is blind to Deployments carries a rotation and is killed. The replica that starts in its place
-    sees a consumer for the first time that was created before the rotation, and restarts it exactly once."""
+    is the first to see a consumer that was created before the rotation, and restarts it exactly once."""
     env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret(consumers=())
     blind(env)
@@ -107,7 +107,7 @@ def test_every_kind_of_workload_is_decided_by_the_ages_of_its_pods(env: FaultEnv
     env.cluster.create(made)
     for name in kinds.values():
         eventually(lambda name=name: env.cluster.list("pods", env.namespace, f"app={name}"))
-    env.receiver(KEYTURN_ROLLOUTS="false")  # it carries the rotation, and sees no workload
+    env.receiver(KEYTURN_ROLLOUTS="false")  # applies the rotation, and sees no workload
     assert env.send_until_accepted(env.rotate()).status == 200
     eventually(env.is_current)
     env.receivers[1].stop()
@@ -124,8 +124,8 @@ def test_every_kind_of_workload_is_decided_by_the_ages_of_its_pods(env: FaultEnv
 
 @pytest.mark.fault("S17")
 def test_first_installation_in_any_order_restarts_nobody(env: FaultEnv) -> None:
-    """A Deployment that needs a key is created before its Secret, with it, or after it is filled. It is not
-    restarted."""
+    """A Deployment that needs a key is created before its Secret, together with the Secret, or after the Secret is
+    filled. The Deployment is not restarted."""
     env.receiver()
     env.create_aws_secret("db")
     bound = secret(env.namespace, "db", f"{env.namespace}/db")

@@ -160,7 +160,7 @@ def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) 
 
     with LabelMover(env, [lambda: move(second, first), lambda: move(first, second)]):
         env.let_settle(45)
-    assert 3 <= writes(env, "web") <= HANDFUL + 1  # the first one is the baseline
+    assert 3 <= writes(env, "web") <= HANDFUL + 1  # the first write is the baseline
     assert len(env.history.data_history("db")) > 4 * HANDFUL
     (message,) = warnings(env, "web", "RestartReverted")
     assert "back and forth" in message
@@ -170,8 +170,8 @@ def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) 
 
 @pytest.mark.fault("S18")
 def test_secrets_whose_marks_once_collided_do_not_fight(env: FaultEnv) -> None:
-    """A Secret has a name of 80 letters, and another one the very name to which its mark was shortened before. A
-    Deployment that reads both is restarted once for each rotation."""
+    """A Secret has a name of 80 letters, which release 0.2 shortened in the name of its mark. Another Secret has
+    exactly this shortened name. A Deployment that reads both is restarted once for each rotation."""
     env.receiver()
     long = "a" * 80
     twin = (former_mark_name(long) or "").partition("/")[2]

@@ -1,4 +1,5 @@
-"""S19: what one namespace asks of the Kubernetes API (restarts, statuses, Events) costs its own turns alone."""
+"""S19: calls to the Kubernetes API for one namespace (restarts, statuses, Events) use up only the turns of this
+namespace."""
 
 import threading
 import time
@@ -47,7 +48,7 @@ class Neighbour:
 
 
 class AllEdited(PeriodicThread):
-    """Edits the bindings of all Secrets of a namespace again and again, each time to another error."""
+    """Edits the bindings of all Secrets of a namespace again and again. Each edit causes another error."""
 
     def __init__(self, env: FaultEnv, namespace: str) -> None:
         super().__init__(0, pause=0.01)
@@ -143,11 +144,11 @@ def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -
         busy = seconds_of_rotations(env)
         restarting.join()
         eventually(lambda: marks() == SECRETS * CONSUMERS, 120)
-    assert 16 < most <= 24  # of the 32 calls that may be in flight
+    assert 16 < most <= 24  # of 32 calls in flight, at most three quarters are of one namespace
     print(f"a rotation took {median(quiet):.2f} s before and {median(busy):.2f} s meanwhile")
     assert median(busy) < 2 * median(quiet) + 0.5, (quiet, busy)
     assert "Lease" not in receiver.log
-    assert "too many requests wait" not in receiver.log  # which would be everybody's
+    assert "too many requests wait" not in receiver.log  # this message would concern all namespaces
     assert f"for namespace {env.namespace} wait" not in receiver.log
     assert receiver.metric("keyturn_rollouts_total") == SECRETS * CONSUMERS + len(quiet) + len(busy)
     env.wait_converged()
@@ -182,8 +183,9 @@ def test_broken_bindings_edited_without_end_cost_nobody_elses_events_and_reconci
 
 @pytest.mark.fault("S19")
 def test_writes_that_fail_in_one_namespace_do_not_slow_down_the_others(env: FaultEnv) -> None:
-    """Every write of one tenant's Deployments fails with 500, as for one that is as large as etcd allows. The receiver
-    does not take that for an overload of the API server, so it does not lower its limit of calls for everybody."""
+    """Every write of one tenant's Deployments fails with 500, as it does for a Deployment that is as large as etcd
+    allows. The receiver does not take that for an overload of the API server, so it does not lower its limit of calls
+    for everybody."""
     receiver = env.receiver()
     neighbour = Neighbour(env)
     env.create_bound_secret("db", consumers=())
@@ -215,7 +217,7 @@ def test_writes_that_fail_in_one_namespace_do_not_slow_down_the_others(env: Faul
     finally:
         over.set()
         failing.join()
-    assert min(limits) >= 16, limits  # half, if the first failure came before a success of the other tenant
+    assert min(limits) >= 16, limits  # half of 32, if the first failure came before any success of another tenant
     env.kubernetes_proxy.heal()
     env.wait_converged()
 
@@ -240,5 +242,5 @@ def test_objects_of_a_namespace_that_is_being_deleted_are_no_refusals(env: Fault
     finally:
         patch = '{"metadata": {"finalizers": null}}'
         env.cluster.kubectl("patch", "secret", "held", "-n", neighbour.namespace, "--type=merge", "-p", patch)
-        # Receivers of later tests would find it, for no controller empties namespaces here.
+        # No controller empties deleted namespaces here, so receivers of later tests would find the Secret.
         env.cluster.kubectl("delete", "secret", "held", "-n", neighbour.namespace, "--ignore-not-found")

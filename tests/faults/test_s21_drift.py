@@ -75,7 +75,7 @@ class Cell:
         return {key: value.encode() for key, value in content.items()}
 
     def placeholders(self) -> dict[str, str]:
-        """The values that the other writer writes, as its field takes them."""
+        """The values that the other writer writes, in the encoding of the field."""
         text = PLACEHOLDER if self.field == "stringData" else b64encode(PLACEHOLDER.encode()).decode()
         return dict.fromkeys(KEYS[self.kind], text)
 
@@ -155,17 +155,17 @@ def remove(cell: Cell) -> None:
 
 
 def wipe(cell: Cell) -> None:
-    """Remove all keys at once. The API server takes that of an Opaque Secret alone."""
+    """Remove all keys at once. The API server accepts that only for an Opaque Secret."""
     with nullcontext() if cell.kind == "Opaque" else pytest.raises(KubectlFailed, match="Required value"):
         cell.kubectl("patch", "--type=merge", body={"data": None})
 
 
 def force_and_drop(cell: Cell) -> None:
-    """Take the keys by server-side apply, and give them up again at once. Nobody may own them then."""
+    """Take the keys by server-side apply, and give them up again at once. After that, the keys may have no owner."""
     flags = ("--server-side", "--force-conflicts", "--field-manager=fickle")
     cell.kubectl("apply", *flags, stdin=cell.manifest())
     given_up = {key: value for key, value in cell.manifest().items() if key != cell.field}
-    # The API server refuses that if the type requires the keys, and nobody else owns them at that moment.
+    # The API server refuses to let the keys go if the type requires them and nobody else owns them at that moment.
     with suppress(KubectlFailed):
         cell.kubectl("apply", *flags, stdin=given_up)
 
@@ -228,7 +228,8 @@ def create_sources(env: FaultEnv) -> None:
 
 
 def restored(env: FaultEnv, cells: Sequence[Cell]) -> Callable[[], bool]:
-    """Return a function that tells whether every cell's Secret holds its values. It names those that do not."""
+    """Return a function that tells whether every cell's Secret holds its values. Its attribute ``missing`` names the
+    Secrets that do not."""
     wanted = {cell.name: cell.values for cell in cells}
 
     def ask() -> bool:
@@ -293,8 +294,8 @@ def test_every_write_to_a_filled_key_is_reverted(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S21")
 def test_writes_while_no_receiver_runs_are_reverted_at_the_next_start(env: FaultEnv) -> None:
-    """The same, for writes that leave the owners of the fields as they are, while no receiver runs. The receiver that
-    starts afterwards finds them in its first list."""
+    """While no receiver runs, a GitOps tool writes by server-side apply, and somebody forges a write of Keyturn. The
+    receiver that starts afterwards finds these writes in its first list, and reverts them."""
     receiver = env.receiver()
     create_sources(env)
     cells = cells_of(env, ["argo-cd", "forge"])
@@ -415,12 +416,13 @@ def test_self_heal_that_fights_is_answered_ever_more_slowly_and_loses_at_the_end
         eventually(lambda: "another writer keeps reverting this Secret" in receiver.log, 60)
     finally:
         fight.stop()
-    assert fight.writes <= 13  # the tenth repair logs the line, and the next one waits for a second
+    assert fight.writes <= 13  # the tenth repair logs the line, and the eleventh is delayed by 1 s
     wait_restored(env, [cell])
 
 
 def fill(env: FaultEnv, name: str, values: Mapping[str, str], **manifest: Any) -> str:
-    """Create an AWS secret and an Opaque Secret that is bound to it. Return the AWS secret's ARN once it is filled."""
+    """Create an AWS secret and an Opaque Secret that is bound to it. Return the AWS secret's ARN once the Secret is
+    filled."""
     secret_id = f"{env.namespace}/{name}"
     arn = str(env.client.create_secret(Name=secret_id, SecretString=json.dumps(values))["ARN"])
     env.cluster.create([{**secret(env.namespace, name, secret_id), **manifest}])
@@ -434,8 +436,9 @@ def texts(env: FaultEnv, name: str) -> dict[str, str]:
 
 @pytest.mark.fault("S21")
 def test_key_of_another_writer_that_aws_begins_to_name_is_not_taken_over(env: FaultEnv) -> None:
-    """Somebody writes a key by hand, and the AWS secret begins to name it. The status and an Event name the key and its
-    manager, and the Secret stays as it is. Once AWS no longer names the key, the Secret is filled. The key stays."""
+    """Somebody adds a key to a Secret by hand, and later the AWS secret gets a key of the same name. The status and an
+    Event name the key and its manager, and the Secret stays as it is. Once the AWS secret no longer has the key, the
+    Secret is filled again, and still has the key that was added by hand."""
     env.receiver()
     values = {"password": env.new_value("first")}
     arn = fill(env, "db", values)
@@ -535,7 +538,7 @@ def test_page_for_authors_of_charts_says_what_works(env: FaultEnv, helm: Helm, t
         eventually(lambda name=name, cell=cell: data_of(env.cluster, env.namespace, name) == cell.values)
     states = {name: len(env.history.data_history(name)) for name in manifests}
     helm.client.upgrade(templates.parent, "page", {"edition": "second"})
-    for name in manifests:  # by kubectl, too
+    for name in manifests:  # kubectl edits both Secrets, too
         env.cluster.kubectl("annotate", "secret", name, "edition=second", "-n", env.namespace)
     eventually(lambda: "edition" in env.history.states("secrets", "tls")[-1]["metadata"]["annotations"])
     env.let_settle()

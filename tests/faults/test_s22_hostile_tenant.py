@@ -1,7 +1,7 @@
 """S22: a tenant does all at once what ``edit`` in one namespace lets him do, and his neighbour notices nothing.
 
-``make test-hostile`` runs it for ten minutes, with thousands of objects. Among the other faults it runs for
-SHORT seconds, with a tenth of the objects.
+``make test-hostile`` runs it for ten minutes, with thousands of objects. Among the other fault tests it runs in its
+short form: for SHORT seconds, with a tenth of the objects.
 """
 
 import asyncio
@@ -40,11 +40,12 @@ QUIET_ROTATIONS = 200 if IS_LONG else 40
 DEADLINE = 8.0 if IS_LONG else 30.0
 LEAST_ROTATIONS = 200
 POLL_INTERVAL = 5.0  # seconds
-# The short form runs beside other tests, which take most of the two cores: its limits of time are for that.
-# Seconds: a sweep begins on time, and ends within its interval (poller/sweep.py), so the ends of two are so far apart.
+# The short form runs beside other tests, which take most of the two cores. So its time limits are longer.
+# Seconds by which the ends of two sweeps may be further apart than the poll interval. A sweep begins on time, but may
+# take up to one interval (poller/sweep.py).
 SWEEP_SLACK = POLL_INTERVAL if IS_LONG else 10.0
-OTHER_WAY_SECONDS = 20.0 if IS_LONG else 60.0  # the most for a new binding, a repair, a new consumer or a poll
-FRESH_START_SECONDS = 60.0 if IS_LONG else 150.0  # until it is ready; it is alive at once
+OTHER_WAY_SECONDS = 20.0 if IS_LONG else 60.0  # at most, for a new binding, repair, new consumer or poll
+FRESH_START_SECONDS = 60.0 if IS_LONG else 150.0  # until a fresh replica is ready; its liveness probe passes at once
 
 
 class Scene:
@@ -99,7 +100,7 @@ class Scene:
             "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
             "KEYTURN_DEADLINE_SECONDS": f"{DEADLINE:g}",
         }
-        if limit:  # an interpreter of another place gets no environment by itself
+        if limit:  # with an interpreter of its own, LocalReceiver leaves out these variables
             settings |= {**clean_environment(), "PYTHONPATH": PYTHONPATH}
         made = LocalReceiver(
             self.directory,
@@ -126,7 +127,8 @@ class Scene:
 def editor(namespace: str) -> Iterator[dict[str, Any]]:
     """Return a ServiceAccount that has ``edit`` in its namespace, as a cluster admin would give it.
 
-    ``edit`` itself is empty here: the controller that fills it from these two does not run.
+    The ClusterRole ``edit`` itself is empty here, because the controller that aggregates ClusterRoles does not run. So
+    the account gets the two ClusterRoles from which ``edit`` would be aggregated.
     """
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": "editor"}}
     for part in ("edit", "view"):
@@ -187,7 +189,7 @@ class Run:
     async def _phase(
         self, neighbour: Neighbour, beside: tuple[Floor, Watch], figures: Figures, count: int, works: list[Any]
     ) -> None:
-        """Rotate ``count`` secrets at an even pace; try the other ways, and rotate the shared secret, meanwhile."""
+        """Rotate ``count`` times at an even pace. Meanwhile, try the other ways, and rotate the shared secret."""
         stop, (floor, watch) = asyncio.Event(), beside
 
         async def others() -> None:
@@ -207,7 +209,8 @@ class Run:
             await asyncio.gather(*running)
 
     async def _replace(self, tenant: HostileTenant) -> None:
-        """Start a fresh replica when all his objects exist, and stop the former one, as an update of the chart does."""
+        """Start a fresh replica once all objects of the tenant exist, and stop the former one, as an update of the
+        chart does."""
         await asyncio.sleep(SECONDS / 2)
         while not tenant.prepared:
             assert tenant.running, tenant.log
@@ -219,7 +222,7 @@ class Run:
         await asyncio.to_thread(former.stop)
 
     async def _rotate_his_secrets(self, neighbour: Neighbour, tenant: HostileTenant) -> None:
-        """Rotate the tenant's own secrets. AWS tells of them, too."""
+        """Rotate one of the tenant's own secrets, and deliver notifications about it and about his odd values."""
         number = 0
         while tenant.running:
             number += 1
@@ -268,21 +271,22 @@ def test_neighbour_of_a_hostile_tenant_notices_nothing(scene: Scene) -> None:
     print(f"calls to AWS: {dict(scene.aws.calls())}")
     print(f"restarts and rotations: {run.restarts}; Events: {run.events} of {run.rotations}; wrong: {run.wrong}")
 
-    # None lost, none refused, always ready and alive.
+    # No rotation was lost or refused, and the receiver was always ready and alive.
     assert run.rotations >= LEAST_ROTATIONS + QUIET_ROTATIONS or not IS_LONG
     assert attacked.faults == quiet.faults == []
     assert set(attacked.statuses) == {200}
     assert run.wrong == []
     assert all(0 < restarts <= rotations for restarts, rotations in run.restarts.values())
-    # The tenant's load is on the API server, too, and on the machine: both share two cores with the receiver. A
-    # delivery is mostly writes to that API server. So the receiver keeps its promise if a delivery slows down to twice
-    # what the same single write, made beside it by another identity, has slowed down to. The short form runs beside
-    # other tests, whose load differs between the phases, so there the two are printed alone.
+    # The tenant also loads the API server and the machine: he and the API server share two cores with the receiver. A
+    # delivery consists mostly of writes to this API server. Meanwhile, another identity makes the same write by itself
+    # again and again. The receiver keeps its promise if the factor by which deliveries slow down is at most twice the
+    # factor for that write. The short form only prints the two factors, because it runs beside other tests, whose load
+    # differs between the phases.
     floor = max(1.0, attacked.slow("floor", 0.99) / quiet.slow("floor", 0.99))
     slower = attacked.slow("delivery", 0.99) / quiet.slow("delivery", 0.99)
     print(f"p99 of deliveries: {slower:.1f} times the quiet one; of bare writes: {floor:.1f} times")
     assert slower <= 2 * floor or not IS_LONG
-    # Under the memory limit, and on time.
+    # The replicas stayed under the memory limit, and swept on time.
     former, fresh = scene.replicas
     assert former.status == 0
     assert fresh.running
@@ -293,6 +297,6 @@ def test_neighbour_of_a_hostile_tenant_notices_nothing(scene: Scene) -> None:
         assert all(gap <= 1.1 * POLL_INTERVAL + SWEEP_SLACK for gap in gaps(each.log)), gaps(each.log)
     for kind in OTHER_WAYS:
         assert attacked.seconds[kind]
-    # Nothing was asked where nothing is to be asked, and nothing of another account's came to a Secret.
+    # The receivers called no region that does not exist or belongs to another partition.
     unknown = [name for name in scene.aws.calls() if name.startswith(("region xx", "region us-esat", "region cn"))]
     assert unknown == []

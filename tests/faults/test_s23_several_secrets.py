@@ -21,7 +21,7 @@ LINES = "PASSWORD: db.password\nURL: join('@', [db.password, host.address])\nHOS
 
 
 class Several:
-    """A Secret of the AWS secrets db and host, and a Deployment for each of its keys."""
+    """A Secret that is filled from the AWS secrets db and host, and a Deployment for each of its keys."""
 
     def __init__(self, env: FaultEnv) -> None:
         self._env = env
@@ -48,7 +48,7 @@ class Several:
         return {k: v.decode() for k, v in data_of(self._env.cluster, self._env.namespace, "several").items()}
 
     def rotate_to(self, name: str, **value: str) -> Notification:
-        """Rotate one of the two, and return the notification."""
+        """Rotate one of the two AWS secrets, and return the notification."""
         self.values[name] = value
         return self._env.notification_of(
             name, rotate(self._env.client, f"{self._env.namespace}/{name}", json.dumps(value))
@@ -71,9 +71,9 @@ class Several:
 @pytest.mark.fault("S23")
 @pytest.mark.parametrize("fault", [Hang(), THROTTLED], ids=["hangs", "throttled"])
 def test_one_of_several_secrets_that_fails_holds_up_only_its_own_keys(env: FaultEnv, fault: Fault) -> None:
-    """AWS hangs or throttles for one of two AWS secrets of a Secret, and the receiver is killed meanwhile. The other's
-    rotation reaches its keys and their readers at once, the keys of both keep their last good value, and each reader
-    restarts once for each change."""
+    """AWS hangs or throttles for one of two AWS secrets of a Secret, and the receiver is killed meanwhile. A rotation
+    of the other one reaches its keys and their readers at once. The keys that need the failing one keep their last good
+    values. Each reader restarts once for each change of its key."""
     env.receiver()
     several = Several(env)
     before = several.data()
@@ -88,7 +88,7 @@ def test_one_of_several_secrets_that_fails_holds_up_only_its_own_keys(env: Fault
     assert "URL, HOST keep their last values" in env.status("several")
     several.assert_restarts(password=1, url=0, host=0)
     env.stop_receivers()  # by SIGKILL
-    env.aws_proxy.fault_for = fault_for  # again, since the end of a receiver heals the proxies
+    env.aws_proxy.fault_for = fault_for  # again, because stop_receivers has healed the proxies
     env.receiver()
     told = several.rotate_to("db", password=env.new_value("p3"))
     assert env.send_until_accepted(told).outcome in ("applied", "retrying", "unchanged")

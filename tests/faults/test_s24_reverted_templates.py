@@ -1,4 +1,5 @@
-"""S24: an owner reverts a pod template before its rollout is complete, undoes one, or has a mark in its manifests."""
+"""S24: an owner reverts a pod template before its rollout is complete, undoes a rollout, or has a mark in its
+manifests."""
 
 import json
 import re
@@ -35,7 +36,7 @@ def builds_the_template(obj: dict[str, Any]) -> bool:
 
 
 def owns_all_annotations(obj: dict[str, Any]) -> bool:
-    """A tool that knows all annotations of both, such as Terraform, in a loop."""
+    """A tool that owns all annotations of the workload and of its pod template, such as Terraform, run in a loop."""
     on_workload = (obj["metadata"].get("annotations") or {}).pop(MARK, None) is not None
     return builds_the_template(obj) or on_workload
 
@@ -157,7 +158,7 @@ def test_pods_of_a_reverted_template_end_on_the_new_value_or_it_is_told(env: Fau
         for each in owned:
             owners.enter_context(Owner(env, kind, each.name, each.edit, each.pause))
         assert env.send(env.rotate()).status == 200
-        # The status may tell of the owner by now.
+        # Only the data is checked, because the status may already name the owner.
         eventually(lambda: data_of(env.cluster, env.namespace, "db") == {"value": env.aws_value().encode()})
         env.let_settle(MINUTE)
         wrong = {}
@@ -192,9 +193,10 @@ def secret_writes(env: FaultEnv) -> int:
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_status_tells_a_reverted_restart_until_the_pods_run_the_value(env: FaultEnv) -> None:
-    """An operator reverts the template of a Deployment. The status of the Secret says so, while the mark comes and
-    goes, a second receiver starts that has not seen the fight, and the first one is killed. Once the operator stops and
-    the pods run the value, it is ok. Each change of the status is one write, and at rest there is none."""
+    """An operator reverts the template of a Deployment. The status of the Secret says so. It stays the same while the
+    mark comes and goes, a second receiver starts that has not seen the fight, and the first one is killed. Once the
+    operator stops and the pods run the value, the status is ok. Each change of the status is one write, and at rest
+    nothing is written."""
     first = env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web")
@@ -212,7 +214,7 @@ def test_status_tells_a_reverted_restart_until_the_pods_run_the_value(env: Fault
         assert '"the-owner"' in on_workload
         second = env.receiver()
         written = secret_writes(env)
-        assert written == before + 2  # the rotation and the status
+        assert written == before + 2  # one for the rotation, and one for the status
         seen = len(restarts(env, "Deployment", "web"))
         eventually(lambda: len(restarts(env, "Deployment", "web")) > seen, 60)  # the mark comes and goes
         first.kill()
@@ -239,7 +241,7 @@ def labels_of(env: FaultEnv) -> dict[str, str]:
 
 
 class Witness(PeriodicThread):
-    """Looks how many pods of a workload are Ready."""
+    """Notes in ``fewest`` the smallest number of Ready pods that a workload has had."""
 
     def __init__(self, env: FaultEnv, name: str) -> None:
         super().__init__(0.1)
@@ -257,9 +259,9 @@ class Witness(PeriodicThread):
 def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
     make_env: Callable[..., FaultEnv], kind: str
 ) -> None:
-    """An operator builds the template of a workload with `keyturn.dev/restart: evict`. A rotation evicts its pods one
-    by one, while a PodDisruptionBudget first forbids it, and the receiver is killed on the way. No template is
-    changed."""
+    """An operator builds the pod template of a workload that has `keyturn.dev/restart: evict`. After a rotation,
+    Keyturn evicts the pods one by one, although a PodDisruptionBudget forbids evictions at first, and the receiver is
+    killed on the way. Keyturn does not change the template."""
     env = make_env(rollouts={"evict": True})
     env.receiver()
     env.create_bound_secret(consumers=())
@@ -277,7 +279,7 @@ def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
         assert env.send(env.rotate()).status == 200
         eventually(lambda: env.kubernetes_proxy.matching("POST", "/eviction$"))
         env.let_settle(3)
-        assert uids(env, "web") == old  # the budget forbids it
+        assert uids(env, "web") == old  # the budget forbids evictions
         allowed = {"spec": {"minAvailable": len(old) - 1}}
         patch = ("patch", "pdb", "web", "-n", env.namespace, "--type=merge", "-p", json.dumps(allowed))
         env.cluster.kubectl(*patch)
@@ -304,7 +306,8 @@ def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
 
 @pytest.mark.fault("S24")
 def test_eviction_without_the_right_is_told(env: FaultEnv) -> None:
-    """A workload asks for evictions, and the chart does not allow them. An Event on it says which value to set."""
+    """A workload asks for evictions, and the chart does not allow them. An Event on the workload says
+    which value of the chart to set."""
     env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web", **{"keyturn.dev/restart": "evict"})
@@ -335,7 +338,7 @@ def test_undone_rollout_restarts_nobody(env: FaultEnv) -> None:
     wait_rolled(env)
     env.let_settle(3)
     assert restarts(env, "Deployment", "web") == [restart]
-    # The revision of the rotation shows by its mark.
+    # In the history of rollouts, the mark shows which revision came from the rotation.
     history = ("rollout", "history", "deployment/web", "-n", env.namespace, "--revision=3")
     assert f"{MARK}:" in env.cluster.kubectl(*history)
     assert env.send(env.rotate()).status == 200
@@ -351,7 +354,7 @@ def wait_rolled(env: FaultEnv) -> None:
 @pytest.mark.parametrize("edit", OWNERS, ids=lambda edit: edit.__name__)
 def test_apply_after_the_rollout_restarts_nobody(env: FaultEnv, edit: Edit) -> None:
     """A rotation is complete. Then somebody applies a manifest that drops Keyturn's annotations, or has old ones.
-    Nobody is restarted, and it is told whose manifest has the mark."""
+    Nothing is restarted. If the manifest has an old mark on the pod template, an Event names its owner."""
     env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web")
@@ -375,8 +378,8 @@ def test_apply_after_the_rollout_restarts_nobody(env: FaultEnv, edit: Edit) -> N
 
 @pytest.mark.fault("S24")
 def test_crash_in_the_middle_of_the_restarts_is_made_up_by_the_pods(env: FaultEnv) -> None:
-    """The receiver is killed once it has restarted some of a Secret's consumers. The next one restarts the others, each
-    exactly once, because their pods are older than the rotation."""
+    """The receiver is killed once it has restarted some of a Secret's consumers. The next receiver restarts the others,
+    each exactly once, because their pods are older than the rotation."""
     names = [f"web-{number}" for number in range(12)]
     env.receiver()
     env.create_bound_secret(consumers=names)

@@ -1,4 +1,4 @@
-"""S25: a rollout gets stuck, or the leader is killed while it is on its way. Its end is told once."""
+"""S25: a rollout gets stuck, or the leader is killed during a rollout. The end of the rollout is told once."""
 
 import json
 import os
@@ -46,7 +46,8 @@ def pid_of_leader(env: FaultEnv) -> int:
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_leader_is_killed_between_the_mark_and_the_end(env: FaultEnv, replicas: int) -> None:
     """The leader is killed with SIGKILL after it has marked a consumer, and before the consumer's pods are ready.
-    Another replica, or the next process, tells of the end: once, however often a leader is killed after that."""
+    Another replica, or the next process, tells of the end of the rollout. It is told once, even if a leader is killed
+    again after that."""
     running = [env.receiver() for _ in range(replicas)]
     create_consumer(env)
     eventually(lambda: pid_of_leader(env))
@@ -78,8 +79,8 @@ def test_leader_is_killed_between_the_mark_and_the_end(env: FaultEnv, replicas: 
 
 @pytest.mark.fault("S25")
 def test_stuck_rollout_is_told_once_across_leaders_and_ends_live(env: FaultEnv) -> None:
-    """A rollout exceeds its deadline, because its pods find no node. One Warning tells why, before and after a change
-    of leader. When it is mended, its end is told, and the metric falls to 0."""
+    """A rollout exceeds its deadline, because its pods find no node. One Warning tells why, and a change of leader adds
+    no second one. When the rollout is mended, its end is told, and the metric falls to 0."""
     first = env.receiver()
     create_consumer(env)
     patch(env, {"progressDeadlineSeconds": 2})

@@ -86,7 +86,7 @@ def annotate(env: FaultEnv, kind: str, name: str, annotation: str) -> None:
 
 
 def mend(env: FaultEnv, name: str) -> None:
-    """Let the old pod of a Deployment go before the new one comes, which changes no pod template."""
+    """Make a Deployment delete its old pod before it creates the new one. This does not change the pod template."""
     strategy = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     patch = json.dumps({"spec": {"strategy": strategy}})
     env.cluster.kubectl("patch", "deployment", name, "-n", env.namespace, "-p", patch)
@@ -119,7 +119,7 @@ def create_consumers_of(env: FaultEnv, deadline: int) -> None:
 @pytest.mark.fault("S26")
 def test_canary_that_does_not_become_ready_halts_the_others_until_it_is_mended(env: FaultEnv) -> None:
     """A canary whose pods do not become Ready keeps the other consumers from being restarted; status, Events and metric
-    say so, also after the receiver was killed, and the others follow once it is mended."""
+    say so, also after the receiver was killed, and the others follow once the canary is mended."""
     receiver = env.receiver()
     create_canary_and_others(env)
     env.send_until_accepted(env.rotate("db"))
@@ -265,7 +265,7 @@ def test_crash_after_the_change_of_a_watched_secret_halts_the_others(env: FaultE
 @pytest.mark.fault("S26")
 def test_change_outside_the_window_waits_until_it_opens(env: FaultEnv) -> None:
     """Outside its window a consumer is not restarted, and Events on it and on the Secret say until when; the others are
-    restarted at once. It follows once the window is open, though the receiver was killed meanwhile."""
+    restarted at once. The consumer follows once its window is open, although the receiver was killed meanwhile."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
     env.cluster.create(
@@ -287,10 +287,10 @@ def test_change_outside_the_window_waits_until_it_opens(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S26")
 def test_window_that_opens_soon_is_met_without_any_change(env: FaultEnv) -> None:
-    """When a window opens, the consumer is restarted within a second, though nothing has changed in the cluster."""
+    """When a window opens, the consumer is restarted within 15 s, although nothing has changed in the cluster."""
     env.receiver()
     env.create_bound_secret(consumers=())
-    soon = datetime.now(UTC) + timedelta(seconds=75)  # the next full minute that leaves time for the rotation
+    soon = datetime.now(UTC) + timedelta(seconds=75)  # its full minute is at least 15 s away: time to rotate
     window = f"{soon.minute} {soon.hour} * * * for 5m"
     env.cluster.create([deployment(env, "web", **{"keyturn.dev/rollout-window": window})])
     eventually(are_ready(env, 1), 60)

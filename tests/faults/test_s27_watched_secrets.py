@@ -35,14 +35,15 @@ def value(text: str) -> str:
 
 
 def manifest(env: FaultEnv, values: Mapping[str, str], name: str = "db", **metadata: Any) -> dict[str, Any]:
-    """Return a Secret as another controller writes it. The metadata is all that it knows of."""
+    """Return a Secret as another controller writes it: without the annotations that Keyturn or others have added."""
     data = {key: b64encode(value(text).encode()).decode() for key, text in values.items()}
     named = {"namespace": env.namespace, "name": name, "labels": LABEL, **metadata}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": named, "data": data}
 
 
 def put(env: FaultEnv, values: Mapping[str, str], name: str = "db", **metadata: Any) -> None:
-    """Write a Secret by PUT, as a controller does that knows only its own fields: annotations of others are lost."""
+    """Write a Secret by PUT, which removes the annotations of others. A controller that knows only its own fields
+    writes in this way."""
     env.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(manifest(env, values, name, **metadata)))
 
 
@@ -104,8 +105,8 @@ def no_leak(env: FaultEnv, *texts: str) -> Iterator[None]:
 
 @pytest.mark.fault("S27")
 def test_change_of_a_key_restarts_exactly_its_readers(env: FaultEnv) -> None:
-    """One key of a Secret that others fill changes. Those that read this key, or all, restart once; nobody restarts
-    when the Secret is first seen, is written again with the same content, or is made anew with it."""
+    """One key of a Secret that others fill changes. Consumers that read this key, or all keys, restart once. Nobody
+    restarts when the Secret is first seen, or is written or created again with the same content."""
     env.receiver()
     with no_leak(env, "a1", "b1", "a2", "b2"):
         create(env, {"a": "a1", "b": "b1"})
@@ -140,9 +141,10 @@ def test_change_of_a_key_restarts_exactly_its_readers(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S27")
 def test_change_while_no_receiver_runs_restarts_once_at_the_start(env: FaultEnv) -> None:
-    """Values change while no receiver runs. At its start it restarts the readers once, also one that was created in
-    the meantime before the change; one that was created after it, and one whose key is as before, are left alone. It is
-    the same if the controller has removed Keyturn's annotation, for those that have a mark."""
+    """A value changes while no receiver runs. The next receiver restarts the readers of this value once, also a reader
+    that was created after the end of the former receiver and before the change. It does not restart a reader that was
+    created after the change, or one whose value is as before. Readers that have a mark are restarted even if the
+    controller has removed Keyturn's annotation with the change."""
     receiver = env.receiver()
     with no_leak(env, "a1", "b1", "a2", "a3"):
         create(env, {"a": "a1", "b": "b1"})
@@ -151,7 +153,7 @@ def test_change_while_no_receiver_runs_restarts_once_at_the_start(env: FaultEnv)
         receiver.kill()
         env.cluster.create([workload(env.namespace, "unseen", key_ref("a"))])
         eventually(lambda: env.cluster.list("pods", env.namespace, "app=unseen"))
-        env.let_settle(2.1)  # the times of Kubernetes are whole seconds
+        env.let_settle(2.1)  # Kubernetes gives times in whole seconds
         patch(env, {"a": "a2"})
         env.let_settle(2.1)
         env.cluster.create([workload(env.namespace, "later", key_ref("a"))])
@@ -196,8 +198,8 @@ def test_kill_at_each_write_of_a_change_restarts_once(env: FaultEnv, resource: s
 
 @pytest.mark.fault("S27")
 def test_two_replicas_restart_once_and_either_is_enough(env: FaultEnv) -> None:
-    """Two replicas see a change, and each reader restarts once. The one that leads is killed, a value changes at once,
-    and the other one restarts the readers, once."""
+    """Two replicas see a change, and the reader restarts once. The leader is killed, and the value changes at once. The
+    other replica restarts the reader, once."""
     first, second = env.receiver(), env.receiver()
     create(env, {"a": "a1"})
     consumers(env, web=key_ref("a"))
@@ -217,8 +219,8 @@ def test_two_replicas_restart_once_and_either_is_enough(env: FaultEnv) -> None:
 @pytest.mark.fault("S27")
 @pytest.mark.long
 def test_owner_that_removes_the_annotation_is_answered_rarely(env: FaultEnv) -> None:
-    """A controller writes its Secret anew, by PUT, whenever anybody changes it. Its values still restart the readers,
-    Keyturn writes a handful of times in a minute, and a Warning tells it."""
+    """A controller writes its Secret anew, by PUT, whenever the Secret has Keyturn's annotation. A change of the value
+    still restarts the reader. Keyturn soon writes at most twice in 20 s, and a Warning tells of the fight."""
     env.receiver()
     with no_leak(env, "a1", "a2"):
         create(env, {"a": "a1"})
@@ -256,9 +258,9 @@ def writes(env: FaultEnv) -> list[Call]:
 @pytest.mark.fault("S27")
 @pytest.mark.long
 def test_controller_that_writes_without_end_restarts_a_handful_of_times(env: FaultEnv) -> None:
-    """A controller writes its Secret many times a second. With the same values, nothing is written and nobody restarts.
-    With new values each time, there are a handful of restarts in a minute, and a Warning. When it ends, the readers run
-    with the last value."""
+    """A controller writes its Secret again and again. If the values stay the same, Keyturn writes nothing and restarts
+    nobody. If the value changes each time, there are at most six restarts in 30 s, and a Warning. Once the controller
+    stops, one more restart brings the last value."""
     env.receiver()
     create(env, {"a": "0"})
     consumers(env, web=key_ref("a"))
@@ -307,9 +309,9 @@ def test_lost_record_key_restarts_nobody(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S27")
 def test_what_is_not_watched_is_told_and_restarts_nobody(env: FaultEnv) -> None:
-    """A Secret with both labels is bound, and not watched. A label that is misspelt, a misspelt annotation, and a copy
-    with an annotation that Keyturn wrote for the original restart nobody. Each is told, but the copy, which is
-    watched."""
+    """A Secret with both labels is bound, and not watched. A misspelt label and a misspelt annotation restart nobody. A
+    Warning tells of each of these three. A copy of a Secret, with the annotation that Keyturn wrote for the original,
+    is watched, and restarts nobody either."""
     env.receiver()
     env.create_bound_secret("bound", consumers=())
     env.cluster.kubectl("label", "secret", "bound", "-n", env.namespace, "keyturn.dev/watch=true")

@@ -64,9 +64,9 @@ def start(env: FaultEnv, *objects: Any, **settings: str) -> LocalReceiver:
 
 @pytest.mark.fault("S28")
 def test_definition_that_comes_and_goes_is_followed(make_env: MakeEnv) -> None:
-    """The definition is absent at the start, comes, goes away with a Rollout, and comes again. The receiver stays
-    ready, restarts its Deployment at each rotation and the Rollout while there is one, says each change once, and uses
-    no other right to Rollouts than those that the chart grants."""
+    """The definition is absent at the start, comes, goes away together with a Rollout, and comes again. The receiver
+    stays ready. It restarts the Deployment at each rotation, and the Rollout while it exists. It logs each change once,
+    and uses only those rights to Rollouts that the chart grants."""
     env = make_env(**RIGHTS)
     receiver = env.receiver(**SETTINGS)
     env.create_bound_secret()
@@ -90,15 +90,16 @@ def test_definition_that_comes_and_goes_is_followed(make_env: MakeEnv) -> None:
     calls = [call for call in env.kubernetes_proxy.calls if re.match(ON_ROLLOUTS, call.path)]
     verbs = {"watch" if call.watch else call.method for call in calls}
     assert verbs == {"GET", "watch", "PATCH"}
-    # When the definition goes, the API server may end the watch with an error. Nothing repeats itself.
+    # When the definition goes, the API server may end the watch with an error. The log does not repeat it.
     assert receiver.log.count("rollouts failed") <= 4
     env.wait_converged()
 
 
 @pytest.mark.fault("S28")
 def test_definition_without_restart_at_is_told_and_holds_up_nobody(make_env: MakeEnv) -> None:
-    """The definition lacks `restartAt`, and a Rollout wants to be restarted by it. The API server would drop the field
-    in silence. A Warning says what to write; the others restart; with the other way, the Rollout does, too."""
+    """The definition lacks `restartAt`, and a Rollout wants to be restarted by this field, which the API server would
+    drop in silence. A Warning says which annotation to write instead. The other workloads restart. Once the annotation
+    is written, a rotation restarts the Rollout, too."""
     env = make_env(**RIGHTS)
     define(env.cluster, lacking="restartAt")
     start(
@@ -123,9 +124,9 @@ def test_definition_without_restart_at_is_told_and_holds_up_nobody(make_env: Mak
 
 @pytest.mark.fault("S28")
 def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: MakeEnv) -> None:
-    """Four Rollouts: with a template of their own or with that of a Deployment without replicas, by template or by
-    `restartAt`. A rotation changes the template, or sets `restartAt` to the second after the write, even if the
-    receiver dies in between; a template that belongs to nobody stays empty."""
+    """Four Rollouts are restarted by template or by `restartAt`. Each has a template of its own, or borrows that of a
+    Deployment without replicas. A rotation changes the template, or sets `restartAt` to the second after the write,
+    even if the receiver dies in between. A Rollout that borrows a template gets none of its own."""
     env = make_env(**RIGHTS)
     define(env.cluster)
     receiver = start(env)
@@ -148,7 +149,7 @@ def test_rollout_is_restarted_in_the_way_that_its_annotation_chooses(make_env: M
     ]:
         eventually(lambda kind=kind, name=name: own_mark(env, name, kind))
     before = {name: own_mark(env, name, "deployment") for name in ("template-lender", "restart-at-lender")}
-    # The write after that of the borrower's restartAt is lost, and the receiver dies.
+    # After the write of the borrower's restartAt, the next write (the mark on the lender) fails, and the receiver dies.
     env.kubernetes_proxy.fault_for = lose_mark_of_lender
     env.send(env.rotate())
     eventually(lambda: restart_at(env, "restart-at-borrower"))
@@ -187,8 +188,8 @@ def live(env: FaultEnv, name: str, kind: str = "Rollout") -> list[str]:
 @pytest.mark.fault("S28")
 def test_end_of_a_restart_is_told_when_argo_says_so(make_env: MakeEnv) -> None:
     """The test writes the status of two Rollouts as Argo's controller does. One passes through the steps of a canary,
-    the other restarts by time. `Live` is told at the end of each, with the time, and not before: not for the status of
-    the older template, a pause, or a restart that is only noted."""
+    the other restarts by time. `Live` is told at the end of each, with the time. It is not told before: not for the
+    status of the older template, not during a pause, and not when a restart is noted but a pod is not available yet."""
     env = make_env(**RIGHTS)
     define(env.cluster)
     receiver = start(

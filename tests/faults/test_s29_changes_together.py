@@ -49,7 +49,7 @@ def test_secrets_of_one_aws_secret_restart_their_reader_once(env: FaultEnv, repl
 @pytest.mark.fault("S29")
 def test_twenty_secrets_that_change_within_two_seconds_restart_their_reader_once(env: FaultEnv) -> None:
     """A Deployment reads twenty Secrets, each made from an AWS secret of its own. All rotate, one after the other. The
-    receiver is killed while the restart waits. The next one restarts the Deployment once."""
+    receiver is killed while the restart waits. The next receiver restarts the Deployment once."""
     first = env.receiver()
     names = [f"db-{number}" for number in range(20)]
     for name in names:
@@ -64,6 +64,7 @@ def test_twenty_secrets_that_change_within_two_seconds_restart_their_reader_once
     eventually(lambda: has_all(env, *names), seconds=60)
     env.cluster.kubectl("rollout", "status", "deployment/web", "-n", env.namespace, "--timeout=120s")
     env.let_settle(3)
-    # A restart waits for ten seconds at most, so a slow machine may see one for each such time.
+    # A restart waits for ten seconds at most. So if the rotations take longer on a slow machine, there may be one more
+    # restart for each such time.
     assert 2 <= replica_sets(env.cluster, env.namespace, "web") <= 2 + seconds // 8
     env.assert_no_value_leaked()

@@ -84,7 +84,7 @@ def test_values_in_own_errors_leak_nowhere(env: FaultEnv, collector: OtlpCollect
     )
     for name, (_, _, wanted) in STUMBLED_OVER.items():
         assert env.status(name).partition(":")[0] == wanted, name
-    # After the Secret is filled: a pod that is older would be restarted, and then there is no baseline.
+    # The Deployment is created after the Secret is filled. Otherwise it would be restarted, and would get no baseline.
     env.cluster.create([workload(env.namespace, "web", env_from("names"))])
     eventually(lambda: env.history.baseline("web", "names"))
     for name, (value, _, wanted) in STUMBLED_OVER.items():

@@ -92,12 +92,12 @@ def restarts_all_kinds(env: FaultEnv) -> None:
     assert {each.partition("/")[0] for each in answer.results[0].consumers} <= set(KINDS)
     for kind in KINDS:
         eventually(lambda kind=kind: "revision.keyturn.dev/db" in template_annotations(env, kind))
-    # A consumer that is older than the Secret's last change and has lost its marks is decided by its pods.
+    # If a consumer is older than the Secret's last change and has lost its marks, the receiver looks at its pods.
     annotations = {"annotations": {"revision.keyturn.dev/db": None}}
     patch = json.dumps({"metadata": annotations, "spec": {"template": {"metadata": annotations}}})
     env.cluster.kubectl("patch", "deployment", "deployment", "-n", env.namespace, "--type=merge", "-p", patch)
     eventually(lambda: env.kubernetes_proxy.matching("GET", "/pods$"))
-    # After a change, readers that nobody restarts are looked for.
+    # After a change, the receiver looks for readers that nobody restarts.
     eventually(lambda: env.kubernetes_proxy.matching("GET", "/cronjobs$"))
 
 

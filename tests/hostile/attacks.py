@@ -1,7 +1,7 @@
-"""The attacks of a tenant who has ``edit`` in one namespace: the objects of each, and its edits.
+"""The attacks of a tenant who has ``edit`` in one namespace: the objects and the edits of each attack.
 
-Each attack was found by hand once. All of them run at the same time. ``scale`` multiplies the numbers of objects, and
-not their sizes nor the rates of edits.
+Each attack was found by hand once. All of them run at the same time. ``scale`` multiplies the numbers of objects, but
+neither their sizes nor the rates of edits.
 """
 
 import json
@@ -24,7 +24,7 @@ ROLE = "eks.amazonaws.com/role-arn"
 
 SHARED = "shared/db"  # an AWS secret that the tenant and his neighbour may both read
 ROTATING = "rotating"  # a secret of the tenant's own that rotates
-NUMBERS = "numbers"  # one that has a list of NUMBER_COUNT numbers
+NUMBERS = "numbers"  # a secret of the tenant's own that has a list of NUMBER_COUNT numbers
 NUMBER_COUNT = 2000
 FINALIZED = "labelled"  # a Secret with finalizers, which keep it although it is deleted
 ODD_VALUES = ("deep", "large", "binary", "keys", "huge-number", "half-character", "null")  # secrets of his own
@@ -40,10 +40,11 @@ DEAR = {
     "evaluate": ["numbers[?@==@]|[?@==@]|[?@==@]|[?@==@]|[?@==@]|length(@)"] * 4,
     "many": [f"[a{n},b{n}]|[0]||'none'" for n in range(700)],
 }
-HEAVY = "numbers[?" + " && ".join(["@==@"] * 22) + "]|length(@)"  # a little less than the limit of an expression's cost
+HEAVY = "numbers[?" + " && ".join(["@==@"] * 22) + "]|length(@)"  # costs a little less than the limit
 
 # What each wrong ARN of a role tries: not an ARN, another service, a user, a wrong account, spaces, line breaks, a
-# length that no ARN has, characters that reverse text, a region where ARNs of roles have none, another partition.
+# length that no ARN has, characters that reverse text, a region where ARNs of roles have none, another partition, a
+# path upwards, a role that AWS refuses.
 WRONG_ROLES = (
     "role",
     "arn:aws:s3:::bucket",
@@ -59,8 +60,8 @@ WRONG_ROLES = (
     f"arn:aws:iam::{ACCOUNT}:role/refuse",
 )
 
-LONG_NAME = "collide" + "d" * 73  # 80 letters: too long for the mark that bears its name
-SHORT_NAME = mark_name(LONG_NAME).removeprefix(MARK_PREFIX)  # the name whose mark looked the same
+LONG_NAME = "collide" + "d" * 73  # 80 letters: too long for the name of a mark, so it is shortened there
+SHORT_NAME = mark_name(LONG_NAME).removeprefix(MARK_PREFIX)  # the short form in that mark
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack. ``edit`` returns the call of each number; ``rate`` is calls a second."""
+    """One attack. ``edit`` maps the number of a call to the call. ``rate`` is the number of calls a second."""
 
     name: str
     objects: Sequence[Manifest] = ()
@@ -158,7 +159,7 @@ class Tenant:
         return [self._sleeping(workload(self.namespace, f"{prefix}-{n}", env_from(secret_name))) for n in range(count)]
 
     def _sleeping(self, made: Manifest) -> Manifest:
-        """Leave the workload without pods. A paused Deployment spares etcd the copies of its template."""
+        """Leave the workload without pods. A Deployment is also paused, which saves etcd the copies of its template."""
         if made["kind"] == "Deployment":
             made["spec"] |= {"replicas": 0, "paused": True}
         elif made["kind"] == "StatefulSet":
@@ -286,10 +287,12 @@ class Tenant:
         ]
 
     def _fat(self) -> list[Attack]:
-        count, owners = self._count(60), 2  # the garbage collector of the cluster logs each name again and again
+        # There are only two owners, because the garbage collector of the cluster logs each long name again and again.
+        count, owners = self._count(60), 2
 
         def fat(kind: str, number: int) -> Manifest:
-            # The second text has two bytes for each character in JSON, and many quotes for those who look for one.
+            # In JSON, each character of the second text is an escaped quote. It takes two bytes, and stops a search for
+            # quotes.
             text = FAT if number % 3 else '"' * 650_000
             made = workload(
                 self.namespace, f"fat-{number}", {"container": {"env": [{"name": "X", "value": text}]}}, kind
@@ -456,7 +459,7 @@ class Tenant:
         ]
 
     def _shapes(self) -> list[Attack]:
-        """Objects and values whose shape is dear to read, rather than their number."""
+        """Objects and values that are dear to read because of their shape, not because of their number."""
         names = [f"none-{n}" for n in range(8_000)]
         wide = workload(self.namespace, "wide", {})
         wide["spec"]["template"]["spec"]["containers"][0]["env"] = [

@@ -1,7 +1,7 @@
 """The team beside the hostile tenant. Its rotations, and whatever else it asks of the receiver, are timed.
 
-``Neighbour`` has the namespace and the objects, ``Watch`` runs beside and looks at the receiver's probes, and ``Floor``
-is what the API server alone takes for one write.
+``Neighbour`` has the namespace and the objects. Meanwhile, ``Watch`` looks at the receiver's probes, and ``Floor``
+measures how long one write to the API server takes without a receiver.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from support.manifests import env_from, secret, workload
 PLAIN = [f"plain{number}" for number in range(6)]
 HEAVY, ASSUMED, POLLED = "heavy", "assumed", "polled"
 SHARING = "sharing"  # the Secret that is bound to the AWS secret of both teams
-TOLD = [*PLAIN, HEAVY, ASSUMED]  # whose rotations are delivered and timed
+TOLD = [*PLAIN, HEAVY, ASSUMED]  # the secrets whose rotations are delivered and timed
 PROBE_TIMEOUT = 5.0  # seconds, as the chart's liveness probe has it
 OTHER_WAYS = ("new binding", "repair", "new consumer", "poll")
 
 
 @dataclass
 class Figures:
-    """Seconds by kind, and what went wrong, of one phase of the run."""
+    """The figures of one phase of the run: seconds by kind, statuses of answers, and what went wrong."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     statuses: Counter[int] = field(default_factory=Counter)
@@ -90,7 +90,7 @@ async def kubernetes(url: str, ca_context: Any, token: str) -> AsyncIterator[Kub
 
 
 class Floor:
-    """One write to the API server, by an identity of its own, again and again: what no receiver can beat."""
+    """Makes one write to the API server again and again, with an identity of its own. No delivery can be faster."""
 
     def __init__(self, api: Kubernetes, namespace: str) -> None:
         self._api = api
@@ -181,7 +181,7 @@ class Neighbour:
         await self._deliver(self._id(name), version_id, "delivery", figures)
 
     async def rotate_shared(self, figures: Figures) -> None:
-        """Rotate the secret that the tenant's Secrets are bound to as well, and wait for the own Secret."""
+        """Rotate the secret to which the tenant's Secrets are bound as well, and wait for the team's own Secret."""
         version_id = await self._put(SHARING)
         started = time.perf_counter()
         delivering = asyncio.create_task(self._deliver(SHARED, version_id, "delivery of the shared secret", figures))
@@ -216,7 +216,7 @@ class Neighbour:
                 first = False
             if status == 200:
                 (result,) = decode_reply(text)
-                # A tenant's own bindings to the shared secret may still be waiting for his own work.
+                # The tenant's bindings to the shared secret may still be waiting behind his other work.
                 done = {"applied", "unchanged", "superseded", *(["retrying"] if secret_id == SHARED else [])}
                 if result.outcome.value not in done:
                     figures.faults.append(f"{kind} of {secret_id}: {text.decode()}")
@@ -263,7 +263,8 @@ class Neighbour:
     # --- The end
 
     async def wait_until_true(self, seconds: float) -> list[str]:
-        """Wait until every Secret holds what AWS has, and every consumer runs with it. Return what is not so."""
+        """Wait until every Secret holds what AWS has, and every consumer runs with it. Return what is still
+        wrong."""
         end, wrong = time.monotonic() + seconds, ["not looked at"]
         while wrong and time.monotonic() < end:
             wrong = await self._what_is_wrong()
@@ -271,8 +272,8 @@ class Neighbour:
         return wrong
 
     async def restarts(self) -> dict[str, tuple[int, int]]:
-        """Return, for each consumer of a told secret, how often its pod template has changed, and how often the secret
-        was rotated."""
+        """Return, for the consumer of each secret in TOLD, how often its pod template has changed, and how often the
+        secret was rotated."""
         found = {}
         for name in TOLD:
             found[name] = (await self._generation(name) - self._first[name], self._rotations[name])
@@ -352,7 +353,7 @@ class Neighbour:
 
 
 async def at_pace(count: int, per_second: float, work: Callable[[int], Awaitable[None]]) -> None:
-    """Start ``work`` at an even pace, even if earlier ones are still running. Wait for all."""
+    """Start ``work`` ``count`` times at an even pace, even if earlier calls are still running. Wait for all."""
     started, tasks = time.monotonic(), []
     for number in range(count):
         await asyncio.sleep(max(0.0, started + number / per_second - time.monotonic()))
@@ -361,7 +362,7 @@ async def at_pace(count: int, per_second: float, work: Callable[[int], Awaitable
 
 
 def gaps(log: str) -> Sequence[float]:
-    """Return the seconds between the sweeps of the receiver's own store, from its log."""
+    """Return the seconds between the sweeps of the receiver's own store (its own region and identity), from its log."""
     lines = (json.loads(line) for line in log.splitlines() if line.startswith("{"))
     own = [each for each in lines if each.get("message") == "swept" and each.get("account") == ""]
     times = [datetime.fromisoformat(each["time"]) for each in own if each.get("region") == REGION]

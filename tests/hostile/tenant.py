@@ -93,7 +93,7 @@ class Attacker:
 
     async def repeat(self, attack: Attack, end: float) -> None:
         """Make the edits of an attack at its rate. If the API server is slower than that, all attacks get slower by the
-        same part."""
+        same factor."""
         if attack.edit is None:
             return
         start, running = time.monotonic(), set[asyncio.Task[None]]()
@@ -122,7 +122,7 @@ class Attacker:
                     headers={"Content-Type": edit.content_type, "Accept": "application/json"},
                 ) as reply:
                     status = reply.status
-                    reply.close()  # the answer of a fat object is as fat
+                    reply.close()  # the body is not read, because it repeats the object, which may be large
             except (aiohttp.ClientError, TimeoutError):
                 status = 0
         self.answers.setdefault(attack, Counter())[status] += 1
@@ -147,5 +147,5 @@ async def attack(orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # his machine is not the one that is attacked
+    os.nice(10)  # a real tenant's program would run on a machine of its own
     uvloop.run(attack(Orders(**json.loads(Path(sys.argv[1]).read_text()))))

@@ -10,7 +10,7 @@ from support.fake_receiver import FakeReceiver
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    """A server that fixtures reset. A server that has just started takes ten seconds to create its first stack."""
+    """One server, which fixtures reset, because a new server takes ten seconds to create its first stack."""
     with LocalAws.start(tmp_path_factory.mktemp("aws")) as running:
         yield running
 

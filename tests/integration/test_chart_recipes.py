@@ -183,7 +183,7 @@ def test_objects_of_a_gitops_tool_are_accepted_by_the_api_server(control_plane: 
 
 
 def test_release_of_flux_names_its_own_source() -> None:
-    """The fields by which a HelmRelease finds the chart, because no definition checks them."""
+    """Check the fields by which a HelmRelease finds the chart, because no definition checks them."""
     source, release = documents(FILES["flux"])
     assert release["apiVersion"] == "helm.toolkit.fluxcd.io/v2"
     assert release["spec"].keys() == {"interval", "chartRef", "test", "values"}

@@ -132,7 +132,7 @@ def scenes(draw: st.DrawFn) -> Scene:
 
 
 class Stage:
-    """A namespace with a receiver, on which scenes are played one after the other."""
+    """A namespace with a receiver, in which scenes are played, several at the same time."""
 
     def __init__(self, env: FaultEnv, directory: Path) -> None:
         self.env, self.namespace, self.directory = env, env.namespace, directory

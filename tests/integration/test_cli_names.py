@@ -26,7 +26,7 @@ PATIENT = {"KEYTURN_COMPLETION_SECONDS": "45"}  # the machine may be busy
 
 
 class Shop:
-    """A namespace with bound Secrets. `team` may list the Secrets of this namespace alone."""
+    """A namespace with bound Secrets, and one Secret that is not bound."""
 
     def __init__(self, control_plane: ControlPlane, namespace: str, directory: Path) -> None:
         self.control_plane, self.namespace, self.directory = control_plane, namespace, directory
@@ -126,7 +126,7 @@ def test_right_to_one_namespace_is_enough(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_errors_give_no_name_and_no_word(shop: Shop, tmp_path: Path) -> None:
-    """Nor do they use up the time limit."""
+    """Errors do not use up the time limit either."""
     started = time.monotonic()
     write_kubeconfig(tmp_path / "nobody", shop.account("nobody"))
     (tmp_path / "broken").write_text("contexts: 3")

@@ -14,7 +14,7 @@ from support.project_files import ROOT, project_files
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
-    for file in project_files():  # a build writes into its folder
+    for file in project_files():  # a copy, because a build writes into its folder
         if file.startswith(("cli/", "lambda/keyturn_contract/", "receiver/", "requirements/")) or "/" not in file:
             (directory / "src" / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, directory / "src" / file)

@@ -297,7 +297,7 @@ def test_narrow_terminal_shows_each_secret_as_a_block(shop: Shop) -> None:
     assert lines[:2] == [f"NAMESPACE   {shop.namespace}", "SECRET      db"]
     assert "STATUS      ok" in lines
     assert f"NAMESPACE   {shop.namespace}" in lines[7:]
-    # No line reaches the right edge by being cut: the words of the status are all there.
+    # No line is cut at the right edge: the words of the status are all there.
     status = " ".join(" ".join(line[12:] for line in lines[lines.index("SECRET      wrong") :]).split())
     assert shop.annotation("wrong", "keyturn.dev/status").replace(" ", "") in status.replace(" ", "")
 
@@ -331,7 +331,7 @@ def test_wait_shows_what_it_waits_for(shop: Shop) -> None:
 
 
 def as_on_the_page(shop: Shop, text: str) -> str:
-    """Return an output with the names and numbers that docs/cli.md has: those of a run differ each time."""
+    """Return an output with the names and numbers of docs/cli.md in place of its own, which differ in each run."""
     patterns = [
         (r"\bversion [0-9a-f]{8}\b", "version b6fe5c7e"),
         (r"(shop/db +)[0-9a-f]{8}", r"\1b6fe5c7e"),

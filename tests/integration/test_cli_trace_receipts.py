@@ -1,4 +1,4 @@
-"""`keyturn trace --aws`: legs from a cluster and from receipts. moto is CloudWatch Logs and Secrets Manager."""
+"""`keyturn trace --aws`: legs from a cluster and from receipts. moto plays CloudWatch Logs and Secrets Manager."""
 
 import json
 import time

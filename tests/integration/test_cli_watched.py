@@ -27,7 +27,7 @@ def key_ref(key: str) -> dict[str, Any]:
 
 
 class Shop:
-    """A namespace with Secrets that another controller fills. Those of `tls` are read by workloads."""
+    """A namespace with Secrets that another controller fills. Workloads read the Secret `tls`."""
 
     def __init__(self, env: FaultEnv) -> None:
         self.env, self.namespace, self.receiver = env, env.namespace, env.receiver()
@@ -186,7 +186,7 @@ def test_prediction_is_what_a_change_does(shop: Shop) -> None:
 
 
 def traced(shop: Shop, changed: str) -> cli.Ran:
-    """Wait until the trace has the leg of a change, and no open leg. Return it."""
+    """Wait until the trace has the leg of a change and no open leg. Return the run of the command."""
 
     def ask() -> cli.Ran | None:
         ran = shop.run("trace", f"{shop.namespace}/tls")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, re
 
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> None:
-    """Keep these tests in one process, because one that compares the state of the machine would see the others."""
+    """Keep these tests in one process, because a test that compares states of the machine would see the other tests."""
 
 
 @contextmanager

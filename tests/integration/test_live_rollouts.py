@@ -90,7 +90,7 @@ def test_rollout_that_goes_no_further_is_told_and_live_once_mended(
     patch(stack, namespace, "deployment", "web", {"template": {"spec": {"nodeSelector": NOWHERE}}})
     version = rotate_to("two")
     eventually(lambda: events(stack, namespace, "Deployment", "web", "NotRestarted"))
-    assert stack.receiver.metric("keyturn_rollouts_stuck") == 0  # paused: it waits for somebody, and that was told
+    assert stack.receiver.metric("keyturn_rollouts_stuck") == 0  # it is paused, and that was told
     patch(stack, namespace, "deployment", "web", {"paused": False})
     (message,) = eventually(lambda: events(stack, namespace, "Deployment", "web", "RolloutStuck"))
     assert version in message

@@ -35,7 +35,7 @@ def deploy(file: Path, values: Mapping[str, str]) -> dict[str, str]:
     """Deploy the resources that events pass. Return their physical ids."""
     template = read(file)
     wanted = {name: each for name, each in template["Resources"].items() if each["Type"] in KINDS}
-    if file == FILE:  # its roles are only those of the functions and of its schedule
+    if file == FILE:  # this template's roles are only those of the functions and of the schedule
         wanted = {name: each for name, each in wanted.items() if each["Type"] != "AWS::IAM::Role"}
     given = [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
     client, stack = boto3.client("cloudformation"), f"x-{uuid4()}"

@@ -113,7 +113,7 @@ def create_again(**changes: Any) -> Mend:
 
 
 def allow(site: Site, name: str, told: str) -> None:
-    """Add the name to the annotation of the namespace that the words name."""
+    """Add the name of the AWS secret to the annotation of the namespace, as the words advise."""
     match = re.search(r"is not allowed to read (\S+); it may read (.+): a cluster admin can .* annotation (\S+) ", told)
     assert match
     globs = f"{match[3]}={match[2]}, {match[1]}"
@@ -318,7 +318,7 @@ def test_mistake_is_told_and_mended_by_what_the_words_say(site: Site, name: str)
 
 
 def test_label_as_an_annotation_is_found_by_the_documented_command(site: Site) -> None:
-    """Keyturn reads no Secret without its label, so nothing tells the author. A page has a command that finds it."""
+    """Keyturn reads no Secret without its label, so nothing tells the author. The docs have a command that finds it."""
     unbound = secret(
         site.namespace, "as-annotation", None, **{"keyturn.dev/bind": "true", "keyturn.dev/secret-id": "x"}
     )

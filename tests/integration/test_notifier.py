@@ -582,7 +582,8 @@ class TestReceipts:
         start = time.monotonic()
         for _ in range(5):
             assert handle(event()) == []
-        assert time.monotonic() - start < receipt_bus.MAX_SECONDS + 5  # the circuit breaker is open after the first
+        # The circuit breaker is open after the first event.
+        assert time.monotonic() - start < receipt_bus.MAX_SECONDS + 5
         assert len(receiver.notifications) == 5
         lost = [vars(line)["reason"] for line in caplog.records if line.message == "receipts lost"]
         assert len(lost) == 5

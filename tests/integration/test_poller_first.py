@@ -54,7 +54,7 @@ def listens(url: str) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("signing_key_id")  # the stack that comes later
+@pytest.mark.usefixtures("signing_key_id")  # for the stack that comes later
 def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an_upgrade(
     kubelet: Kubelet, session_aws: LocalAws, namespace: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"AWS answers ListSecrets in {REGION}" in done.stdout
 
-    # The event path, by two values.
+    # Two values add the event path.
     before = helm.ready_pods()
     helm.upgrade({**FIRST, **EVENT_PATH})
     assert not before & helm.ready_pods()
@@ -93,7 +93,7 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     kubelet.kill()
     kubelet.start()
     key = parse_key(client.get_secret_value(SecretId=SIGNING_KEY)["SecretString"])
-    eventually(lambda: kubelet.metric("keyturn_sweeps_total", outcome="ok"))  # so the next one comes after 4.5 s
+    eventually(lambda: kubelet.metric("keyturn_sweeps_total", outcome="ok"))  # the next sweep is at least 4.5 s away
     (result,) = deliver(kubelet.url, key, notification(arn, rotate(client, secret_id, "three")))
     assert result.outcome == Outcome.APPLIED
     assert data_of(cluster, namespace, "db") == {"value": b"three"}
@@ -102,7 +102,7 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     assert done.returncode == 0, done.stdout + done.stderr
     assert "signed with the key of AWS secret" in done.stdout
 
-    # And back.
+    # The rollback removes the event path.
     helm.roll_back()
     eventually(lambda: kinds(helm) == {("Lease", "keyturn-poller")})
 

@@ -36,7 +36,7 @@ class PodIdentityAgent(HttpServer):
         reply(request, 200, json.dumps({**keys, "Expiration": expiration}).encode())
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that EKS sets in a pod. The name is in no address range."""
+        """Return the variables that EKS sets in a pod. The agent's host is a name, so no address range covers it."""
         return {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://localhost:{self.port}/v1/credentials",
             "AWS_CONTAINER_AUTHORIZATION_TOKEN": "of-the-pod",
@@ -66,7 +66,7 @@ def proxy(session_aws: LocalAws, authority: trustme.CA) -> Iterator[ConnectProxy
 
 
 def receiver_behind(proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv, no_proxy: str) -> LocalReceiver:
-    """Return a receiver as in a pod: it knows AWS by its names alone, and every scheme has the proxy."""
+    """Return a receiver as in a pod: it knows AWS only by host names, and uses the proxy for every scheme."""
     variables = {
         "AWS_REGION": REGION,
         "AWS_CA_BUNDLE": str(env.directory / "aws-ca.crt"),
@@ -86,7 +86,7 @@ def receiver_behind(proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv,
 def test_receiver_asks_the_proxy_for_aws_alone(
     proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv, no_proxy: str
 ) -> None:
-    """The API server is at a literal address that an entry covers; Pod Identity's agent is in no entry."""
+    """An entry of NO_PROXY covers the API server, which is at a literal address; none covers Pod Identity's agent."""
     receiver_behind(proxy, agent, env, no_proxy).start(60)
     env.create_bound_secret()
     env.rotate()

@@ -1,5 +1,5 @@
 """Readers that Keyturn does not restart, on the real API server with its own controllers: each is told once, and no
-other one."""
+other reader is told."""
 
 import json
 import time
@@ -116,7 +116,7 @@ def test_readers_that_nobody_restarts_are_told_on_the_secret_and_on_themselves(s
     version = rotate(client, f"{namespace}/db", json.dumps({"a": "2", "b": "1"}))
     found = eventually(lambda: len(events := told(stack, namespace)) >= 5 and events, 60)
     begins = f"Secret db: a key that it reads has changed with version {version}; "
-    (of_other,) = (name for kind, name in found if kind == "Pod" and name != "bare")  # one pod speaks for both
+    (of_other,) = (name for kind, name in found if kind == "Pod" and name != "bare")  # one pod stands for both
     assert of_other.startswith("other-")
     assert found == {
         ("Secret", "db"): (

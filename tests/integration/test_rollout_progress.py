@@ -1,5 +1,5 @@
-"""Progress of rollouts, as the real controllers report it: what counts as complete is so for `kubectl rollout status`,
-too, and ends when the last pod is ready."""
+"""Progress of rollouts, as the real controllers report it: what counts as complete is complete for `kubectl rollout
+status`, too, and a rollout ends when its last pod is ready."""
 
 import json
 from datetime import datetime
@@ -52,7 +52,7 @@ def test_rollout_is_complete_when_the_last_pod_of_the_new_template_is_ready(
     assert second.wanted == second.updated == second.ready >= 1
     assert first.finished_at
     assert second.finished_at
-    # Whole seconds; the controller learns that a pod is ready a little later.
+    # The times are in whole seconds, and the controller learns a little late that a pod is ready.
     assert 0 <= second.finished_at - last_ready(control_plane, namespace) < 30
     assert second.finished_at > first.finished_at
 

@@ -143,7 +143,7 @@ def test_heartbeat_of_the_test_step_does_not_make_a_broken_event_path_look_healt
     rotate_by_function(aws.secrets_manager(), function, path.signing_key_secret_id)
     times = [datetime.fromisoformat(each.time) for receiver in receivers for each in receiver.notifications]
     assert times
-    # Too old by the clock of any receiver that accepts the signature.
+    # The heartbeats are too old by the clock of any receiver that accepts the signature.
     assert all(datetime.now(UTC) - each > timedelta(seconds=MAX_HEARTBEAT_AGE + TOLERANCE) for each in times)
 
 

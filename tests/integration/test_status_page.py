@@ -218,7 +218,7 @@ def test_receiver_stops_at_once_under_open_pages(env: FaultEnv, page: PageClient
 
 
 def test_thousands_of_bindings_are_paged(env: FaultEnv) -> None:
-    """The unit tests hold 10,000. Here the API server has 2,000, because creating them takes most of the time."""
+    """Unit tests hold 10,000 bindings. Here the API server has 2,000, because creating them takes most of the time."""
     many = 2000
     receiver = env.receiver()
     page = PageClient(receiver.page_url)

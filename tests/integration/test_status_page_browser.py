@@ -27,7 +27,7 @@ from support.wait import eventually
 
 PICTURES = ROOT / "docs" / "pictures"
 WIDE, PHONE = {"width": 1120, "height": 900}, {"width": 360, "height": 740}
-SECONDS = 30_000  # milliseconds, in Playwright's unit
+SECONDS = 30_000  # 30 s, in Playwright's unit, which is milliseconds
 MANY = int(os.environ.get("KEYTURN_PAGE_BINDINGS", "2000"))
 
 
@@ -54,7 +54,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 class Shop:
-    """A shop: namespaces with Secrets that work, one that does not, and workloads."""
+    """Two namespaces with three Secrets that are filled from AWS secrets. Tests add workloads and broken Secrets."""
 
     def __init__(self, env: FaultEnv) -> None:
         self.env = env
@@ -90,7 +90,7 @@ class Shop:
         self.env.send_until_accepted(replace(notification(self.arns[name], version), time=moved))
 
     def deploy(self, secret_name: str, name: str, replicas: int, seconds: int = 1, namespace: str = "shop") -> None:
-        """Create a Deployment whose pods take some seconds, and wait for its baseline."""
+        """Create a Deployment whose pods take some seconds to become available, and wait for its baseline."""
         made = workload(namespace, name, env_from(secret_name))
         made["spec"] |= {"replicas": replicas, "minReadySeconds": seconds}
         self.env.cluster.create([made])

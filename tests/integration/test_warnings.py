@@ -129,7 +129,7 @@ def test_server_side_apply_is_warned_of(helm: Helm) -> None:
 
 @pytest.mark.parametrize("count", [2000, 6000])
 def test_secret_with_thousands_of_annotations_is_admitted(helm: Helm, count: int) -> None:
-    """Names near Keyturn's in great number exhaust what the API server lets an expression cost, and harm nobody."""
+    """Thousands of names near Keyturn's exhaust the cost that the API server allows an expression, and harm nobody."""
     annotations = {f"keyturn.dev.{number:05}.keyturn/secret-id": "x" for number in range(count)}
     made = secret(helm.namespace, annotations, {}, f"large-{count}")
     kubectl(helm, "create", "-f", "-", stdin=made)

@@ -27,7 +27,7 @@ from support.manifests import account, workload
 from support.reporting_consumers import ENV, KEY, Listener, bind_secrets, rotate_to, version_name
 from support.wait import eventually
 
-# The rights of `ui` in docs/cli.md. Without kubectl, it takes the right to get pods/portforward, too.
+# The rights that `ui` needs (docs/cli.md). Without kubectl, it also needs the right to get pods/portforward.
 RIGHTS = [
     {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "get"]},
@@ -64,7 +64,7 @@ def has_kubectl(path: str) -> bool:
 
 @pytest.fixture(scope="module")
 def viewer(release: InstalledRelease, path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kubeconfig of somebody who has the rights of `ui` alone."""
+    """The kubeconfig of somebody who has only the rights that `ui` needs."""
     name, rules = ("viewer", RIGHTS) if has_kubectl(path) else ("viewer-without-kubectl", [*RIGHTS, GET])
     return kubeconfig_with(release, name, rules, tmp_path_factory.mktemp("viewer"))
 
@@ -138,7 +138,7 @@ def test_page_is_forwarded_until_ctrl_c(release: InstalledRelease, viewer: Path,
         # A browser opens several connections at once.
         with ThreadPoolExecutor(8) as threads:
             assert {each.text for each in threads.map(lambda _: ui.get(""), range(24))} == {page.text}
-        for _ in range(3):  # a stream that its reader leaves ends nothing else
+        for _ in range(3):  # a stream that its reader closes ends nothing else
             with httpx.stream("GET", f"{ui.url}v1/stream", timeout=10) as stream:
                 assert "event: snapshot" in next(stream.iter_text())
         assert ui.get("v1/status", Host="keyturn.example.com").status_code == 403

@@ -88,14 +88,14 @@ def test_live_seconds_are_what_the_restarted_process_tells(
     control_plane: ControlPlane, aws: LocalAws, place: str, listener: Listener, sender: RetryingSender
 ) -> None:
     """The Event `Live` gives the seconds from the move of the label until the pod is ready with the new value. They
-    agree with what the process in the pod reports, but for the kubelet's delay and for the whole seconds of both
-    ends."""
+    agree with what the process in the pod reports, except for the kubelet's delay and for the rounding of both times to
+    whole seconds."""
     control_plane.create([listener.consumer(place, ENV, "db", [ENV])])
     eventually(lambda: listener.first(ENV, ENV, 0))
     before = listener.pods(ENV)
     made = rotate_to(aws, place, "db", 1)
     moved, moved_at = pod_clock(), datetime.now(UTC)
-    # AWS tells whole seconds.
+    # AWS gives times in whole seconds.
     sender.send(replace(made, time=moved_at.strftime("%Y-%m-%dT%H:%M:%SZ")))
     (event,) = eventually(lambda: list_events(control_plane, place, "Deployment", ENV, reason="Live"), 120)
     seconds = int(event["message"].removesuffix(" s after the label moved").rpartition(" ")[2])
@@ -106,7 +106,7 @@ def test_live_seconds_are_what_the_restarted_process_tells(
     ready = (datetime.fromisoformat(at) - moved_at).total_seconds()
     print(f"\nlabel moved -> live: {seconds} s; told by the process: {told:.2f} s; pod ready: {ready:.0f} s")
     assert told - 1 <= seconds  # never before the process has the value
-    assert abs(seconds - max(told, ready)) <= 3  # whole seconds at three places
+    assert abs(seconds - max(told, ready)) <= 3  # three of the times are in whole seconds
 
 
 def test_containers_that_crash_with_the_new_value_halt_the_other_consumers_within_a_minute(

@@ -7,7 +7,7 @@ from support.helm import RECEIVERS, installed_release, node_values
 from support.team import team
 from support.wait import eventually
 
-# Nobody answers at this address. The endpoint of the tests' AWS is plain HTTP, which this proxy is not for.
+# Nobody answers at this address. The tests' AWS is called by plain HTTP, and this proxy is only for HTTPS.
 PROXY = {"url": "http://192.0.2.1:3128", "noProxy": ["172.20.0.0/16"]}
 
 

@@ -177,5 +177,5 @@ async def test_failures_of_one_lane_alone_do_not_lower_the_limit_of_all() -> Non
     await request("others", overloaded=True)
     assert limiter.limit == 8
     clock.advance(1)
-    await request("fails", overloaded=True)  # the other lane has not succeeded lately
+    await request("fails", overloaded=True)  # no other lane has succeeded lately, so the limit falls
     assert limiter.limit == 4

@@ -190,7 +190,7 @@ PART = {"db": 1, "host": {"a": [1, 2]}, "a": {"b": "x", "cache": [{"a": 1}, {"b"
 
 @given(EXPRESSIONS)
 def test_expression_depends_on_nothing_beyond_its_scope(expression: str) -> None:
-    """What an alias does not name cannot reach a key, whatever the expression does with the values."""
+    """An AWS secret whose alias the expression does not name cannot affect a key, whatever the expression does."""
     if validate_expression(expression) or scope_of(expression).whole:
         return
     document = {name: PART for name in ("db", "host", "cache", "a", "b")}

@@ -61,7 +61,7 @@ async def test_namespace_with_many_requests_holds_up_no_other_and_no_lease() -> 
         path("v1", "namespaces", None, "busy"),  # a request about the cluster
         path("v1", "secrets"),
     ):
-        async with asyncio.timeout(0.25):  # the request itself, and at most one that is in flight
+        async with asyncio.timeout(0.25):  # time for the request itself, and for at most one that is in flight
             await api.request("GET", other)
     assert len(transport.sent) < 60
     await asyncio.gather(*crowd)
@@ -122,7 +122,7 @@ EVICTION = path("v1", "pods", "team", "web-1") + "/eviction"
 async def test_eviction_that_a_budget_forbids_slows_down_nobody(
     refusal: Refusal, error: type[Exception], sent: int
 ) -> None:
-    """The API server is well. A tenant can write such a budget."""
+    """The API server is not overloaded, and any tenant can write such a budget."""
     limiter = AdaptiveLimiter(4)
     api = Api(cast("Any", refusal), limiter, Metrics())
     with pytest.raises(error) as raised:

@@ -84,7 +84,7 @@ def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool 
         ({"currentPodHash": "", "stableRS": ""}, UNFINISHED, ""),
         ({"updatedReplicas": 1}, UNFINISHED, ""),
         ({"availableReplicas": 1}, UNFINISHED, ""),
-        ({"replicas": 4}, COMPLETE, ""),  # blue-green keeps the old pods for a while, and sends them nothing
+        ({"replicas": 4}, COMPLETE, ""),  # blue-green keeps the old pods for a while, and sends them no traffic
         ({"phase": "Degraded", "stableRS": "older"}, FAILED, "Degraded"),
         (
             {"phase": "Degraded", "conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]},
@@ -129,7 +129,7 @@ def test_end_is_the_time_of_argos_own_condition() -> None:
     [
         ({"restartedAt": at(1)}, COMPLETE),
         ({"restartedAt": "2025-11-24T17:00:01+01:00"}, COMPLETE),
-        ({"restartedAt": at(1), "phase": "Paused"}, COMPLETE),  # by spec.paused; the restart works nevertheless
+        ({"restartedAt": at(1), "phase": "Paused"}, COMPLETE),  # paused by spec.paused; the restart works nevertheless
         ({}, UNFINISHED),
         ({"restartedAt": at(0)}, UNFINISHED),
         ({"restartedAt": at(1), "phase": "Progressing"}, UNFINISHED),

@@ -43,7 +43,7 @@ MARK = RolloutAnnotation("revision.keyturn.dev/db", "v2", restart=True)
 
 
 def obj(spec: Mapping[str, Any], name: str = "web", **annotations: str) -> dict[str, Any]:
-    """Return a workload. ``way`` among the annotations stands for the one that chooses how it restarts."""
+    """Return a workload. The annotation ``way`` stands for the one that chooses how the workload restarts."""
     own = {RESTART if key == "way" else key: text for key, text in annotations.items()}
     return {
         "metadata": {"namespace": "team", "name": name, "resourceVersion": "1", "uid": "u", "annotations": own},
@@ -141,7 +141,7 @@ def test_names_of_secrets_on_a_rollout_without_a_template_never_change_its_templ
 
 
 class Api:
-    """A fake Kubernetes client with two objects. ``refused`` fields are unknown to it."""
+    """A fake Kubernetes client with two objects. If ``refused``, it does not know the field ``restartAt``."""
 
     def __init__(self, refused: bool = False) -> None:
         self.objects = {"rollouts/web": obj(BORROWED), "deployments/web-template": lent()}
@@ -197,8 +197,8 @@ async def test_definition_that_lacks_the_field_is_told() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("replicas", [0, 2])
 async def test_lender_of_a_template_is_marked_for_the_rollout(replicas: int) -> None:
-    """By template, the Deployment's template is marked. By time, ``restartAt`` of the Rollout is set, once, unless the
-    Deployment has pods of its own."""
+    """With "template", the Deployment's template is marked. With "restart-at", ``restartAt`` of the Rollout is set,
+    once, unless the Deployment has pods of its own."""
     for way in ("template", "restart-at"):
         borrowers, _ = cached(obj(BORROWED, way=way))
         api = Api()

@@ -1,4 +1,4 @@
-"""Resolver of ARNs with two readings: what is remembered tells nobody whether a secret exists."""
+"""Resolver of ARNs that can be read in two ways: what it remembers tells nobody whether a secret exists."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ KEY = StoreKey("", "eu-west-1")
 
 
 class SecretsManagerPort:
-    """The port of a client, as far as it makes words."""
+    """The port of a Secrets Manager client, as far as it makes error messages."""
 
     def not_found(self, secret_id: str) -> KeyturnError:
         return error_mapping.not_found(f"AWS secret {secret_id}", "in eu-west-1")

@@ -1,4 +1,4 @@
-"""A rotation that is started and followed by the command line, with a fake of Secrets Manager."""
+"""A rotation that the command line starts and follows, with a fake of Secrets Manager."""
 
 from typing import Any
 

@@ -109,7 +109,7 @@ def test_ca_file_that_is_none_is_a_usage_error(tmp_path: Path, content: bytes | 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[int]:
-    """A page in place of a pod's."""
+    """Serve a page, as a pod does, and yield its port."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Page(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Legs of a trace that receipts tell."""
+"""Legs of a trace that come from receipts."""
 
 from typing import Any
 

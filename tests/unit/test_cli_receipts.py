@@ -41,7 +41,8 @@ def stuck(host: str) -> str:
 
 
 class Logs:
-    """CloudWatch Logs, as far as FilterLogEvents goes. ``lines`` are the seconds after which each line shows."""
+    """CloudWatch Logs, as far as FilterLogEvents goes. ``lines`` has the seconds after which each line shows, and its
+    text."""
 
     def __init__(self, *lines: tuple[float, str], error: str = "") -> None:
         self.lines, self.error, self.now = lines, error, 1_800_000_000.0

@@ -51,7 +51,7 @@ def test_profile_that_does_not_exist_is_an_error_with_advice(monkeypatch: pytest
 
 
 def remembering(name: str, *events: str) -> Bound:
-    """Return a Secret with one change for each event, the last one being the newest."""
+    """Return a Secret whose history has one change for each event. The last event is the newest."""
     text = ""
     for number, event in enumerate(events):
         change = Change(f"2026-11-28T08:30:5{number}.000Z", f"{number}" * 32, event=event, cause="notification")

@@ -47,7 +47,7 @@ def test_client_of_a_tenant_does_not_need_the_own_credentials(monkeypatch: pytes
     assert clients.shared_secrets_manager("us-east-1", 1)
     assert clients.sts("us-east-1")
     with pytest.raises(CredentialRetrievalError):
-        clients.secrets_manager("us-east-1", 1)  # so the own identity is checked before
+        clients.secrets_manager("us-east-1", 1)  # so the receiver's own identity is checked before this call
 
 
 def credentials(name: str) -> Credentials:

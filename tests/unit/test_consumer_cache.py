@@ -1,4 +1,5 @@
-"""The cache of consumers: what the workloads of one namespace name has a bound, and takes no room from the others."""
+"""The cache of consumers: what the workloads of one namespace name is bounded, so it takes no room from other
+namespaces."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -51,7 +52,7 @@ def test_workload_that_changes_counts_once() -> None:
         ("1970-01-01T00:16:40Z", False),
         ("1970-01-01T00:16:37Z", False),
         ("1970-01-01T00:16:36Z", True),
-        ("1970-01-02T00:00:00Z", False),  # the clocks differ
+        ("1970-01-02T00:00:00Z", False),  # in the future, so the clocks differ
         (None, False),
     ],
 )
@@ -67,7 +68,7 @@ def test_workload_that_is_new_here_but_created_long_ago_is_seen_late_until_it_is
         cache.update(cache.transform(obj))
         (consumer,) = index.of(Target("team", "web-0"))
         assert consumer.seen_late is late
-        now += 100  # a change of a workload that is known already
+        now += 100  # the next update changes a workload that is known already
 
 
 def test_workload_that_a_list_shows_first_is_seen_late() -> None:

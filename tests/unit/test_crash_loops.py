@@ -166,7 +166,7 @@ async def test_looks_become_rarer_and_end_with_the_rollout(made: list[Replica]) 
     assert pauses[0] < 30
     assert all(0 <= each - LOOK_BACKOFF.delay(number) <= 2 * CHECK_SECONDS for number, each in enumerate(pauses, 1))
     assert len(replica.looks) < 15
-    assert replica.started() == ["later"]  # it is slow, and does not crash
+    assert replica.started() == ["later"]  # the rollout is slow, but its pods do not crash
     count = len(replica.looks)
     replica.progress(state=RolloutState.FAILED, reason="ProgressDeadlineExceeded")
     await asyncio.sleep(30 * MINUTE)
@@ -228,7 +228,7 @@ async def test_halt_ends_by_hand_though_the_pace_is_one(made: list[Replica]) -> 
 
 
 async def test_new_leader_starts_nobody_until_it_has_looked(made: list[Replica]) -> None:
-    """A process that starts later knows the mark alone. Its first look also counts containers that run just now."""
+    """A process that starts later knows only the mark. Its first look also counts containers that run at that time."""
     replica = new(made, began=MINUTE)
     replica.answer = CRASH
     assert replica.started() == []

@@ -82,7 +82,7 @@ def test_letters_are_shown_with_reasons_and_stay_visible() -> None:
 
 
 class Refusing(FakeSqs):
-    """A notifier takes each message at once, and makes it a dead letter again, under a new message id."""
+    """SQS with a notifier that takes each message at once, and makes it a dead letter again, under a new message id."""
 
     def delete_message(self, QueueUrl: str, ReceiptHandle: str) -> None:
         super().delete_message(QueueUrl, ReceiptHandle)

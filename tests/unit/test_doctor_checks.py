@@ -301,7 +301,7 @@ def test_required_rights_are_those_that_the_chart_gives(values: dict[str, Any]) 
             f"{right.resource}/{right.subresource}" if right.subresource else right.resource,
             right.verb,
             right.namespace,
-            # A Role gives the right to the namespace's own Namespace without its name.
+            # The Role gives the right to its own Namespace without naming it.
             "" if right.resource == "namespaces" else right.name,
         )
         for right in required_rights(configuration, "keyturn", "keyturn")

@@ -1,4 +1,4 @@
-"""The doctor's report: the sample in docs/cli.md is what it prints of such facts."""
+"""The doctor's report: for the facts of the sample in docs/cli.md, it prints that sample."""
 
 import json
 from dataclasses import replace

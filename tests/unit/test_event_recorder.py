@@ -28,7 +28,7 @@ class Api:
         self.written: dict[str, Any] = {}
         self.patched: list[str] = []
         self.gone = False
-        self.hangs = ""  # a namespace
+        self.hangs = ""  # the namespace whose requests hang
 
     async def request(self, method: str, path: str, body: Any, content_type: str = "application/json") -> Any:
         if self.gone:

@@ -116,7 +116,7 @@ def nested(depth: int, inner: str) -> str:
 def test_expression_that_is_dear_to_weigh_is_refused_by_validation(expression: str) -> None:
     fault = validate_expression(expression)
     assert fault is None or "simplify it" in fault or "not a JMESPath expression" in fault
-    if fault is None:  # brackets leave no trace in the syntax tree
+    if fault is None:  # as for the brackets, which leave no trace in the syntax tree
         assert computed_bounds(expression) <= 8 * MAX_NODES
 
 

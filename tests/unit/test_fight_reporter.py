@@ -1,4 +1,5 @@
-"""Reports of fights: once, by the leader, on the workload, and with the writer that owns the annotation then."""
+"""Reports of fights: the leader reports each fight once, on the workload, and names the writer that owns the annotation
+at that time."""
 
 import asyncio
 from collections import Counter
@@ -63,7 +64,7 @@ async def test_writer_that_answers_later_is_named() -> None:
     ((target, uid, warning, reason, kind, message),) = events.told
     assert (target, uid, warning, reason, kind) == (Target("team", "web"), "uid", True, REVERTED, "Deployment")
     assert '"argocd-controller"' in message
-    assert FIGHT_BACKOFF.base > READ_AFTER  # our next write would take the annotation back
+    assert FIGHT_BACKOFF.base > READ_AFTER  # otherwise Keyturn's next write would take the annotation back first
 
 
 async def test_workload_that_cannot_be_read_is_reported_without_a_writer() -> None:
@@ -102,7 +103,7 @@ async def test_fights_about_all_marks_of_a_workload_are_one_report(caplog: pytes
     await asyncio.sleep(READ_AFTER + 1)
     assert (len(events.told), len(caplog.messages)) == (2, 2)
     assert metrics.registry.get_sample_value("keyturn_rollout_fights_total", {"kind": "Deployment"}) == 200
-    made.on_fight(fights("team", workloads=1)[0])  # a later one is told again
+    made.on_fight(fights("team", workloads=1)[0])  # a later fight is told again
     await asyncio.sleep(READ_AFTER + 1)
     assert len(events.told) == 3
 

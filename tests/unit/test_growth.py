@@ -60,7 +60,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NAMES = ("a", "b", "c")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 INTERVAL = 30.0  # seconds between two sweeps
-# A rotation takes a second of virtual time here. After as many, each cache has what it keeps.
+# A rotation takes a second of virtual time here. After this many, each cache has all that it keeps.
 WARM = max(2 * MAX_SMALL, int(TTL), int(DEDUP_WINDOW)) + 100
 COUNTED = 400
 ACCOUNT = {"keyturn.dev/service-account": "app"}
@@ -123,7 +123,7 @@ class Cluster:
 
 
 class Aws:
-    """Secrets Manager with the current version of each secret alone, behind the port of the receiver's client."""
+    """Secrets Manager with only the current version of each secret, behind the port of the receiver's client."""
 
     credentials_error = None
 

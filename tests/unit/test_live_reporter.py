@@ -1,4 +1,4 @@
-"""Reports of rollouts: what is told, by whom, once, and what is no rollout of Keyturn's."""
+"""Reports of rollouts: what is told once, and by whom, and which rollouts are not Keyturn's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -148,7 +148,7 @@ async def test_secret_is_live_with_its_last_consumer(env: Env) -> None:
     await env.see(UNFINISHED, "one")
     await env.see(UNFINISHED, "two")
     await env.see(COMPLETE, "one")
-    env.up_to_date = False  # a third one has still to be marked
+    env.up_to_date = False  # a third consumer is not marked yet
     await env.see(COMPLETE, "two")
     assert env.reasons() == [("Deployment one", "Live"), ("Deployment two", "Live")]
     env.up_to_date = True
@@ -214,7 +214,7 @@ async def test_mark_that_is_seen_before_its_secret_is_told_when_the_secret_is_se
     ("moved_at", "written_at", "words"),
     [
         (None, T0 - 1, ", 7 s after the Secret was written"),
-        (T0 + 1, T0 - 1, ", 7 s after the Secret was written"),  # of a later change of other keys
+        (T0 + 1, T0 - 1, ", 7 s after the Secret was written"),  # the label moved for a later change of other keys
         (T0 - 3, None, ", 9 s after the label moved"),
         (T0 - 3, T0 - 1, ", 9 s after the label moved"),
     ],
@@ -250,7 +250,7 @@ async def test_deployment_that_has_failed_is_stuck_until_it_is_live(env: Env) ->
 async def test_rollout_without_a_condition_is_stuck_after_its_deadline_without_progress(env: Env) -> None:
     await env.see(UNFINISHED)
     await env.wait(500)
-    await env.see(replace(UNFINISHED, updated=1))  # a new pod: it goes on
+    await env.see(replace(UNFINISHED, updated=1))  # a new pod: the rollout goes on
     await env.wait(500)
     await env.see(replace(UNFINISHED, updated=1, ready=1))  # a pod fails: that is no progress
     assert not env.told
@@ -283,7 +283,7 @@ async def test_pods_that_a_partition_keeps_are_not_live(env: Env) -> None:
             "Secret db: version d0cf8060: 1 of 2 pods run it; keeps its first pod: lower the partition",
         )
     ]
-    await env.wait(10_000)  # nobody is late
+    await env.wait(10_000)  # the rollout does not become stuck
     await env.see(replace(UNFINISHED, updated=1))
     assert len(env.told) == 1
     await env.see(replace(COMPLETE, finished_at=int(env.now)))

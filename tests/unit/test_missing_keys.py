@@ -35,7 +35,7 @@ def test_keys_that_a_container_waits_for_are_missing(reads: Reads, missing: tupl
         ("password: a\nother: b", ("password",)),
         ("'password': a", ("password",)),
         ('"password" : a', ("password",)),
-        ("{password: a}", ()),  # rather counted than read with YAML
+        ("{password: a}", ()),  # not read as YAML, so the key is only counted
         ("key: hunter2", ()),
     ],
 )

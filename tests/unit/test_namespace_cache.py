@@ -1,4 +1,4 @@
-"""Namespaces: the annotations of a former namespace do not count for the Secrets of one that has its name now."""
+"""Namespaces: the annotations of a former namespace do not count for the Secrets of a later one of the same name."""
 
 import asyncio
 import itertools
@@ -97,7 +97,7 @@ async def test_late_events_about_the_former_namespace_undo_nothing(latter: dict[
 
 
 async def test_whatever_the_order_of_events_a_former_namespace_is_never_believed_without_a_read() -> None:
-    """Versions that are no numbers cannot be compared. Then what is not known to belong together is read again."""
+    """Versions that are no numbers cannot be compared. So a namespace that may not be the Secret's is read again."""
     events = [("update", "1"), ("delete", "1"), ("update", "2"), ("list", "1"), ("list", "2")]
     for order in itertools.permutations(events, 3):
         setting = Setting(namespace("2", 0, "latter/*"))

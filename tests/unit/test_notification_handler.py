@@ -1,4 +1,4 @@
-"""A reply answers for what is done. What one namespace holds up by itself is left to the work queue."""
+"""A reply tells of the work that is done. Work that a namespace holds up by itself is left to the work queue."""
 
 import asyncio
 import time
@@ -207,7 +207,7 @@ async def test_reply_to_a_full_delivery_fits_into_what_the_notifier_reads() -> N
 
 
 class CountedText(str):
-    """An annotation. ``looks`` counts how often any of them was looked up among the parsed ones."""
+    """An annotation. ``looks`` counts how often any such annotation was looked up among the parsed ones."""
 
     looks = 0
     __slots__ = ()

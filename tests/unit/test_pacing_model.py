@@ -1,8 +1,8 @@
 """Random histories of paced rollouts, played against the real engine and checked against what a cluster shows.
 
 The API client and its watches are fakes: a cluster of Deployments whose rollouts end or fail, or whose new pods crash,
-when a rule says so, and two replicas of the receiver whose watches lag behind as rules say. Everything between is the
-receiver's own.
+when a rule says so, and two replicas of the receiver whose watches lag behind as rules say. Everything in between is
+the receiver's own code.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Cluster:
         self.history: list[dict[str, Any]] = []
         self.state = dict.fromkeys(READS, COMPLETE)
         self.crashing: set[str] = set()
-        self.returned: set[str] = set()  # had failed by a crash loop, which freed their slots, and went on
+        self.returned: set[str] = set()  # rollouts that failed by a crash loop, which freed their slots, and went on
         self.noticed: set[str] = set()
         self.opened_for: dict[str, str] = {}
         self.pod_marks: dict[str, dict[str, str]] = {name: {} for name in READS}
@@ -198,7 +198,7 @@ class Cluster:
         return pods
 
     def on_restart(self, name: str, secret: str) -> None:
-        """Check the restart of a Deployment that was just written."""
+        """Check the restart that was just written to a Deployment."""
         self.objects[name]["metadata"]["generation"] += 1
         if name not in self.open_rollouts():  # otherwise this restart makes no further rollout unfinished
             self.opened_for[name] = secret
@@ -318,13 +318,13 @@ class Pacing(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def crash(self, which: int) -> None:
-        """Kill a receiver, which takes its memory, and start it again."""
+        """Kill a receiver, so that it loses its memory, and start it again."""
         self.replicas[which] = self.start(which)
 
     @rule()
     def change_leader(self) -> None:
-        """Make the other replica the leader. Its watch has come as far as the last leader's writes, because it may lead
-        only five seconds after the other ended."""
+        """Make the other replica the leader. Its watch has shown all writes of the last leader, because a replica may
+        lead only five seconds after the last leader ended."""
         self.leader = 1 - self.leader
         self.replicas[self.leader].deliver(len(self.cluster.history))
         self.replicas[self.leader].crashes.on_started_leading()
@@ -446,7 +446,7 @@ def _close_window(c2: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [_resume, _close_window])
 def test_change_that_a_conflict_shows_decides_whether_the_restart_waits(change: Callable[[Any], None]) -> None:
-    """A paused Deployment takes no slot, and needs no other to end. It is changed, and the replica has not seen it."""
+    """A paused Deployment takes no slot and waits for no other rollout. The replica has not seen that it is changed."""
     cluster = Cluster()
     c2 = cluster.objects["c2"]
     c2["spec"]["paused"] = True

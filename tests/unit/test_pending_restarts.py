@@ -26,7 +26,7 @@ OLD, ODD = consumer(digest({"a": "v1"}, "a")), consumer("odd")
 
 def test_reconcile_that_has_written_knows_of_all_whom_it_knew_before() -> None:
     assert WRITE.before_of(ODD, "db", AFTER, unchanged=True) is BEFORE
-    # Of one that has changed meanwhile, only an old mark tells that it is still to do.
+    # If a consumer has changed meanwhile, only an old mark tells that it is still to be restarted.
     assert WRITE.before_of(ODD, "db", AFTER, unchanged=False) is None
     assert WRITE.before_of(OLD, "db", AFTER, unchanged=False) is BEFORE
     # Somebody else has written another record since.
@@ -47,7 +47,7 @@ def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() ->
     left = replace(WRITE, left=frozenset({REF}))
     assert left.before_of(OLD, "db", AFTER, unchanged=True) is BEFORE
     assert left.before_of(ODD, "db", AFTER, unchanged=True) is None
-    # One that has been marked may have been reverted since, after its pods were replaced.
+    # A consumer that is not left was marked. Somebody may have reverted it since, after its pods were replaced.
     assert replace(WRITE, left=frozenset({OTHER})).before_of(OLD, "db", AFTER, unchanged=True) is None
 
 

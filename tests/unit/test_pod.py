@@ -54,7 +54,7 @@ def test_pod_that_was_made_from_a_marked_template_is_new_whatever_its_time() -> 
 
 
 def test_pod_of_a_marked_workload_that_is_of_the_second_of_the_write_is_behind() -> None:
-    """The mark may be older than the second, so nothing tells that the pod did not start before the write."""
+    """The mark may be older than this second, so the pod may have started before the write."""
     made = Pod({"db": WHOLE}, WRITTEN)
     assert is_behind(made, "db", record(a=WriteTime(WRITTEN)), MARKED, False)
     assert not is_behind(made, "db", record(a=WriteTime(WRITTEN)), UNMARKED, False)
@@ -63,7 +63,7 @@ def test_pod_of_a_marked_workload_that_is_of_the_second_of_the_write_is_behind()
 
 @pytest.mark.parametrize("reads", [WHOLE, NEEDS_A])
 def test_time_that_no_release_has_recorded_leaves_behind_a_marked_workload(reads: Reads) -> None:
-    """Release 0.2 recorded none. A crash of it between a write and the restarts must not be forgotten."""
+    """Release 0.2 recorded no times. If it crashed between a write and the restarts, the restarts are still due."""
     unknown = Record(revisions={"a": "v2", "b": "v1"}, write_times={"b": WriteTime(1)})
     made = Pod({"db": reads}, WRITTEN)
     assert is_behind(made, "db", unknown, MARKED, False)
@@ -73,8 +73,8 @@ def test_time_that_no_release_has_recorded_leaves_behind_a_marked_workload(reads
 
 
 def test_key_that_returns_with_a_secret_made_anew_leaves_behind_pods_that_have_started() -> None:
-    """Without a mark, a container that needs a new key has not started without it. With one, its pods may have read the
-    key in the Secret's former life."""
+    """If the workload has no mark, a container that needs a new key has not started without the key. If the workload
+    has a mark, its pods may have read the key in the Secret's former life."""
     anew = record(a=WriteTime(WRITTEN, appeared=True))
     made = Pod({"db": NEEDS_A}, WRITTEN - 100)
     assert is_behind(made, "db", anew, MARKED, False)
@@ -98,7 +98,7 @@ def test_removal_of_a_key_that_a_marked_workload_names_leaves_its_pods_behind() 
         ({"containers": [ENV_FROM]}, {"containerStatuses": [running(SOON)]}, True),
         ({"containers": [ENV_FROM]}, {"containerStatuses": [{"name": "app", "state": {"waiting": {}}}]}, True),
         ({"containers": [ENV_FROM]}, {}, True),
-        # Nobody reads a file again because its container starts.
+        # The start of a container does not repeat the reads of files.
         ({"containers": [ENV_FROM], **FILES}, {"containerStatuses": [running(AFTER)]}, True),
         # All containers that read the Secret have to have started again.
         (

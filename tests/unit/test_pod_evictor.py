@@ -140,7 +140,7 @@ async def test_next_pod_waits_until_the_replacement_of_the_former_is_ready() -> 
 
 
 async def test_pod_that_is_not_ready_goes_first_and_waits_for_nobody() -> None:
-    """A pod that crashes because its password is old would otherwise keep everybody from being replaced."""
+    """Otherwise a pod that crashes because of its old password would keep all pods from being replaced."""
     cluster = Cluster(pod("a", 1), pod("b", 2, is_ready=False), pod("c", 3, is_ready=False), slowness=1000)
     await run(cluster, 100)
     assert cluster.evicted == ["b", "c"]
@@ -216,7 +216,7 @@ async def test_each_namespace_has_a_share_of_the_evictions() -> None:
         return made.start(DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True)
 
     assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
-    assert not start("team", 0)  # it is being done
+    assert not start("team", 0)  # its evictions run already
     assert sum(start(f"team-{number}", 0) for number in range(MAX_RUNS)) == MAX_RUNS - MAX_RUNS_PER_NAMESPACE
 
 
@@ -225,7 +225,7 @@ async def test_end_is_told_once_the_last_replacement_is_ready_with_the_time_of_t
     begun = int(asyncio.get_running_loop().time())
     made = await run(cluster, 40)
     assert cluster.evicted == ["a", "b"]
-    assert (cluster.done, len(cluster.marks)) == ([], 1)  # it is settled, but its last pod is not Ready yet
+    assert (cluster.done, len(cluster.marks)) == ([], 1)  # the workload is settled, but its last pod is not Ready yet
     await asyncio.sleep(60)
     ((mark, pods, ready_at),) = cluster.done
     assert (mark, pods) == (cluster.marks[0].value, 2)

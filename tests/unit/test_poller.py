@@ -110,7 +110,7 @@ class Setting:
             self.requests.append(request)
             return ReconcileResult(True, changed=changed)
 
-        self.made: list[str] = []  # the accounts and regions of the stores that were used first, in order
+        self.made: list[str] = []  # the account, or else the region, of each store, in order of first use
         self.hanging: set[str] = set()
 
         async def make(key: StoreKey, identity: Identity) -> Store:
@@ -190,7 +190,7 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
         ({"db": "v1", "host": "v2"}, "*", {Source("prod/host"): {"v2"}}),
         ({"db": "v1"}, "*", {Source("prod/host"): set()}),
         ({"db": "v2", "host": "v2"}, "*", {Source("prod/db"): {"v2"}, Source("prod/host"): {"v2"}}),
-        ({"db": "v2", "host": "v2"}, "prod/db", {Source("prod/db"): {"v2"}}),  # of the other one, nothing may be learnt
+        ({"db": "v2", "host": "v2"}, "prod/db", {Source("prod/db"): {"v2"}}),  # nothing may be learnt of prod/host
     ],
 )
 async def test_each_of_several_secrets_is_compared_by_itself(
@@ -417,7 +417,7 @@ async def test_forged_record_does_not_tell_whether_a_secret_exists(mode: PollMod
 
 @pytest.mark.parametrize("mode", PollMode)
 async def test_secret_under_a_forbidden_name_looks_like_a_missing_one(mode: PollMode) -> None:
-    # Read as the whole ARN of prod/db, which is allowed, or as a partial ARN of prod/db-master, which is not.
+    # The id may be the whole ARN of prod/db, which is allowed, or a partial ARN of prod/db-master, which is not.
     place = ARN.format("x").partition("prod/")[0]
     told = {"status": "SourceNotFound: it does not exist"}
     hidden = SecretMetadata(f"{place}prod/db-master-AbCdEf", "prod/db-master", {"v1": frozenset({"AWSCURRENT"})}, NOW)
@@ -626,7 +626,7 @@ async def test_secrets_of_a_namespace_are_described_in_parts_that_take_turns(ann
 
 
 class Slow(Aws):
-    """A fake AWS that takes a time to describe a secret, and another one for secrets of another account."""
+    """A fake AWS that takes ``seconds`` to describe a secret, or ``foreign`` if the secret is of another account."""
 
     def __init__(self, *secrets: SecretMetadata, seconds: float = 0.0, foreign: float = 0.0) -> None:
         super().__init__(*secrets)
@@ -670,7 +670,7 @@ async def test_secrets_of_a_namespace_that_hang_delay_those_of_another_by_two_ca
 
 
 async def test_roles_of_a_namespace_that_hang_delay_the_sweep_of_no_other() -> None:
-    """They took all lanes before the other namespace's role was there, so turns alone do not help."""
+    """They could take all lanes before the other namespace's role is there, so turns alone would not help."""
     hanging = [
         in_namespace("greedy", bound_object(f"s{n}", "v1", **{"keyturn.dev/service-account": f"app{n}"}))
         for n in range(50)

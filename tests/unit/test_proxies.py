@@ -37,12 +37,12 @@ CASES = [
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that sets the variables of the environment, and no other proxy variables."""
+    """Return a function that sets the given variables of the environment, and removes all other proxy variables."""
 
     def give(**variables: str) -> None:
         for scheme in ("http", "https", "all", "no"):
             for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper()):
-                monkeypatch.setenv(name, "")  # recorded, so that it is restored
+                monkeypatch.setenv(name, "")  # so that monkeypatch records and restores it
                 monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

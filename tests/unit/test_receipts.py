@@ -44,7 +44,8 @@ NOT_TAKEN = DeliveryResult(Disposition.RETRY, "connection refused")
 
 
 def message(receives: int, *, queued_before_first: float = 0.1) -> dict[str, Any]:
-    """Return an SQS record that was first received so many seconds after it was sent."""
+    """Return an SQS record that was received ``receives`` times, and first ``queued_before_first`` seconds after it was
+    sent."""
     return {
         "attributes": {
             "ApproximateReceiveCount": str(receives),

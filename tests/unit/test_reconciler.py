@@ -143,7 +143,8 @@ class FakeApi:
         self.show()
 
     def make_pods(self, age: int | None) -> None:
-        """Make one pod of the Deployment, ``age`` seconds before the Secret's writes, or none."""
+        """Make one pod of the Deployment, created ``age`` seconds before the Secret's writes, or no pod if
+        ``age`` is None."""
         owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
         spec = self.workload["spec"]["template"]["spec"]
         metadata = {"ownerReferences": [owner], "creationTimestamp": self.written_at(-(age or 0))}
@@ -520,7 +521,7 @@ async def test_consumer_that_no_watch_showed_is_restarted_if_a_pod_is_older_than
     assert bool(annotations) is bool(restarts)
     assert engine.events.reasons == ["Applied"] * len(restarts)
     reads = [("GET", "secrets"), ("GET", "deployments"), ("GET", "pods")]
-    assert engine.api.calls == [*reads, ("PATCH", "deployments")]  # and nothing after its mark
+    assert engine.api.calls == [*reads, ("PATCH", "deployments")]  # and no call after the mark of the consumer
     assert engine.stores.reads == 0
 
 
@@ -560,7 +561,7 @@ async def test_fight_about_a_mark_slows_down_and_a_new_rotation_is_carried_at_on
     (fight,) = engine.fights
     assert (fight.consumer.ref.name, fight.mark) == ("web", "revision.keyturn.dev/db")
     assert fight.removed is (owner == "strips")
-    assert len({round(at - started) for at in writes}) >= 2  # they go on
+    assert len({round(at - started) for at in writes}) >= 2  # the writes go on
     before = len(writes)
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     result = await engine.notify()

@@ -119,7 +119,7 @@ async def test_watches_that_stay_silent_are_replaced_by_lists() -> None:
     api = Api(PAGES, [[SILENCE], [SILENCE], [SILENCE], [SILENCE], [SILENCE]])
     await follow(api)
     assert api.watched_from == ["10"] * 6
-    assert api.lists == 3  # the first one, and one after each second watch
+    assert api.lists == 3  # the first list, and one after every second watch
 
 
 async def test_single_silent_watch_resumes_without_a_list() -> None:
@@ -224,4 +224,4 @@ async def test_page_that_takes_too_long_is_asked_for_again_in_smaller_parts_and_
     api = SlowPages([1000] * 200, most=10)
     assert await follow(api) == {str(number) for number in range(200)}
     too_slow = [limit for limit in api.limits if limit > api.most]
-    assert len(too_slow) < 6  # and then no page grows beyond what has failed
+    assert len(too_slow) < 6  # after that, no page grows to a size that has failed

@@ -1,4 +1,4 @@
-"""Secrets that are no longer bound: their status says so, whoever was running when the label went."""
+"""Secrets that are no longer bound: their status says so, whether or not a receiver ran when the label was removed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,13 +30,13 @@ def released(name: str = "db", version: int = 1, **labels: str) -> dict[str, Any
 
 
 class Secrets:
-    """The port of the Secret client. A Secret whose release is written vanishes from the watch, as its label goes."""
+    """The port of the Secret client. A release removes the label `keyturn.dev/state`, so the watch loses the Secret."""
 
     def __init__(self, cache: ReleasedCache) -> None:
         self._cache = cache
         self.written: list[tuple[str, str, str]] = []
         self.errors: list[KeyturnError] = []
-        self.hangs = ""  # a namespace
+        self.hangs = ""  # the namespace whose requests hang
         self.watch_lags = False
 
     async def release(self, target: Target, uid: str, resource_version: str, status: str) -> None:
@@ -102,7 +102,7 @@ async def test_follower_waits_for_the_leader_and_then_acts() -> None:
         setting.show(released("reported"))
         await asyncio.sleep(1.0)
         assert setting.secrets.written == []
-        setting.show(bound_object("reported"))  # the label is back
+        setting.show(bound_object("reported"))  # the label keyturn.dev/bind is back
         await asyncio.sleep(4.0)
     assert [name for name, _, _ in setting.secrets.written] == ["mine"]
 
@@ -154,7 +154,7 @@ async def test_secret_whose_label_says_no_is_reported() -> None:
 
 
 async def test_secrets_of_one_namespace_delay_no_report_of_another() -> None:
-    """The owner of 1,000 Secrets sets their labels again and again."""
+    """The owner of 1,000 Secrets sets their labels `keyturn.dev/state` again and again."""
     setting = Setting()
     many = [released(f"hostile-{number}") for number in range(1000)]
     for each in many:
@@ -195,6 +195,6 @@ async def test_report_that_the_watch_does_not_show_yet_is_not_repeated() -> None
         setting.show(released("other"))
         await asyncio.sleep(1)
         assert [name for name, _, _ in setting.secrets.written] == ["db", "other"]
-        setting.show(released(version=2))  # the label is set again
+        setting.show(released(version=2))  # the label keyturn.dev/state is set again
         await asyncio.sleep(1)
     assert [version for name, version, _ in setting.secrets.written if name == "db"] == ["1", "2"]

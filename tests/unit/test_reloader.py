@@ -1,4 +1,4 @@
-"""Reloader's annotations: each row of the table in docs/rollouts.md, and what wrong ones lead to."""
+"""Reloader's annotations: each row of the table in docs/rollouts.md, and what wrong annotations lead to."""
 
 import time
 from typing import Any
@@ -133,7 +133,7 @@ def test_names_of_one_annotation_are_limited_and_matched_quickly() -> None:
     of_faults = sum(map(len, held.faults)) // FAULT_UNIT
     assert held.size == 1 + 2 * MAX_NAMES + of_faults  # which counts towards the limit of its namespace
     unnamed = consumer(Case(True, True, excluded("X" * 100_000)), ReloaderMode.RUNNING)
-    assert unnamed.size < 5  # a name that is no name takes no memory, and its fault little
+    assert unnamed.size < 5  # a text that is no name takes no memory, and its fault takes little
     assert time.process_time() - started < 0.5
 
 

@@ -66,7 +66,7 @@ class Scene:
         return str(self.retire.handler(self.receipt(host, **changes), None)["reason"])
 
     def live(self, host: str, version: str, seconds: float, took: int | None = None) -> str:
-        """Tell that a version is live since so many seconds from now, and ``took`` seconds after the label moved."""
+        """Tell that a version is live since ``seconds`` from now, which is ``took`` seconds after the label moved."""
         detail = {"versionId": version, "since": at(seconds), "seconds": took}
         return self.tell(host, detail={name: value for name, value in detail.items() if value is not None})
 
@@ -143,7 +143,7 @@ def test_version_that_is_not_current_retires_nothing(scene: Scene) -> None:
     assert scene.active() == scene.both
     scene.version = rolled_back
     scene.tell(BLUE)
-    assert scene.tell(GREEN) == ""  # the key of the version between them is the one before the current now
+    assert scene.tell(GREEN) == ""  # the version with the new key is now the one before the current one
     assert scene.active() == scene.both[:1]
 
 
@@ -164,7 +164,8 @@ def test_run_that_ended_after_it_had_revoked_is_made_up_by_the_next_try(scene: S
 
 @pytest.mark.parametrize("told", [True, False])
 def test_rollback_waits_for_the_pods_of_each_cluster_that_still_run_the_other_version(scene: Scene, told: bool) -> None:
-    """The first version was live in both clusters. The second one is stuck in GREEN; BLUE runs it, and may say so."""
+    """The first version was live in both clusters. The second one is stuck in GREEN. BLUE runs it, and says so if
+    ``told``."""
     scene.live(BLUE, scene.first, -600)
     assert scene.live(GREEN, scene.first, -600) == "it is not the current version any more"
     if told:

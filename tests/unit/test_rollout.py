@@ -68,7 +68,7 @@ def key_ref(key: str, **more: bool) -> dict[str, Any]:
             {"volumes": [{"secret": {"secretName": "db", "items": [{"key": "a"}], "optional": True}}]},
             Reads(keys=frozenset("a"), optional=True),
         ),
-        # A sidecar is an init container that goes on.
+        # A sidecar is an init container that keeps running.
         ({"initContainers": [{"restartPolicy": "Always", **key_ref("a")}]}, Reads(keys=frozenset("a"))),
         (
             {"initContainers": [key_ref("a")], "containers": [key_ref("b"), key_ref("c", optional=True)]},
@@ -109,7 +109,7 @@ def test_annotation_names_the_secrets_that_are_read_otherwise(names: str) -> Non
     assert consumer({}, own=annotation).reads == both
     assert consumer({}, marks=annotation).reads == both
     assert consumer(READS_A, own=annotation).reads == {"db": Reads(True, frozenset("a")), "cache": WHOLE}
-    # A registry's credentials restart somebody if they are asked to.
+    # A registry's credentials restart a workload if its annotation names them.
     pulls = consumer({"imagePullSecrets": [{"name": "registry"}]}, own={"keyturn.dev/reads": "registry"})
     assert pulls.reads == {"registry": WHOLE}
     mark = rollout(consumer({}, own={**annotation, MARK: "older"}), "db", record({"a": "v2"}), record({"a": "v1"}))
@@ -215,7 +215,7 @@ def test_consumer_with_a_baseline_restarts_when_a_revision_changes() -> None:
     restarted = rollout(marked, "db", record({"a": "v2"}), record({"a": "v1"}))
     assert restarted is not None
     assert restarted.restart
-    # Nobody else knows whether its pods have been replaced since, so these decide.
+    # Without the former record, nothing tells whether the pods have been replaced since. So the pods decide.
     later = rollout(marked, "db", record({"a": "v2"}))
     assert later is not None
     assert (later.restart, later.undecided) == (False, True)
@@ -249,7 +249,7 @@ def test_consumer_of_unmanaged_keys_gets_no_mark() -> None:
 
 
 def test_settled_mark_takes_precedence_over_the_one_on_the_template() -> None:
-    """A manifest keeps an old mark on the template for ever: that its pods are new stands on the workload."""
+    """A manifest may keep an old mark on the template forever. The mark on the workload tells that the pods are new."""
     mark = rollout(consumer(ENV_FROM), "db", record({"a": "v2"}))
     assert mark is not None
     assert rollout(consumer(ENV_FROM, marks={MARK: "older"}, own={MARK: mark.value}), "db", record({"a": "v2"})) is None
@@ -309,7 +309,7 @@ def test_two_secrets_never_share_a_mark() -> None:
     twin = (former_mark_name(long) or "").partition("/")[2]
     assert len(twin) == 63
     assert mark_name(long) != mark_name(twin)
-    assert "_" in mark_name(long)  # no name of a Secret has it
+    assert "_" in mark_name(long)  # no name of a Secret has an underscore
     assert former_mark_name(twin) is None
 
 
@@ -342,7 +342,7 @@ def created(
     ("at", "late", "undecided"),
     [
         (WRITTEN - 1, False, True),
-        (WRITTEN, False, False),  # a watch showed it at once, and pods take longer than that to start
+        (WRITTEN, False, False),  # a watch showed the workload at once, and its pods take longer than that to start
         (WRITTEN, True, True),
         (WRITTEN + 1, True, False),
         (None, True, False),
@@ -399,7 +399,7 @@ def test_pod_that_is_known_to_run_without_the_key_is_behind_however_young_it_is(
 
 @pytest.mark.parametrize("reads", [WHOLE, Reads(keys=frozenset("a"), optional=True)], ids=["all keys", "optional key"])
 def test_pod_of_a_marked_consumer_may_have_started_at_once_without_the_key(reads: Reads) -> None:
-    """The key goes and comes back within a second, and the reconcile that restarts is not the one that wrote it."""
+    """The key goes and comes back within a second. The reconcile that restarts is not the one that wrote the key."""
     written = record({"a": "v3"}, a=WriteTime(WRITTEN, appeared=True))
     for age, behind in ((1, True), (0, True), (-1, False)):
         assert is_behind(Pod({"db": reads}, WRITTEN - age), "db", written, MARKED, False) is behind
@@ -413,7 +413,7 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
     mark = rollout(consumer(optional, marked), "db", gone, before)
     assert mark is not None
     assert mark.restart
-    # So its pods decide, too, if nobody has restarted it at once.
+    # If nobody has restarted the consumer at once, its pods decide here, too.
     undecided = rollout(created(WRITTEN - 1, optional, marks=marked), "db", gone)
     assert undecided is not None
     assert undecided.undecided
@@ -425,9 +425,9 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
     back = rollout(restarted, "db", record({"a": "v3", "b": "v1"}), gone)
     assert back is not None
     assert back.restart
-    # A key that is not optional keeps its pods, which would not start again without it.
+    # If the key is not optional, the pods are kept, because they would not start again without the key.
     assert rollout(consumer(READS_A, marked), "db", gone) is None
-    # Neither a key that Keyturn has never filled nor a Secret without a record is a key that is gone.
+    # A key is not gone if Keyturn has never filled it, or if the Secret has no record.
     assert rollout(consumer(optional), "db", gone) is None
     assert rollout(consumer(optional, marked), "db", record({"b": "v1"})) is None
     assert rollout(consumer(optional, marked), "db", Record()) is None
@@ -512,7 +512,7 @@ def test_value_that_is_not_understood_restarts_nobody_and_is_told(
 @pytest.mark.parametrize("pod", [ENV_FROM, READS_A], ids=["all keys", "one key"])
 @pytest.mark.parametrize("marks", [{}, {MARK: "older"}], ids=["unmarked", "marked"])
 def test_keys_of_a_secret_are_not_looked_at_again_for_each_consumer(pod: dict[str, Any], marks: dict[str, str]) -> None:
-    """A tenant may have thousands of both, and the event loop waits for the comparison."""
+    """A tenant may have thousands of keys and consumers, and the event loop waits for the comparison."""
     keys = ["a", *(f"key-{number}" for number in range(3500))]
     old, new = (CountedMap(dict.fromkeys(keys, version)) for version in ("v1", "v2"))
     times = CountedMap({key: WriteTime(WRITTEN, appeared=key != "a") for key in keys})

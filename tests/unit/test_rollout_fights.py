@@ -108,7 +108,7 @@ def test_secret_that_moves_to_and_fro_slows_down() -> None:
 
 @pytest.mark.parametrize(("template", "removed"), [("v2", False), (None, True)])
 def test_restart_that_takes_the_settled_mark_away_is_no_removal(template: str | None, removed: bool) -> None:
-    """A Secret moves to and fro. Or an owner takes the mark from the template."""
+    """In the first case, the values of the Secret move to and fro. In the second, an owner removes the mark."""
     observer, told = Observer(), []
     observer.fights.add_handler(told.append)
     marks = {MARK: template} if template else {}
@@ -146,7 +146,7 @@ def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
 
 
 def test_secret_that_the_pods_read_only_at_times_is_no_fight() -> None:
-    """A consumer shows the marks of the Secrets that its pods read, so this one comes and goes with them."""
+    """A consumer shows only marks of Secrets that its pods read, so a mark comes and goes with the reference."""
     observer = Observer()
     reads = {"db": Reads(whole=True)}
     for _ in range(10):
@@ -169,7 +169,7 @@ def marked(name: str, character: str) -> Consumer:
 
 
 def test_what_is_remembered_of_marks_is_bounded_in_bytes() -> None:
-    """Long values, which differ from the first character on, go round on a hundred workloads."""
+    """Long values, which differ from the first character on, take turns on each of a hundred workloads."""
     fights, count = RolloutFights(FakeClock()), 100
     characters = [chr(0x1F511 + number) for number in range(MAX_STATES)]
     tracemalloc.start()

@@ -63,8 +63,8 @@ def consumer(kind: WorkloadKind, made: Mapping[str, Any]) -> Consumer | None:
 
 
 def is_due(kind: WorkloadKind, made: Any, name: str) -> bool:
-    """Return whether the rotation restarts the workload, if the switch lets it. It has lived since before the rotation:
-    it was marked then, and its pod is as old."""
+    """Return whether the rotation restarts the workload, if the switch lets it. The workload and its pod are older than
+    the rotation, and the workload was marked before the rotation."""
     before = consumer(kind, made)
     if before is None or name not in ("db", "moved"):
         return False

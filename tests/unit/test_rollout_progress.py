@@ -152,8 +152,9 @@ def test_change_of_progress_is_told_and_triggers_no_check() -> None:
     states = [after.progress.state for _, after in told if after.progress]
     assert states == [COMPLETE, UNFINISHED, UNFINISHED, COMPLETE]
     assert [each.progress for each, _ in told[1:] if each] == [after.progress for _, after in told[:-1]]
-    assert len(checked) == 2  # the mark alone
+    assert len(checked) == 2  # only the mark led to a check
 
-    see({**deployment(2, 2, 2), "observedGeneration": 5}, "two", generation=5)  # a list that shows both at once
+    # A list shows a mark and the complete rollout for it at once.
+    see({**deployment(2, 2, 2), "observedGeneration": 5}, "two", generation=5)
     assert told[-1][1].marks == {"revision.keyturn.dev/db": "two"}
     assert len(told) == 5

@@ -21,13 +21,13 @@ DUE, UNFINISHED, FAILED, SETTLED = (
 @pytest.mark.parametrize(
     ("state", "in_fight", "has_old_pods", "before", "after"),
     [
-        # The status begins to tell it only if everything is known.
+        # The status begins to tell of a reverted restart only if everything is known.
         (DUE, True, True, "", TEXT),
         (DUE, True, None, "", ""),
         (DUE, True, False, "", ""),
         (DUE, False, True, "", ""),
         (UNFINISHED, True, True, "", ""),
-        # It goes on to tell it, also on a replica that has seen no fight, until the opposite is known.
+        # The status goes on to tell of it until the opposite is known, also on a replica that has seen no fight.
         (DUE, True, True, TEXT, TEXT),
         (DUE, False, None, TEXT, TEXT),
         (UNFINISHED, False, None, TEXT, TEXT),

@@ -256,13 +256,13 @@ def test_revisions_of_a_secret_that_is_gone_are_found_by_its_values(how: str) ->
         again["metadata"]["uid"] = "another" if how == "created again" else "uid-db"
         cache.update(cache.transform(again))
     assert revisions(cache) == {"value": "v1"}
-    assert revisions(cache) == {"value": "v1"}  # the first write was a conflict
+    assert revisions(cache) == {"value": "v1"}  # asked again, because the first write was a conflict
     assert revisions(cache, fingerprints={"value": b"another", "more": b"fingerprint"}) == {}
     assert revisions(cache, later(namespace="other")) == {}
 
 
 def test_revisions_of_a_secret_that_is_gone_go_to_one_secret_alone() -> None:
-    """Its author deletes it, and creates it again and again with guesses in place of the value."""
+    """The author of the Secret deletes it, and creates it again and again with guesses in place of the value."""
     cache = deleted()
     assert revisions(cache, fingerprints={"value": b"a guess"}) == {}
     assert revisions(cache, later("guess 2")) == {}
@@ -305,7 +305,8 @@ def test_revisions_of_a_secret_are_forgotten_with_its_namespace(how: str, slow: 
     cache = cached(obj)
     cache.keep_values(live(VALUES), "1", VALUES)
     namespaces.add_end_handler(cache.forget_former)
-    if how != "deleted and seen late":  # the watch alone has shown the namespace, which has no annotations
+    # If the namespace is seen late, only the watch has shown it, and it has no annotations.
+    if how != "deleted and seen late":
         namespaces.put_read(namespaces.transform(namespace("1", 1)), 1.0)
     if slow == "namespaces":
         cache.delete(obj)
@@ -327,7 +328,7 @@ def test_revisions_stay_while_the_namespace_does() -> None:
     for version in (1, 2, 3):
         namespaces.put_read(namespaces.transform(namespace("2", version)), float(version))
         namespaces.replace([namespaces.transform(namespace("2", version))])
-    namespaces.delete(namespace("1", 1))  # which is told late
+    namespaces.delete(namespace("1", 1))  # the end of a former namespace, which is told late
     other = {"metadata": {"name": "other"}}
     namespaces.delete(other)
     assert revisions(cache) == {"value": "v1"}

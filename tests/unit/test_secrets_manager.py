@@ -120,7 +120,8 @@ async def test_store_that_does_not_answer_is_asked_rarely_and_never_in_a_batch()
         with pytest.raises(SourceUnavailable) as refused:
             await aws.value(Source(f"s{number}"))
     await checked(aws)
-    assert client.actions() == ["get_secret_value", "list_secrets"]  # the secret may have been the reason
+    # The store is asked for a list, too, because the secret may have been the reason.
+    assert client.actions() == ["get_secret_value", "list_secrets"]
     assert "AWS region us-east-1 does not answer this receiver" in str(refused.value)
     silent = False
     aws._health._rests_until = 0.0
@@ -235,7 +236,7 @@ def unproven(pools: ThreadPools, client: FakeClient, *owners: str) -> SecretsMan
 
 @pytest.mark.parametrize("namespaces", [1, 30])
 async def test_regions_that_hang_leave_places_to_the_stores_of_others(namespaces: int) -> None:
-    """Thirty regions that never answer are named by one namespace, or each by another one."""
+    """Thirty regions never answer. One namespace names them all, or each of thirty namespaces names one."""
     over = threading.Event()
     pools = ThreadPools.of(2)
 

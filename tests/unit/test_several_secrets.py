@@ -180,7 +180,7 @@ async def test_rotation_of_one_reads_what_its_keys_need_and_changes_their_revisi
     await engine.settle()
     assert len(engine.requests) == 1  # the write does not look like drift
     again = await engine.tell(name)
-    assert (again.outcome, sorted(engine.aws.reads)) == (Outcome.UNCHANGED, read)  # nothing is read for a repetition
+    assert (again.outcome, sorted(engine.aws.reads)) == (Outcome.UNCHANGED, read)  # the repetition reads nothing
 
 
 FAILURES = {
@@ -206,11 +206,11 @@ async def test_secret_that_fails_holds_up_only_the_keys_that_need_it(
     assert engine.status.startswith(f"{reason}: alias host: {error}; ")
     assert "URL, HOST keep their last values" in engine.status
     assert ("remove them from keyturn.dev/data" in engine.status) is isinstance(error, NotAllowed)
-    # URL needs the new password as well. The work queue goes on with it, and no delivery waits for the host.
+    # URL needs the new password as well. The work queue goes on with URL, and no delivery waits for the host.
     assert (result.outcome, result.secrets) == (Outcome.APPLIED, ("team/db",))
     assert str(error) in str(result.reason)
     assert result.retrying == (() if permanent else ("team/db",))
-    # The rotation of another one is done, and its reply says so.
+    # The rotation of another AWS secret is done, and its reply says so.
     engine.aws.rotate("cache", "redis://c2")
     result = await engine.tell("cache")
     assert (result.outcome, engine.data["CACHE"]) == (Outcome.APPLIED, "redis://c2")
@@ -258,7 +258,7 @@ async def test_secret_that_hangs_holds_up_no_other() -> None:
     engine.aws.rotate("cache", "redis://c2")
     started = time.monotonic()
     assert (await engine.tell("cache")).outcome is Outcome.APPLIED
-    assert time.monotonic() - started < 0.5  # it is not even asked for
+    assert time.monotonic() - started < 0.5  # AWS is not even asked for the host
     engine.aws.rotate("db", {"user": "u", "password": "p2"})
     result = await engine.tell("db")
     assert (result.outcome, engine.data["PASSWORD"], engine.data["URL"]) == (Outcome.APPLIED, "p2", "u:p%2F1@h1")
@@ -283,7 +283,7 @@ async def test_run_that_waits_for_a_slow_secret_is_cut_short_by_the_next_deliver
     version = engine.aws.rotate("host", {"address": "h2"})
     patient = engine.queue.submit(DB, Request.now(Cause.POLL, {version}, about={SOURCES["host"]}))
     await asyncio.sleep(3 * PATIENCE)
-    assert not patient.done()  # nobody waits, so it has waited for the host
+    assert not patient.done()  # no delivery waits, so the run still waits for the host
     engine.aws.rotate("cache", "redis://c2")
     started = time.monotonic()
     result = await engine.tell("cache")
@@ -318,7 +318,7 @@ async def test_deliveries_that_are_served_together_are_answered_each_for_its_own
     engine.aws.rotate("db", {"user": "u", "password": "p2"})
     engine.aws.rotate("host", {"address": "h2"})
     cache, db, host = await asyncio.gather(engine.tell("cache"), engine.tell("db"), engine.tell("host"))
-    assert len(engine.requests) == 2  # the other two were served while the first one ran
+    assert len(engine.requests) == 2  # the other two came while the first one ran, and were served together
     assert cache.outcome is Outcome.APPLIED
     assert (db.outcome, db.retrying) == (Outcome.APPLIED, ("team/db",))
     assert (host.outcome, host.retrying) == (Outcome.FAILED, ())
@@ -437,7 +437,7 @@ async def test_key_that_is_new_and_cannot_be_made_does_not_hold_up_the_others() 
 
 
 async def test_edit_takes_no_key_away_while_one_of_the_sources_fails() -> None:
-    """A key that is renamed together with a slip would leave pods without both names."""
+    """Otherwise an edit that renames a key, and has a mistake, would leave pods without either name."""
     engine = await filled()
     before, versions = engine.data, engine.version_ids
     engine.aws.rotate("cache", "redis://c2")
@@ -520,5 +520,6 @@ async def test_secret_with_the_bind_label_names_all_its_sources() -> None:
     assert engine.api.secret["metadata"]["labels"][BIND_LABEL] == "true"
     for name in SOURCES:
         assert engine.cache.by_secret_id(ARN.format(name)) == engine.cache.by_secret_id(f"prod/{name}") == [DB]
-    assert engine.cache.by_secret_id(ARN.format("db").replace("123456789012", "999999999999")) != []  # a bare name
+    # The binding has the bare name of the secret, which fits an ARN of any account.
+    assert engine.cache.by_secret_id(ARN.format("db").replace("123456789012", "999999999999")) != []
     assert engine.cache.by_secret_id("prod/other") == []

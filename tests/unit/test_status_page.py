@@ -313,7 +313,7 @@ async def test_oldest_rotations_leave_the_ring_when_it_has_many_rollouts(engine:
         await engine.deliver(event(number))
     assert [each.id for each in reversed(engine.rotations)] == [f"event-{number}" for number in range(3, count + 3)]
     engine.targets = [Target("team", "other")]
-    await engine.deliver(event(3))  # the oldest one grows: it stays, and the next one makes room for it
+    await engine.deliver(event(3))  # the oldest rotation grows: it stays, and the next oldest leaves to make room
     assert sum(each.size for each in engine.rotations) == MAX_ALL_ROLLOUTS
     assert [each.id for each in reversed(engine.rotations)][:2] == ["event-3", "event-5"]
     for number in range(MAX_ROTATIONS):
@@ -363,7 +363,7 @@ async def test_forged_version_ids_are_no_rotation_and_do_not_hide_the_next_one(
     assert set(rotation.fills) == {DB}
     bind(engine.secrets, "db", "v9", number=4)
     assert [each.cause for each in engine.rotations] == ["replica", "event"]
-    bind(engine.secrets, "a-1", "v2", number=5)  # Keyturn has reverted it
+    bind(engine.secrets, "a-1", "v2", number=5)  # Keyturn has reverted the edit
     assert len(engine.rotations) == 2
 
 

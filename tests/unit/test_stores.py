@@ -187,7 +187,7 @@ async def test_namespace_with_many_identities_evicts_its_own_stores_alone() -> N
     await use_all(stores, "hostile", many)
     assert stores._others.of("team") == [stores.key("team/db", "team", "app")]
     assert stores._others.size("hostile") == MAX_STORES_PER_NAMESPACE
-    await use_all(stores, "hostile", ["app200"])  # which is the newest then, so that the next one evicts another
+    await use_all(stores, "hostile", ["app200"])  # app200 is now the newest, so the next store evicts another
     await use_all(stores, "hostile", ["app0"])
     kept = [key.account for key in stores._others.of("hostile")]
     assert kept[-2:] == ["hostile/app200", "hostile/app0"]
@@ -266,7 +266,7 @@ async def test_factory_makes_no_store_of_a_service_account_that_changes_meanwhil
 
 
 async def test_secret_that_two_namespaces_name_does_not_wait_for_the_share_of_one() -> None:
-    """A namespace has used up its share with calls that hang, and reads the secret of both first."""
+    """A namespace has used up its share with calls that hang, and is the first to read the secret that both name."""
     over = threading.Event()
 
     def answer(action: str, arguments: dict[str, Any]) -> Any:
@@ -290,7 +290,7 @@ async def test_secret_that_two_namespaces_name_does_not_wait_for_the_share_of_on
     await asyncio.sleep(0.1)
     async with asyncio.timeout(1):
         assert (await read("shared/ca", "team")).name == "shared/ca"
-        assert (await read("shared/ca", "hostile")).name == "shared/ca"  # the same call, which counts for neither
+        assert (await read("shared/ca", "hostile")).name == "shared/ca"  # both share one call, which counts for neither
     assert not any(each.done() for each in theirs)
     over.set()
     await asyncio.gather(*theirs)

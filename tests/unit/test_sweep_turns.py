@@ -1,4 +1,4 @@
-"""Turns of namespaces in sweeps that end before all is described."""
+"""Turns of namespaces in sweeps that end before all secrets are described."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ STORE = StoreKey("", "eu-west-1")
 
 @dataclass(frozen=True)
 class Bound:
-    """What turns need of a binding."""
+    """The fields of a binding that turns need."""
 
     target: Target
     source: Source

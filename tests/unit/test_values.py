@@ -47,7 +47,7 @@ def test_value_gives_the_exact_bytes_or_the_exact_words(case: Case) -> None:
 
 
 def check_mistake(line: str, message: str, corrections: Mapping[str, bytes]) -> None:
-    """Check the message about a line of the annotation `data`, and that each line in its place gives these bytes."""
+    """Check the message about a line of the annotation `data`, and that each correction of it gives its bytes."""
     with pytest.raises(InvalidBinding) as caught:
         bound(line)
     assert str(caught.value) == message
@@ -94,7 +94,7 @@ PIECES = st.sampled_from(
 )
 
 
-@pytest.mark.filterwarnings("ignore:deprecated string literal syntax")  # of the library, for text in backquotes
+@pytest.mark.filterwarnings("ignore:deprecated string literal syntax")  # of the library, about text in backquotes
 @given(st.lists(PIECES, min_size=1, max_size=12).map("".join), st.booleans())
 def test_each_line_in_a_message_about_any_text_is_valid(text: str, several: bool) -> None:
     names = {SECRETS: "p: x\nq: y"} if several else {SECRET_ID: "prod/db"}

@@ -127,7 +127,7 @@ def test_version_is_live_when_the_last_pod_runs_it(cluster: Cluster) -> None:
     [
         (OLD, None, COMPLETE, None, False),  # not restarted yet, or never, because restarts are off
         (None, None, COMPLETE, None, False),  # no mark: its pods have not been looked at
-        (None, NEW, UNFINISHED, None, True),  # its pods were found to run it; another rollout concerns it not
+        (None, NEW, UNFINISHED, None, True),  # its pods were found to run it, so another rollout does not matter
         (None, OLD, COMPLETE, None, False),
         (NEW, None, None, None, False),  # a kind whose status is not known
         (NEW, None, replace(COMPLETE, updated=1), RolloutHold("keeps its first pod", every_pod=False), False),
@@ -158,7 +158,7 @@ def test_every_secret_of_the_cluster_must_have_the_version(cluster: Cluster) -> 
 
 
 def test_secret_of_the_same_name_that_was_never_filled_holds_up_nothing(cluster: Cluster) -> None:
-    """A tenant cannot keep the version of another from being live by a binding that is not allowed."""
+    """A binding that is not allowed does not keep the version of another tenant from being live."""
     cluster.bind("db", record("v2"))
     hostile = Target("hostile", "db")
     cluster.secrets[hostile] = Bound(hostile, Record({}))

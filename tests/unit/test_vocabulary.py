@@ -64,7 +64,7 @@ def test_misspelt_annotation_fills_nothing() -> None:
     spec = read_spec(annotations, secret_faults({"labels": BOUND, "annotations": annotations}))
     with pytest.raises(InvalidBinding, match=r"keyturn\.dev/keys is not known: did you mean keyturn\.dev/data\?"):
         read_binding(None, spec)  # type: ignore[arg-type]
-    assert not spec.names_a_source  # so neither AWS is asked, nor does a notification wait for it
+    assert not spec.names_a_source  # so AWS is not asked, and no notification waits for this Secret
 
 
 def test_advice_for_a_misspelt_secret_id_is_not_given_twice() -> None:

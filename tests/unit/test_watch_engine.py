@@ -50,7 +50,7 @@ DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 EPOCH = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
 SETTLED = 3 * MAX_DELAY  # seconds after which nothing more happens
 HISTORIES = 50
-METRICS = Metrics()  # of all receivers, because it takes milliseconds to make them
+METRICS = Metrics()  # shared by all receivers, because it takes milliseconds to make them
 
 
 def wall() -> float:
@@ -71,8 +71,8 @@ def reader(key: str | None) -> dict[str, Any]:
 
 
 class World:
-    """A namespace with a Secret, and Deployments with one pod each, whose controller takes no time. A container starts
-    some time after its pod was created (``START_SECONDS``), and at once if its Deployment has a mark.
+    """A namespace with a Secret, and Deployments with one pod each. The Deployments' controller takes no time. A
+    container starts ``START_SECONDS`` after its pod was created, or at once if its Deployment has a mark.
 
     ``kill_at`` counts down the writes of receivers. At 0 the receiver dies, before the write or ``after`` it.
     ``refuse`` returns the error of a write of an object, or None.
@@ -153,7 +153,7 @@ class World:
         self.workloads[name] = {**workload, "metadata": metadata, "status": status}
         self.show()
 
-    # --- what is so
+    # --- the present state
 
     def values(self) -> Mapping[str, str]:
         return {key: b64decode(value).decode() for key, value in self.secret["data"].items()}
@@ -251,12 +251,12 @@ class Receiver:
         detector.start()
 
     def end(self) -> None:
-        """End the process. What it holds is gone, so that none of its timers does any more."""
+        """End the process. Its cache becomes empty, so that its timers do nothing more."""
         self.dead = True
         self.cache.replace([])
 
     def show(self) -> None:
-        """Show what there is to the caches, as the watches would do."""
+        """Show all objects to the caches, as the watches would do."""
         if not self.dead:
             self.cache.update(self.cache.transform(self._world.secret))
             for each in self._world.workloads.values():
@@ -315,8 +315,8 @@ async def world(*names: str) -> World:
 
 
 class Kind(StrEnum):
-    """What happens in a history besides changes, kills and starts. Without the annotation, or if a key goes that pods
-    can do without, nothing tells whether a consumer without a mark is late; so these are apart."""
+    """What happens in a history besides changes, kills and starts. Nothing tells whether a consumer without a mark is
+    behind if the annotation is missing, or if an optional key is removed. So each history has only one kind."""
 
     CREATE = "workloads are created"
     REMOVE = "keys are removed"
@@ -347,7 +347,7 @@ async def test_random_history_ends_with_the_present_values_and_no_needless_resta
             case "by hand":
                 made.roll(choice.choice([*made.workloads]))
             case Kind.CREATE:
-                # Of what happens within one second, the times of Kubernetes do not tell what came first.
+                # Kubernetes tells times in whole seconds, so they do not give the order of events within one second.
                 await asyncio.sleep(1.1)
                 made.create(f"late-{count}", choice.choice(["a", "b", None]))
                 await asyncio.sleep(1.1)

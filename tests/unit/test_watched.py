@@ -79,7 +79,7 @@ def mark_of(
 
 
 def is_restarted(reads: Reads, record: Record, mark: str | None, created: str) -> bool:
-    """Return whether a consumer with a mark is restarted, whose only pod was created at that time."""
+    """Return whether a consumer with this mark is restarted. Its only pod was created at the time ``created``."""
     due = mark_of(reads, record, mark, created)
     if due is None or not due.undecided:
         return bool(due and due.restart)
@@ -139,7 +139,7 @@ def test_change_restarts_readers_of_the_key_alone() -> None:
 def test_consumer_without_a_mark_is_decided_by_the_time_of_the_change(created: str, undecided: bool) -> None:
     before = secret({"a": "1", "b": "1"})
     now = secret({"a": "2", "b": "1"}, T1, keep(before, T0))
-    for each in (now, secret({"a": "2", "b": "1"}, T1, keep(now, T2))):  # before it is kept, and after
+    for each in (now, secret({"a": "2", "b": "1"}, T1, keep(now, T2))):  # before the change is kept, and after
         mark = mark_of(A, watched(each).record, created=created)
         assert mark
         assert (mark.restart, mark.undecided) == (False, undecided)
@@ -188,7 +188,7 @@ def test_owner_that_removes_the_annotation_hides_no_change() -> None:
     assert is_restarted(A, lost.record, mark.value, created=T1)
     assert not is_restarted(A, lost.record, mark.value, created=T3)
     assert not is_restarted(A, lost.record, None, created=T1)  # the Secret looks new
-    # It dies again, between the annotation and the marks.
+    # The process dies again, after it has written the annotation and before it writes the marks.
     again = watched(secret({"a": "2"}, T2, (write_kept(KEYED, "team", "db", lost.record), T3)))
     assert again.is_kept
     assert is_restarted(A, again.record, mark.value, created=T1)
@@ -204,7 +204,7 @@ def test_other_record_key_makes_marks_tell_nothing() -> None:
     mark = mark_of(A, now.record, old.value, created=T0)
     assert mark
     assert (mark.restart, mark.undecided) == (False, False)
-    # Somebody has written since, and nothing tells what. The pods decide.
+    # Somebody has written the Secret since, and nothing tells what has changed. So the pods decide.
     later = watched(secret({"a": "1"}, T2, keep(secret({"a": "1"}), T1)), None, RecordKey(b"another"))
     mark = mark_of(A, later.record, old.value, created=T0)
     assert mark
@@ -260,7 +260,7 @@ def test_long_annotation_tells_of_all_keys_together() -> None:
 
 
 def cached(*objects: dict[str, Any]) -> tuple[WatchedCache, list[str], list[str]]:
-    """Return a cache with these objects, the targets that it told, and the faults."""
+    """Return a cache with these objects, the names of the Secrets that it reported, and the faults that it reported."""
     cache, told, faults = WatchedCache(KEYED), list[str](), list[str]()
     cache.add_handler(lambda target: told.append(target.name))
     cache.add_fault_handler(lambda seen: faults.append(seen.fault))

@@ -66,9 +66,9 @@ NOTIFIED, POLLED = (Request.now(cause, {cause}, about={X}) for cause in (Cause.N
     [
         (NOTIFIED, POLLED, {X: {Cause.NOTIFICATION, Cause.POLL}}, {X}),
         (NOTIFIED, Request.now(Cause.POLL, {"v"}, about={Y}), {X: {Cause.NOTIFICATION}, Y: {"v"}}, {X, Y}),
-        (NOTIFIED, Request.now(Cause.DRIFT), {X: {Cause.NOTIFICATION}}, set()),  # the edit may concern all of them
+        (NOTIFIED, Request.now(Cause.DRIFT), {X: {Cause.NOTIFICATION}}, set()),  # the edit may concern all AWS secrets
         (Request.now(Cause.NEW), POLLED, {X: {Cause.POLL}}, set()),
-        (NOTIFIED, Request.now(Cause.POLL), {}, set()),  # of a binding that had one AWS secret by then
+        (NOTIFIED, Request.now(Cause.POLL), {}, set()),  # a poll from when the binding had one AWS secret
     ],
 )
 async def test_joined_request_is_confined_to_what_both_name(
@@ -353,7 +353,7 @@ async def test_binding_behind_its_own_namespace_is_held_up_and_another_is_not() 
         queue.submit(target, Request.now(Cause.NOTIFICATION))
     queue.submit(Target("quiet", "db"), Request.now(Cause.NOTIFICATION))
     await asyncio.sleep(1)
-    assert [queue.is_held_up(target) for target in busy] == [True] * 12  # it has half of the slots, and wants more
+    assert [queue.is_held_up(target) for target in busy] == [True] * 12  # busy has half of the slots, and wants more
     assert not queue.is_held_up(Target("quiet", "db"))
     assert not queue.is_held_up(Target("gone", "db"))
     go.set()
@@ -395,4 +395,4 @@ async def test_close_tries_once_more_what_a_notification_has_asked_for() -> None
     assert [target for target, _ in requests] == [A, B, A]
     assert requests[-1][1].expected == {"v2"}
     await asyncio.sleep(120)
-    assert len(requests) == 3  # and no more
+    assert len(requests) == 3  # and no further attempts

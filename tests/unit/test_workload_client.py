@@ -77,7 +77,7 @@ async def test_restart_marks_the_pod_template_alone_and_takes_the_settled_mark_a
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)
 def test_kind_is_named_in_the_table_alone(kind: WorkloadKind) -> None:
-    # The plural of Argo's Rollout is also an ordinary word.
+    # The plural of Argo's Rollout is left out, because it is also an ordinary word.
     names = (f'"{kind.kind}"', kind.group_version, *([] if kind.is_custom else [kind.plural]))
     files = [file for file in RECEIVER.rglob("*.py") if any(name in file.read_text() for name in names)]
     assert files == [RECEIVER / "core" / "workload_kinds.py"]
