@@ -13,7 +13,7 @@ from typing import Any
 from boto3 import Session
 
 from keyturn_local.aws.sdk import ACCOUNT, REGION
-from keyturn_receiver.core.consumer import MARK_PREFIX, mark_name
+from keyturn_receiver.core.consumer import MARK_PREFIX, former_mark_name, mark_name
 from support.manifests import env_from, secret, workload
 
 Manifest = dict[str, Any]
@@ -61,7 +61,8 @@ WRONG_ROLES = (
 )
 
 LONG_NAME = "collide" + "d" * 73  # 80 letters: too long for the name of a mark, so it is shortened there
-SHORT_NAME = mark_name(LONG_NAME).removeprefix(MARK_PREFIX)  # the short form in that mark
+# Release 0.2 gave both names the same mark.
+SHORT_NAME = (former_mark_name(LONG_NAME) or "").removeprefix(MARK_PREFIX)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,26 @@ def test_rollout_is_complete_when_the_last_pod_of_the_new_template_is_ready(
     assert second.finished_at > first.finished_at
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+def test_pod_that_is_replaced_later_is_no_part_of_the_rollout(
+    control_plane: ControlPlane, namespace: str, kind: str
+) -> None:
+    made: dict[str, Any] = workload(namespace, "web", {}, kind)
+    made["spec"]["replicas"] = 2
+    control_plane.create([made])
+    eventually(lambda: progress(control_plane, kind, namespace).is_complete)
+
+    mark(control_plane, kind, namespace, **{"keyturn.dev/ready-after": "3s"})
+    while not (seen := progress(control_plane, kind, namespace)).is_complete:
+        assert not seen.has_ended
+    pod = control_plane.list("pods", namespace)[0]
+    control_plane.delete([pod], wait=False)
+    later = eventually(lambda: not (seen := progress(control_plane, kind, namespace)).is_complete and seen)
+    assert (later.state, later.has_ended) == (RolloutState.UNFINISHED, True)
+    while not (seen := progress(control_plane, kind, namespace)).is_complete:
+        assert seen.has_ended
+
+
 def test_deployment_that_goes_no_further_fails_and_completes_once_mended(
     control_plane: ControlPlane, namespace: str
 ) -> None:

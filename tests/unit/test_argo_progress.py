@@ -72,6 +72,24 @@ def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool 
 
 
 @pytest.mark.parametrize(
+    ("change", "restart_at", "has_ended"),
+    [
+        ({"phase": "Progressing", "availableReplicas": 1}, None, True),  # a pod has failed since
+        ({"phase": "Progressing", "stableRS": "older"}, None, False),
+        ({"phase": "Progressing", "currentPodHash": "", "stableRS": ""}, None, False),
+        ({"phase": "Progressing", "observedGeneration": "2"}, None, False),
+        ({"phase": "Progressing"}, at(1), False),  # such a restart makes no revision
+    ],
+)
+def test_stable_revision_tells_a_later_failure_from_the_rollout(
+    change: dict[str, Any], restart_at: str | None, has_ended: bool
+) -> None:
+    progress = rollout({**HEALTHY, **change}, restart_at).progress
+    assert progress
+    assert (progress.state, progress.has_ended) == (UNFINISHED, has_ended)
+
+
+@pytest.mark.parametrize(
     ("change", "state", "reason"),
     [
         ({}, COMPLETE, ""),

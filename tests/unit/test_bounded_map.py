@@ -71,3 +71,16 @@ def test_expiring_map_is_bounded_within_its_time() -> None:
         entries.put(number, "x")
     assert [number for number in range(10) if number in entries] == [7, 8, 9]
     assert len(entries) == 3
+
+
+def test_update_keeps_the_time_at_which_an_entry_expires() -> None:
+    clock = FakeClock()
+    entries: ExpiringMap[str, int] = ExpiringMap(2, 10, clock)
+    entries.put("a", 1)
+    clock.advance(6)
+    entries.update("a", 2)
+    assert entries.get("a") == 2
+    clock.advance(5)
+    entries.update("a", 3)
+    entries.update("missing", 4)
+    assert (entries.get("a"), entries.get("missing")) == (None, None)

@@ -20,6 +20,7 @@ from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, KeyturnError
 from keyturn_receiver.reconcile.crash_loops import CHECK_SECONDS, LOOK_BACKOFF, MAX_ROLLOUTS, QUIET_SECONDS, CrashLoops
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 
@@ -35,16 +36,6 @@ def wall() -> float:
     return START + time.monotonic()
 
 
-class Evictor:
-    """The port of the evictor: it evicts nobody."""
-
-    def delay(self, consumer: Consumer) -> float:
-        return 0.0
-
-    def is_busy(self, consumer: Consumer) -> bool:
-        return False
-
-
 class Replica:
     """One receiver: its caches, its detector and its pacer. ``answer`` is what a look at the pods finds. ``looks`` are
     the times of the looks, in seconds since the mark."""
@@ -58,7 +49,7 @@ class Replica:
         self.index = ConsumerIndex()
         self.index.add_handler(self.notified.append)
         ports: Any = self
-        evictor: Any = Evictor()
+        evictor = PodEvictor(ports, ports, ports, RolloutFights(), lambda: self.leads)
         self.crashes = CrashLoops(self.index, ports, lambda: self.leads, wall)
         self.index.add_progress_handler(self.crashes.on_progress)
         self.pacer = RolloutPacer(

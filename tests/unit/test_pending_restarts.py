@@ -51,6 +51,22 @@ def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() ->
     assert replace(WRITE, left=frozenset({OTHER})).before_of(OLD, "db", AFTER, unchanged=True) is None
 
 
+def test_reconciles_that_go_on_do_not_extend_the_minute() -> None:
+    """A consumer that waits for its slot for minutes may have new pods by then, so the ages of the pods decide."""
+    clock = FakeClock()
+    pending = PendingRestarts(clock)
+    pending.keep(DB, WRITE, frozenset({REF, OTHER}))
+    for _ in range(3):
+        clock.advance(SECONDS / 4)
+        write = pending.get(DB)
+        assert write is not None
+        pending.keep(DB, write, frozenset({REF}))
+    clock.advance(SECONDS / 4)
+    assert pending.get(DB) is None
+    pending.keep(DB, write, frozenset({REF}))  # a reconcile that began before
+    assert pending.get(DB) is None
+
+
 def test_what_is_left_is_forgotten_when_it_is_done_or_after_a_minute() -> None:
     clock = FakeClock()
     pending = PendingRestarts(clock)

@@ -62,6 +62,8 @@ class Cluster:
         self.leads = True
         self.looks = 0
         self.done: list[tuple[str | None, int, int | None]] = []
+        self.record: Record | None = RECORD
+        self.released: list[tuple[WorkloadRef, Target]] = []
 
     async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
         if self.consumer is None:
@@ -96,7 +98,9 @@ class Cluster:
 
     async def read_record(self, target: Target) -> Record:
         assert target == DB
-        return RECORD
+        if self.record is None:
+            raise NotFound("gone")
+        return self.record
 
     def on_done(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
         assert target == DB
@@ -111,6 +115,7 @@ def evictor(cluster: Any) -> PodEvictor:
     loop = asyncio.get_running_loop()
     made = PodEvictor(cluster, cluster, cluster, RolloutFights(loop.time), lambda: cluster.leads, loop.time)
     made.add_done_handler(cluster.on_done)
+    made.add_release_handler(lambda ref, target: cluster.released.append((ref, target)))
     return made
 
 
@@ -169,6 +174,48 @@ async def test_missing_right_is_told_with_the_value_to_set() -> None:
     assert "rollouts.evict: true" in message
     await asyncio.sleep(REFUSED_SECONDS)
     assert cluster.evicted == ["a"]
+
+
+async def test_refused_evictions_take_no_slot_until_they_go_on() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [ClusterRefused("forbidden")] * 2
+    made = await run(cluster, 2)
+    assert (made.takes_slot(REF), made.slots("team"), made.is_busy(consumer())) == (False, set(), True)
+    assert cluster.released == [(REF, DB)]
+    cluster.slowness = 1000
+    await asyncio.sleep(2 * REFUSED_SECONDS)
+    assert cluster.evicted == ["a"]
+    assert (made.takes_slot(REF), made.slots("team")) == (True, {REF})
+    assert cluster.released == [(REF, DB)]
+
+
+async def test_next_change_is_left_to_the_pacer() -> None:
+    """The windows, the order and the halts of the next change may keep these pods from restarting now."""
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=5)
+    made = await run(cluster, 2)
+    assert cluster.evicted == ["a"]
+    cluster.record = Record(revisions={"a": "v3"}, write_times={"a": WriteTime(WRITTEN + 20)})
+    await asyncio.sleep(100)
+    assert (cluster.evicted, cluster.marks, made.is_busy(consumer())) == (["a"], [], False)
+    assert cluster.released == [(REF, DB)]
+
+
+async def test_evictions_end_with_the_secret() -> None:
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=5)
+    made = await run(cluster, 2)
+    cluster.record = None
+    await asyncio.sleep(30)
+    assert (cluster.evicted, made.is_busy(consumer())) == (["a"], False)
+
+
+async def test_workload_counts_as_being_replaced_until_its_new_pods_are_ready() -> None:
+    cluster = Cluster(pod("a"), slowness=60)
+    made = await run(cluster, 30)
+    assert (cluster.evicted, len(cluster.marks)) == (["a"], 1)
+    assert made.is_replacing(consumer(), DB)
+    assert not made.is_replacing(consumer(), Target("team", "other"))
+    await asyncio.sleep(60)
+    assert not made.is_replacing(consumer(), DB)
 
 
 @pytest.mark.parametrize("error", [Conflict("another pod"), NotFound("gone"), ClusterUnavailable("500")])

@@ -569,6 +569,32 @@ async def test_sweep_starts_on_taking_the_lead_and_never_before() -> None:
     running.cancel()
 
 
+async def test_failed_sweep_does_not_count_as_the_last_one() -> None:
+    """The status page says how long ago the last sweep was. A poller that fails must not look as if it works."""
+
+    class Unreliable(Aws):
+        fails = False
+
+        def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+            if self.fails:
+                raise SourceUnavailable("throttled")
+            return super().list_secrets()
+
+    aws = Unreliable(listed("a", "v1"))
+    setting = Setting(aws, bound_object("a", "v1"))
+    running = asyncio.create_task(setting.poller.run())
+    await asyncio.sleep(2)
+    assert setting.poller.seconds_since_sweep() == 0
+    aws.fails = True
+    for _ in range(3):
+        setting.clock.advance(400)
+        await asyncio.sleep(2)
+    failed = setting.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "changes", "outcome": "failed"})
+    assert failed == 3
+    assert setting.poller.seconds_since_sweep() == 1200
+    running.cancel()
+
+
 async def test_failed_list_is_counted_as_a_failed_sweep() -> None:
     class Throttled(Aws):
         def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:

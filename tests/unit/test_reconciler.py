@@ -26,6 +26,7 @@ from keyturn_receiver.core.history import Change, read_history
 from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
+from keyturn_receiver.core.revision import HALTED
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import (
@@ -303,6 +304,22 @@ async def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark(watc
         await engine.settle()
         assert (engine.api.calls, engine.stores.reads) == (ROTATION, 1)
         assert [request.causes for request in engine.requests] == [{Cause.NOTIFICATION}]
+
+
+async def test_next_change_of_the_secret_ends_a_halt_and_says_so() -> None:
+    engine = Engine()
+    await engine.start()
+    status = f"{HALTED}: the restart of Deployment other has failed"
+    engine.api.secret["metadata"]["annotations"]["keyturn.dev/status"] = status
+    engine.api.secret["metadata"]["labels"]["keyturn.dev/state"] = HALTED
+    engine.api.secret["metadata"]["resourceVersion"] += "0"
+    engine.api.watches_lag = True  # otherwise the check for drift would find that nobody halts the others
+    engine.api.show()
+    assert engine.cache.get(DB).record.halt
+    engine.forget()
+    engine.stores.version, engine.stores.value = 2, '{"password": "mended"}'
+    await engine.notify()
+    assert "RolloutResumed" in engine.events.reasons
 
 
 def further_consumer(number: int, **annotations: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_revert import revert_of
 from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_fights import FREE_REPEATS, RESET_AFTER, RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -40,16 +41,6 @@ REVERTED = Consumer(
 RESTARTED = replace(REVERTED, baseline={}, marks={MARK: RECORD.digest})
 
 
-class Evictor:
-    """The port of the evictor: it evicts nobody."""
-
-    def delay(self, consumer: Consumer) -> float:
-        return 0.0
-
-    def is_busy(self, consumer: Consumer) -> bool:
-        return False
-
-
 class Judge:
     """The judge of a replica, with the caches that it looks at."""
 
@@ -58,7 +49,8 @@ class Judge:
         self.fights = RolloutFights(self.clock)
         self.notified: list[Target] = []
         self.leads = True
-        evictor: Any = Evictor()
+        ports: Any = None
+        evictor = PodEvictor(ports, ports, ports, self.fights, lambda: self.leads)
         pacer = RolloutPacer(
             self.index, NamespaceCache(), self.fights, evictor, PaceLimits(), lambda: self.leads, lambda: 1100.0
         )

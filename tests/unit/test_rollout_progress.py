@@ -7,6 +7,7 @@ import pytest
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState, read_progress
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, StatusForm, WorkloadKind
 
@@ -89,6 +90,39 @@ def test_deployment_whose_deadline_has_passed_has_failed_until_it_is_complete() 
     assert (mended.state, mended.reason) == (COMPLETE, "")
     older = {**deployment(2, 1, 1), **progressing("ProgressDeadlineExceeded")}
     assert progress("Deployment", {}, older, generation=4).state is UNFINISHED  # the deadline of an older template
+
+
+def revisions(current: str, update: str) -> dict[str, Any]:
+    return {"updatedReplicas": 2, "readyReplicas": 1, "currentRevision": current, "updateRevision": update}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "has_ended"),
+    [
+        ("Deployment", {**deployment(2, 2, 1), **progressing("NewReplicaSetAvailable")}, True),  # a pod has failed
+        ("Deployment", {**deployment(1, 1, 1), **progressing("NewReplicaSetAvailable")}, True),  # it was scaled up
+        ("Deployment", {**deployment(3, 2, 2), **progressing("NewReplicaSetAvailable")}, False),  # an old pod is left
+        ("Deployment", {**deployment(2, 2, 1), **progressing("ReplicaSetUpdated")}, False),
+        ("Deployment", deployment(2, 2, 1), False),
+        ("StatefulSet", revisions("web-2", "web-2"), True),
+        ("StatefulSet", revisions("web-1", "web-2"), False),
+        ("StatefulSet", revisions("", ""), False),
+        ("StatefulSet", {"updatedReplicas": 2, "readyReplicas": 1}, False),
+        ("DaemonSet", daemons(2, 2, 1), False),
+    ],
+)
+def test_status_tells_a_later_failure_from_the_rollout(kind: str, status: dict[str, Any], has_ended: bool) -> None:
+    read = progress(kind, {"replicas": 2}, status)
+    assert (read.state, read.has_ended) == (UNFINISHED, has_ended)
+    assert not progress(kind, {"replicas": 2}, status, generation=4).has_ended  # the status is about an older template
+
+
+@pytest.mark.parametrize(("updated", "seconds"), [(1, 600 * 2), (2, 5000 + 600)])
+def test_node_that_joins_later_does_not_fail_a_daemon_sets_rollout(updated: int, seconds: float) -> None:
+    """A DaemonSet's status does not tell whose pod is not ready, so only a status that does not change is a failure."""
+    late = RolloutProgress(UNFINISHED, 2, updated, 1, deadline=600, marked_at=0, changed_at=5000)
+    assert fails_at("DaemonSet", late) == seconds
+    assert fails_at("StatefulSet", late) == 600 * 2
 
 
 def test_end_is_told_by_the_control_planes_clock() -> None:

@@ -560,7 +560,7 @@ class Parts:
         ({"path": (True, None)}, "Event path", "off", "no heartbeats are expected"),
         ({"on": False}, "Event path", "off", "deliveries are off: the poller alone carries changes"),
         ({}, "Poller", "ok", "here, swept 2 min ago"),
-        ({"sweep": (True, None)}, "Poller", "ok", "here, first sweep not done yet"),
+        ({"sweep": (True, None)}, "Poller", "ok", "here, no sweep has succeeded yet"),
         ({"sweep": (False, 5.0)}, "Poller", "ok", "another replica polls"),
         ({"error": "no credentials"}, "AWS", "bad", "no credentials"),
         ({"missing": tuple("abcde")}, "Kubernetes", "bad", "waits for a, b, c and 2 more"),

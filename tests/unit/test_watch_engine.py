@@ -463,6 +463,8 @@ async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
     told = [event for event in receiver.events if event[1] == "RolloutHalted"]
     assert told == [("Secret db", "RolloutHalted"), ("Deployment a", "RolloutHalted")]
 
+    assert ("Secret db", "RolloutResumed") not in receiver.events
     made.progress("a", "NewReplicaSetAvailable", ready=1)
     await asyncio.sleep(10)
     assert made.restarts == {"a": 1, "b": 1}
+    assert receiver.events.count(("Secret db", "RolloutResumed")) == 1

@@ -10,7 +10,7 @@ from dataclasses import replace
 from keyturn_receiver.cluster.api import Json
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
-from keyturn_receiver.core.open_rollouts import is_open
+from keyturn_receiver.core.open_rollouts import is_open, open_until
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
@@ -135,7 +135,8 @@ class ConsumerIndex:
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # the sum of the consumers' sizes, by namespace
         self._warnings = RepeatedWarnings(_log)
-        self.open_rollouts: defaultdict[str, set[WorkloadRef]] = defaultdict(set)  # by namespace
+        # By namespace and workload: the time at which the rollout fails by its deadline, in seconds since 1970.
+        self.open_rollouts: defaultdict[str, dict[WorkloadRef, float]] = defaultdict(dict)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
         """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
@@ -219,14 +220,14 @@ class ConsumerIndex:
 
     def add(self, consumer: Consumer) -> None:
         if is_open(consumer):
-            self.open_rollouts[consumer.ref.namespace].add(consumer.ref)
+            self.open_rollouts[consumer.ref.namespace][consumer.ref] = open_until(consumer)
         self._sizes[consumer.ref.namespace] += consumer.size
         for name in consumer.reads:
             self._by_target[Target(consumer.ref.namespace, name)][consumer.ref] = consumer
 
     def discard(self, consumer: Consumer) -> None:
         if open_here := self.open_rollouts.get(consumer.ref.namespace):
-            open_here.discard(consumer.ref)
+            open_here.pop(consumer.ref, None)
             if not open_here:
                 del self.open_rollouts[consumer.ref.namespace]
         self._sizes[consumer.ref.namespace] -= consumer.size

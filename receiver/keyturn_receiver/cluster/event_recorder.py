@@ -218,8 +218,8 @@ class EventRecorder:
         except Conflict:
             if event.once_for:
                 return
-            # The Event exists already. Either another replica has written it, or this replica wrote it more than
-            # DEDUP_WINDOW ago.
+            # The Event exists already. Another replica has written it, or this replica has written it and no longer
+            # remembers that.
             patch: Json = {"lastTimestamp": at}
             await self._api.request(
                 "PATCH", path("v1", "events", namespace, name), body=patch, content_type=MERGE_PATCH

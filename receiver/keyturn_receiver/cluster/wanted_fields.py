@@ -23,6 +23,7 @@ _MANAGED_FIELDS = ("manager", "operation", "subresource", "time")
 _STATUS = (
     *("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"),
     *("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
+    *("currentRevision", "updateRevision"),  # of StatefulSets
     *("phase", "currentPodHash", "stableRS", "restartedAt"),  # of Argo Rollouts
 )
 _SPEC = ("replicas", "paused", "selector", "strategy", "updateStrategy", "minReadySeconds", "progressDeadlineSeconds")

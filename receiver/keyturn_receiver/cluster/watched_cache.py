@@ -96,8 +96,8 @@ class WatchedCache:
 
     def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:
         """Register ``on_fault``, which is called with each Secret that has the label but is not watched. The Secret's
-        ``fault`` gives the reason. ``on_fault`` is also called with an empty ``fault`` when a Secret becomes watched,
-        or is gone."""
+        ``fault`` gives the reason. ``on_fault`` is also called with an empty ``fault`` at each change of a watched
+        Secret, and when a Secret without the label, or a deleted one, is seen."""
         self._fault_handlers.append(on_fault)
 
     def get(self, target: Target) -> WatchedSecret | None:

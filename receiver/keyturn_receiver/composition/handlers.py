@@ -15,7 +15,7 @@ def connect_handlers(kube: Kubernetes, controller: Controller) -> None:
     caches, rollouts, bindings = kube.caches, controller.rollouts, controller.bindings
     drift, watches = bindings.drift, controller.watches.detector
 
-    # A check for drift follows every change in the caches, and the start of leadership.
+    # A check for drift follows every change of bound Secrets, consumers and namespaces, and the start of leadership.
     caches.secrets.add_handler(drift.check)
     secrets = SecretLookup(caches.secrets, caches.watched)
     for cache in (caches.secrets, caches.watched):

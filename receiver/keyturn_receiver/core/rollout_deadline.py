@@ -20,10 +20,13 @@ def fails_at(kind: str, progress: RolloutProgress) -> float:
 
     A rollout fails when the status has not changed for ``progress.deadline`` seconds. But a pod that crashes and starts
     again changes the status each time. So the whole rollout may take at most the deadline multiplied by the number of
-    pods.
+    pods. This limit does not count once all pods of a DaemonSet have the new template: its status does not tell whether
+    a pod that is not ready belongs to the rollout, or to a node that has joined later.
     """
     if progress.marked_at is None or WORKLOAD_KINDS[kind].status in _TOLD:
         return math.inf
     changed_at = max(progress.marked_at, progress.changed_at or 0)
+    if WORKLOAD_KINDS[kind].status is StatusForm.NODES and progress.observed and progress.updated >= progress.wanted:
+        return changed_at + progress.deadline
     last = progress.marked_at + progress.deadline * max(1, progress.wanted)
     return min(changed_at + progress.deadline, last)

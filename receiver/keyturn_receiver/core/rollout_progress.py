@@ -25,8 +25,8 @@ _AVAILABLE = "NewReplicaSetAvailable"
 
 class RolloutState(Enum):
     """``UNFINISHED``: a pod still runs an older template, or is not ready. ``COMPLETE``: all pods that the rollout has
-    to change run the present template and are ready. ``FAILED``: Kubernetes reports that the rollout has missed its
-    deadline; Kubernetes still tries to finish it."""
+    to change run the present template and are ready. ``FAILED``: Kubernetes or Argo's controller reports that the
+    rollout has failed, or its new pods crash (``core/crash_loop.py``). The controller may still try to finish it."""
 
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
@@ -44,7 +44,9 @@ class RolloutProgress:
     rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout became complete, in
     seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds after which a
     rollout without progress counts as stuck. ``marked_at`` is the time of Keyturn's last write of the workload, and
-    ``changed_at`` is the time of the last change of the status, both by the same clock.
+    ``changed_at`` is the time of the last change of the status, both by the same clock. ``has_ended`` is true if the
+    rollout was complete before. If the state is UNFINISHED nevertheless, pods have failed since then, or pods were
+    added. It is always false for a DaemonSet and for a restart by ``spec.restartAt``, whose status does not tell it.
     """
 
     state: RolloutState
@@ -57,6 +59,7 @@ class RolloutProgress:
     deadline: int = DEFAULT_DEADLINE
     marked_at: int | None = None
     changed_at: int | None = field(default=None, compare=False)
+    has_ended: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -70,6 +73,7 @@ class _Counts:
     updated: int
     ready: int
     complete: bool
+    has_ended: bool = False
 
 
 def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
@@ -106,20 +110,29 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
         deadline,
         marked_at,
         changed_at,
+        observed and counts.has_ended,
     )
 
 
 def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     replicas, available = number(status, "replicas"), number(status, "availableReplicas")
-    return _Counts(wanted, updated, available, wanted <= updated >= replicas and available >= updated)
+    # The controller keeps this reason until the next template:
+    # https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
+    has_ended = condition(status, "Progressing").get("reason") == _AVAILABLE and updated >= replicas
+    complete = wanted <= updated >= replicas and available >= updated
+    return _Counts(wanted, updated, available, complete, has_ended)
 
 
 def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     ready = number(status, "readyReplicas")
     partition = number(as_object(as_object(spec.get("updateStrategy")).get("rollingUpdate")), "partition")
-    return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition)
+    # The controller sets the current revision once all pods have the new one and are ready:
+    # https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/statefulset/stateful_set_utils.go
+    revision = status.get("currentRevision")
+    has_ended = bool(revision) and revision == status.get("updateRevision")
+    return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition, has_ended)
 
 
 def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:

@@ -100,8 +100,8 @@ class Poller:
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
     def seconds_since_sweep(self) -> float | None:
-        """Return the seconds since this replica's last sweep of the receiver's own store ended, even if that sweep has
-        failed. Return None before the first sweep."""
+        """Return the seconds since this replica's last sweep of the receiver's own store that did not fail. Return None
+        before the first such sweep."""
         return None if self._swept_at is None else self._now() - self._swept_at
 
     async def run(self, ping: Ping = no_ping) -> None:
@@ -129,8 +129,9 @@ class Poller:
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
                 with suppress(Interrupted):
                     with self._metrics.sweep_seconds.time():
-                        by_store, _ = await self._sweep_own(ping)
-                    self._swept_at = self._now()
+                        by_store, own = await self._sweep_own(ping)
+                    if own is not None:
+                        self._swept_at = self._now()
                     self._start_others(by_store, ping)  # not awaited, so these sweeps delay nothing
             await asyncio.sleep(min(1.0, self._interval / 10))
 
@@ -144,20 +145,22 @@ class Poller:
         results = await asyncio.gather(*self._start_others(by_store, ping))
         if not self._is_leader():
             raise Interrupted
-        return [*own, *(each for result in results for each in result)]
+        return [*(own or ()), *(each for result in results for each in result)]
 
-    async def _sweep_own(self, ping: Ping) -> tuple[Mapping[StoreKey, Sequence[BoundSource]], Sequence[StaleBinding]]:
+    async def _sweep_own(
+        self, ping: Ping
+    ) -> tuple[Mapping[StoreKey, Sequence[BoundSource]], Sequence[StaleBinding] | None]:
         """Sweep the receiver's own store, before the stores that bindings name.
 
-        Returns the bindings by store, and the stale bindings of the receiver's own store.
+        Returns the bindings by store, and the stale bindings of the receiver's own store. The latter are None if the
+        sweep has failed.
         """
         by_store = await self._sweeper.bindings_by_store()
         for known in (self._last_sweep, self._last_full_sweep, self._failures):
             for key in known.keys() - by_store.keys():
                 del known[key]
         own = self._sweeper.own_key
-        stale = await self._sweep_store(own, by_store[own], ping) if own in by_store else None
-        return by_store, stale or ()
+        return by_store, await self._sweep_store(own, by_store[own], ping) if own in by_store else ()
 
     def _start_others(
         self, by_store: Mapping[StoreKey, Sequence[BoundSource]], ping: Ping

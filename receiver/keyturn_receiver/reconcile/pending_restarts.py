@@ -6,7 +6,7 @@ saves calls. If it is lost, such as in a crash, the next reconcile looks at the 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
@@ -58,8 +58,10 @@ class PendingRestarts:
         return self._writes.get(target)
 
     def keep(self, target: Target, write: Write, left: frozenset[WorkloadRef]) -> None:
-        """Remember the consumers that are left to restart after a write. If none are left, forget the write."""
-        if left:
-            self._writes.put(target, Write(write.after, write.before, left))
-        else:
+        """Remember the consumers that are left to restart after a write. If none are left, forget the write. A write
+        that was remembered before is remembered for SECONDS in all."""
+        if not left:
             self._writes.pop(target)
+            return
+        is_new = write.left is None
+        (self._writes.put if is_new else self._writes.update)(target, replace(write, left=left))

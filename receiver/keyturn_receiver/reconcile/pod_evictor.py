@@ -10,7 +10,7 @@ evicts.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -57,13 +57,19 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 
 @dataclass(slots=True)
 class _Run:
-    """The evictions of one workload. ``waits`` counts the looks at the pods since the last eviction. ``waits_since`` is
-    the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the first look that
-    found no pod behind. Before that, it is None. ``waits_since`` and ``replaced_at`` are in monotonic seconds."""
+    """The evictions of one workload for one change of a Secret. ``mark`` is the value of the mark that stands for this
+    change. It is empty before the first look at the pods. ``is_refused`` tells whether the API server has refused the
+    last eviction, because the receiver may not evict. ``waits`` counts the looks at the pods since the last eviction.
+    ``waits_since`` is the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the
+    first look that found no pod behind. Before that, it is None. ``waits_since`` and ``replaced_at`` are in monotonic
+    seconds."""
 
     target: Target
     uid: str
     permits: Permits
+    task: asyncio.Task[None] | None = None
+    mark: str = ""
+    is_refused: bool = False
     waits: int = 0
     waits_since: float = 0.0
     replaced_at: float | None = None
@@ -90,8 +96,9 @@ class PodEvictor:
         self._fights = fights
         self._is_leader = is_leader
         self._now = now
-        self._runs: FairMap[str, WorkloadRef, asyncio.Task[None]] = FairMap(MAX_RUNS + 1)
+        self._runs: FairMap[str, WorkloadRef, _Run] = FairMap(MAX_RUNS + 1)
         self._done_handlers: list[Done] = []
+        self._release_handlers: list[Callable[[WorkloadRef, Target], None]] = []
 
     def add_done_handler(self, on_done: Done) -> None:
         """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
@@ -102,9 +109,34 @@ class PodEvictor:
         """
         self._done_handlers.append(on_done)
 
+    def add_release_handler(self, on_release: Callable[[WorkloadRef, Target], None]) -> None:
+        """Register ``on_release``, which is called with a workload and a Secret when the evictions of the workload's
+        pods no longer take a slot of the pace."""
+        self._release_handlers.append(on_release)
+
     def is_busy(self, consumer: Consumer) -> bool:
         """Return whether pods of this consumer are being evicted."""
         return self._runs.get(consumer.ref.namespace, consumer.ref) is not None
+
+    def is_replacing(self, consumer: Consumer, target: Target) -> bool:
+        """Return whether pods of this consumer are being evicted for a Secret, or are evicted but not yet replaced by
+        Ready pods."""
+        run = self._runs.get(consumer.ref.namespace, consumer.ref)
+        return run is not None and run.target == target and not run.is_refused
+
+    def takes_slot(self, ref: WorkloadRef) -> bool:
+        """Return whether evictions of a workload's pods take a slot of the pace. Evictions that the API server refuses
+        take none, because they may never end."""
+        run = self._runs.get(ref.namespace, ref)
+        return run is not None and not run.is_refused
+
+    def slots(self, namespace: str) -> set[WorkloadRef]:
+        """Return the workloads of a namespace whose evictions take a slot."""
+        return {ref for ref in self._runs.of(namespace) if self.takes_slot(ref)}
+
+    def namespaces(self) -> Iterable[str]:
+        """Return the namespaces in which pods are being evicted."""
+        return self._runs
 
     def delay(self, consumer: Consumer) -> float:
         """Return the seconds until the next check whether the evictions of a consumer can begin. Return 0.0 if they can
@@ -121,8 +153,8 @@ class PodEvictor:
         if not self._has_room_for(consumer):
             return False
         run = _Run(target, consumer.uid, permits)
-        task = asyncio.get_running_loop().create_task(self._run(run, consumer.ref))
-        self._runs.put(consumer.ref.namespace, consumer.ref, task)
+        run.task = asyncio.get_running_loop().create_task(self._run(run, consumer.ref))
+        self._runs.put(consumer.ref.namespace, consumer.ref, run)
         return True
 
     def _has_room_for(self, consumer: Consumer) -> bool:
@@ -141,6 +173,11 @@ class PodEvictor:
             _log.exception("evictions of the pods of %s have failed", ref)
         finally:
             self._runs.pop(ref.namespace, ref)
+            self._release(run, ref)
+
+    def _release(self, run: _Run, ref: WorkloadRef) -> None:
+        for on_release in self._release_handlers:
+            on_release(ref, run.target)
 
     async def _try_step(self, run: _Run, ref: WorkloadRef) -> float | None:
         """Make one step. Return the seconds until the next one, or None if nothing is left to do."""
@@ -154,6 +191,9 @@ class PodEvictor:
             return STEP_SECONDS
         except ClusterRefused as error:
             self._tell(run, ref, error.reason, _FORBIDDEN)
+            if not run.is_refused:
+                run.is_refused = True
+                self._release(run, ref)
             return REFUSED_SECONDS
         except KeyturnError as error:
             return self._wait(run, ref, f"{_WITH_OLD_VALUE}{error}")
@@ -163,10 +203,16 @@ class PodEvictor:
         consumer = workload.consumer
         if consumer is None or not consumer.evicts or not run.permits(consumer):
             return None
-        record = await self._secrets.read_record(run.target)
+        try:
+            record = await self._secrets.read_record(run.target)
+        except NotFound:
+            return None
         mark = rollout(consumer, run.target.name, record)
         if mark is None:
             return await self._finish(run, workload, consumer)
+        run.mark = run.mark or mark.value
+        if mark.value != run.mark:
+            return None  # the Secret has changed again, and the pacer decides when these pods may restart for that
         pod, is_enough = None, False
         if mark.undecided:
             # Only the cache knows whether this replica saw the workload late. To be safe, assume here that it did.
@@ -185,7 +231,7 @@ class PodEvictor:
         if not self._is_leader():
             return None
         await self._workloads.evict(ref, pod)
-        run.waits, run.replaced_at = 0, self._now()
+        run.waits, run.replaced_at, run.is_refused = 0, self._now(), False
         return STEP_SECONDS
 
     async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:

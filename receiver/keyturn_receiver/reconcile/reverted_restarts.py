@@ -68,8 +68,8 @@ class RevertedRestarts:
         return None if end is None else end - now
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Call ``notify`` for the Secrets of a consumer whose rollout has ended or failed, if their status says that
-        the restart of this consumer is reverted."""
+        """Call ``notify`` for the Secrets of a consumer if the state of its rollout has changed, and the status of the
+        Secret says that the restart of this consumer is reverted."""
         if before is None or stance(before) != stance(after):
             for name in after.reads:
                 self.on_unread(after.ref, Target(after.ref.namespace, name))

@@ -15,7 +15,7 @@ from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
-from keyturn_receiver.core.open_rollouts import is_open
+from keyturn_receiver.core.open_rollouts import open_until, takes_slot
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
 from keyturn_receiver.core.rollout_candidate import due_candidate, may_restart, other_candidate
@@ -58,7 +58,8 @@ class RolloutPacer:
 
     Only the leader starts rollouts of a Secret that has more consumers than its pace allows at a time, because two
     replicas could both take the last slot. If the rollouts of a namespace or of the cluster are limited, only the
-    leader starts rollouts there.
+    leader starts rollouts there. Only the leader knows whose pods are being evicted, so it alone also starts the
+    rollouts of a Secret with a consumer that asks for evictions.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class RolloutPacer:
         self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
         self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
         self._crashes: CrashLoops | None = None
+        evictor.add_release_handler(lambda ref, target: self._wake(ref, (target.name,)))
 
     def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
         """Register ``quiet_at``, which returns the time from which a consumer may be restarted for a Secret, in seconds
@@ -124,7 +126,7 @@ class RolloutPacer:
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
-        open_now = sum(self._is_open(self.latest(each)) for each in self._index.of(target))
+        open_now = sum(self._is_open(self.latest(each), now) for each in self._index.of(target))
         slots, shared = self._pace(spec) - open_now, INFINITY
         if not self.needs_leader(target, spec) or self._is_leader():
             shared = self._shared_slots(target.namespace)
@@ -147,7 +149,9 @@ class RolloutPacer:
         """Return whether only the leader starts rollouts of a Secret. If the result is false, every replica may start
         them: even two replicas that do not see each other's writes cannot exceed a limit."""
         limits = (self._limits.per_cluster, self._limit(target.namespace))
-        return self._index.count(target) > self._pace(spec) or any(each is not None for each in limits)
+        if self._index.count(target) > self._pace(spec) or any(each is not None for each in limits):
+            return True
+        return any(each.evicts for each in self._index.of(target))
 
     @contextmanager
     def starting(self, consumers: Iterable[Consumer]) -> Iterator[None]:
@@ -198,8 +202,8 @@ class RolloutPacer:
         return sum(each.reasons[reason] for each in self._waiting.values())
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Wake the Secrets that wait for a consumer. They are woken if the rollout of the consumer has ended or failed,
-        or if a setting of the consumer now keeps its pods from restarting."""
+        """Wake the Secrets that wait for a consumer if the state of its rollout has changed, or if the setting that
+        keeps its pods from restarting has changed."""
         if before is None or stance(before) != stance(after):
             self._wake(after.ref, after.reads)
 
@@ -245,18 +249,21 @@ class RolloutPacer:
         was_tried: bool,
     ) -> Candidate:
         if mark is None or not may_restart(mark):
+            if self._evictor.is_replacing(consumer, target):
+                return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
             return other_candidate(consumer, target.name, record, now)
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
         until = INFINITY if was_tried else now + delay
         quiet_at = self._quiet_at(consumer, target, record)
-        is_open = self._is_open(consumer) and not self._is_unsure(consumer)
-        return due_candidate(consumer, window, now, is_open, until, quiet_at)
+        is_open = self._is_open(consumer, now) and not self._is_unsure(consumer)
+        return due_candidate(consumer, window, now, is_open, until, quiet_at, open_until(consumer))
 
     def _is_unsure(self, consumer: Consumer) -> bool:
         return self._crashes is not None and self._crashes.is_unsure(consumer)
 
-    def _is_open(self, consumer: Consumer) -> bool:
-        return is_open(consumer) or consumer.ref in self._starting or self._evictor.is_busy(consumer)
+    def _is_open(self, consumer: Consumer, now: float) -> bool:
+        ref = consumer.ref
+        return takes_slot(consumer, now) or ref in self._starting or self._evictor.takes_slot(ref)
 
     def _pace(self, spec: BindingSpec) -> int:
         return min(self._limits.per_secret, spec.pace or self._limits.per_secret)
@@ -276,17 +283,19 @@ class RolloutPacer:
         return slots
 
     def _namespaces_with_rollouts(self) -> set[str]:
-        return {*self._index.open_rollouts, *self._written, *(ref.namespace for ref in self._starting)}
+        starting = (ref.namespace for ref in self._starting)
+        return {*self._index.open_rollouts, *self._written, *starting, *self._evictor.namespaces()}
 
     def _open_refs(self, namespace: str) -> set[WorkloadRef]:
-        refs = set(self._index.open_rollouts.get(namespace, ()))
+        now = self._wall()
+        refs = {ref for ref, until in self._index.open_rollouts.get(namespace, {}).items() if now < until}
         for ref in self._written.of(namespace):
             written = self._written.get(namespace, ref)
             if written and self._is_ahead(written):
-                (refs.add if is_open(written) else refs.discard)(ref)
+                (refs.add if takes_slot(written, now) else refs.discard)(ref)
         if self._crashes:
             refs -= self._crashes.failed(namespace)
-        return refs | {ref for ref in self._starting if ref.namespace == namespace}
+        return refs | {ref for ref in self._starting if ref.namespace == namespace} | self._evictor.slots(namespace)
 
     def _is_ahead(self, written: Consumer) -> bool:
         """Return whether a written state of a consumer is newer than the cached state. If it is not, forget the written

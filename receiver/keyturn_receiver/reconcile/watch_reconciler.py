@@ -7,7 +7,7 @@ value are restarted.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.namespace_cache import NamespaceReader
 from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
@@ -138,4 +138,4 @@ class WatchReconciler:
 
 
 def _without_error(rollout: RolloutResult) -> RolloutResult:
-    return RolloutResult(rollout.restarted, None, rollout.refused, rollout.faults)
+    return replace(rollout, error=None)

@@ -14,6 +14,7 @@ from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.rollout_switch import ROLLOUT
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.vocabulary import WATCH_LABEL
 from keyturn_receiver.errors import InvalidBinding, KeyturnError, Unfinished
 from keyturn_receiver.reconcile import event_messages
@@ -23,8 +24,11 @@ from keyturn_receiver.reconcile.consumer_restarter import RolloutResult
 from keyturn_receiver.reconcile.request import Request
 from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, FAILURE_RATE
 from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
+from keyturn_receiver.resilience.bounded_map import BoundedMap
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
+
+MAX_HALTED = 1000  # watched Secrets whose halt is remembered, to report its end
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class WatchReporter:
         self._events = events
         self._metrics = metrics
         self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
+        self._halted: BoundedMap[Target, bool] = BoundedMap(MAX_HALTED)
 
     async def report_and_wait(
         self, secret: WatchedSecret, written: bool, rollout: RolloutResult, error: KeyturnError | None
@@ -61,11 +66,19 @@ class WatchReporter:
         count_restarts(self._metrics, rollout.restarted)
         tell_restarts(self._events, secret.target, rollout.restarted, partial(_message_to_one, secret))
         tell_waits(self._events, secret.target, secret.uid, rollout.turn)
-        if rollout.turn.halted_by:
-            tell_halt(self._events, secret.target, secret.uid, rollout.turn)
+        self._tell_halt(secret, rollout.turn)
         tell_refusals(self._events, secret.target, rollout.refused)
         if error and not isinstance(error, Unfinished):
             self._event(secret, True, error.reason, str(error))
+
+    def _tell_halt(self, secret: WatchedSecret, turn: Turn) -> None:
+        """Report that a failed rollout halts the others, and the end of a halt that this replica has reported. A
+        watched Secret has no status that another replica could read the halt from."""
+        if turn.halted_by:
+            self._halted.put(secret.target, True)
+        elif not self._halted.pop(secret.target):
+            return
+        tell_halt(self._events, secret.target, secret.uid, turn)
 
     def on_braked(self, secret: WatchedSecret) -> None:
         """Report a Secret whose next change will be delayed."""

@@ -43,8 +43,8 @@ class AdaptiveLimiter:
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
     server is overloaded. If only one lane fails while other lanes succeed, this is no sign of overload. One lane uses
-    at most three quarters of the limit, so that a slot stays free for the first call of another lane. ``now`` returns
-    monotonic seconds.
+    at most three quarters of the limit, so that a slot stays free for the first call of another lane, unless the limit
+    is below four. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:

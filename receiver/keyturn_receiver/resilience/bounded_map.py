@@ -84,6 +84,13 @@ class ExpiringMap(Generic[K, V]):
             if entry and entry[0] <= now:
                 self._entries.pop(oldest)
 
+    def update(self, key: K, value: V) -> None:
+        """Set the value of ``key``, unless the map does not have the key or its entry has expired. The entry expires at
+        the same time as before."""
+        entry = self._entries.get(key)
+        if entry and self._now() < entry[0]:
+            self._entries.put(key, (entry[0], value))
+
     def pop(self, key: K) -> None:
         """Remove ``key``."""
         self._entries.pop(key)

@@ -22,8 +22,8 @@ class Parts(Protocol):
         """Return whether the receiver takes deliveries."""
 
     def poller(self) -> tuple[bool, float | None]:
-        """Return whether this replica is the leader, and the seconds since its last sweep. The seconds are None before
-        its first sweep."""
+        """Return whether this replica is the leader, and the seconds since its last sweep that did not fail, or None
+        before the first such sweep."""
 
     def credentials_error(self) -> str | None:
         """Return the reason why AWS refuses the receiver's own credentials, or None if AWS accepts them."""
@@ -53,7 +53,9 @@ def _poller(parts: Parts) -> Health:
     leads, swept = parts.poller()
     if not leads:
         return Health("Poller", OK, "another replica polls")
-    return Health("Poller", OK, f"here, swept {ago(swept)}" if swept is not None else "here, first sweep not done yet")
+    return Health(
+        "Poller", OK, f"here, swept {ago(swept)}" if swept is not None else "here, no sweep has succeeded yet"
+    )
 
 
 def _aws(parts: Parts) -> Health:
