@@ -4,15 +4,12 @@ import typer
 
 from keyturn_cli.main import app
 
-# The options of commands that pages may name before the CLI has them. If the CLI has a command, its own options count.
-PLANNED = {"status": {"--failing"}, "explain": set[str](), "trace": set[str]()}
-
 
 def known_options(name: str) -> set[str] | None:
     """Return the options of a command, or None if there is no such command."""
     commands = getattr(typer.main.get_command(app), "commands", {})
     if name not in commands:
-        return PLANNED.get(name)
+        return None
     return {option for parameter in commands[name].params for option in parameter.opts}
 
 
