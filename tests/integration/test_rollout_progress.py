@@ -25,7 +25,8 @@ def progress(control_plane: ControlPlane, kind: str, namespace: str) -> RolloutP
 
 def mark(control_plane: ControlPlane, kind: str, namespace: str, **annotations: str) -> None:
     patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
-    control_plane.kubectl("patch", kind.lower(), "web", "-n", namespace, "-p", json.dumps(patch))
+    arguments = ("patch", kind.lower(), "web", "-n", namespace, "--field-manager=keyturn", "-p", json.dumps(patch))
+    control_plane.kubectl(*arguments)
 
 
 def last_ready(control_plane: ControlPlane, namespace: str) -> float:

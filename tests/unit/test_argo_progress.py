@@ -76,6 +76,11 @@ def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool 
     [
         ({"phase": "Progressing", "availableReplicas": 1}, None, True),  # a pod has failed since
         ({"phase": "Progressing", "stableRS": "older"}, None, False),
+        (
+            {"phase": "Progressing", "replicas": 3},
+            None,
+            False,
+        ),  # the stable template is back, and a canary's pod is left
         ({"phase": "Progressing", "currentPodHash": "", "stableRS": ""}, None, False),
         ({"phase": "Progressing", "observedGeneration": "2"}, None, False),
         ({"phase": "Progressing"}, at(1), False),  # such a restart makes no revision

@@ -140,6 +140,35 @@ async def test_refused_evictions_take_no_slot_and_wake_those_that_wait_for_it() 
     assert started(replica.turn()) == ["other"]
 
 
+async def test_end_of_evictions_wakes_each_secret_that_the_workload_reads() -> None:
+    evicted = consumer("evicted", evicts=True, reads={"db": Reads(whole=True), "cache": Reads(whole=True)})
+    replica = Replica(evicted, consumer("web"), limits=PaceLimits(1))
+    cache = Target("team", "cache")
+    assert replica.evictor.start(cache, evicted, lambda _: True)
+    assert waits(replica.turn())["web"] is WaitReason.PACE
+    replica.ports.answer.set_result(NotFound("gone"))
+    await asyncio.sleep(1)
+    assert replica.woken == [DB]
+
+
+async def test_slot_of_a_workload_that_is_not_up_for_this_change_is_looked_at_when_its_deadline_is_over() -> None:
+    """Nothing in the cluster changes at that time."""
+    other = consumer("other", "StatefulSet", "mark of another release", progress=UNFINISHED)
+    replica = Replica(other, consumer("web"), limits=PaceLimits(1))
+    turn = replica.pacer.turn(DB, read_spec({}), [replica.consumers[1]], RECORD)  # the other one may not be restarted
+    assert waits(turn) == {"web": WaitReason.PACE}
+    assert replica.pacer.look_again_in(DB) == 599
+
+
+async def test_rollout_that_is_seen_to_have_ended_wakes_those_behind_it() -> None:
+    """While a watch is interrupted, a rollout may become complete and one of its pods may fail."""
+    before = consumer("first", mark=RECORD.digest, progress=UNFINISHED, order=1)
+    replica = Replica(before, consumer("later"))
+    assert waits(replica.turn()) == {"later": WaitReason.ORDER}
+    replica.pacer.on_progress(before, replace(before, progress=replace(UNFINISHED, has_ended=True)))
+    assert replica.woken == [DB]
+
+
 async def test_order_waits_until_evicted_pods_are_replaced() -> None:
     """The mark of such a workload is written when no pod is behind, before the new pods are Ready."""
     first = consumer("first", evicts=True, order=1, marks={}, baseline={MARK: RECORD.digest})

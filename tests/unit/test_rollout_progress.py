@@ -1,5 +1,6 @@
 """Progress of rollouts: complete, unfinished or failed, by the rules of `kubectl rollout status`."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -92,8 +93,9 @@ def test_deployment_whose_deadline_has_passed_has_failed_until_it_is_complete() 
     assert progress("Deployment", {}, older, generation=4).state is UNFINISHED  # the deadline of an older template
 
 
-def revisions(current: str, update: str) -> dict[str, Any]:
-    return {"updatedReplicas": 2, "readyReplicas": 1, "currentRevision": current, "updateRevision": update}
+def revisions(current: str, update: str, updated: int = 2) -> dict[str, Any]:
+    named = {"currentRevision": current, "updateRevision": update}
+    return {"replicas": 2, "updatedReplicas": updated, "readyReplicas": 1, **named}
 
 
 @pytest.mark.parametrize(
@@ -106,15 +108,36 @@ def revisions(current: str, update: str) -> dict[str, Any]:
         ("Deployment", deployment(2, 2, 1), False),
         ("StatefulSet", revisions("web-2", "web-2"), True),
         ("StatefulSet", revisions("web-1", "web-2"), False),
+        ("StatefulSet", revisions("web-1", "web-1", updated=1), False),  # a former template is back
         ("StatefulSet", revisions("", ""), False),
         ("StatefulSet", {"updatedReplicas": 2, "readyReplicas": 1}, False),
         ("DaemonSet", daemons(2, 2, 1), False),
     ],
 )
 def test_status_tells_a_later_failure_from_the_rollout(kind: str, status: dict[str, Any], has_ended: bool) -> None:
-    read = progress(kind, {"replicas": 2}, status)
+    marked = marked_at(workload({"replicas": 2}, status), AT_SECONDS - 1)
+    read = read_progress(WORKLOAD_KINDS[kind], marked)
+    assert read
     assert (read.state, read.has_ended) == (UNFINISHED, has_ended)
-    assert not progress(kind, {"replicas": 2}, status, generation=4).has_ended  # the status is about an older template
+    marked["metadata"]["generation"] = 4
+    older = read_progress(WORKLOAD_KINDS[kind], marked)
+    assert older
+    assert not older.has_ended
+
+
+def marked_at(obj: dict[str, Any], seconds: int) -> dict[str, Any]:
+    at = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    obj["metadata"]["managedFields"] = [{"manager": "keyturn", "operation": "Update", "time": at}]
+    return obj
+
+
+@pytest.mark.parametrize("seconds", [AT_SECONDS, AT_SECONDS + 5])
+def test_end_of_the_rollout_before_the_mark_does_not_count(seconds: int) -> None:
+    """A Deployment with the strategy Recreate has no pods at first, and still has the condition of its last rollout."""
+    recreated = workload({"replicas": 2}, {**deployment(0, 0, 0), **progressing("NewReplicaSetAvailable")})
+    read = read_progress(WORKLOAD_KINDS["Deployment"], marked_at(recreated, seconds))
+    assert read
+    assert (read.state, read.has_ended) == (UNFINISHED, False)
 
 
 @pytest.mark.parametrize(("updated", "seconds"), [(1, 600 * 2), (2, 5000 + 600)])

@@ -76,5 +76,5 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
         NO_DEADLINE,
         marked_at,
         changed_at,
-        has_ended=observed and is_stable and not by_time,
+        has_ended=observed and is_stable and not by_time and updated >= number(status, "replicas"),
     )

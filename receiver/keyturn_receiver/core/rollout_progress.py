@@ -46,7 +46,9 @@ class RolloutProgress:
     rollout without progress counts as stuck. ``marked_at`` is the time of Keyturn's last write of the workload, and
     ``changed_at`` is the time of the last change of the status, both by the same clock. ``has_ended`` is true if the
     rollout was complete before. If the state is UNFINISHED nevertheless, pods have failed since then, or pods were
-    added. It is always false for a DaemonSet and for a restart by ``spec.restartAt``, whose status does not tell it.
+    added. It is always false for a DaemonSet, for a Deployment without a deadline, and for a restart by
+    ``spec.restartAt``, because their status does not tell it. If somebody brings a former template back, a StatefulSet
+    and a Rollout tell it early: as soon as all pods have the template, ready or not.
     """
 
     state: RolloutState
@@ -110,18 +112,15 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
         deadline,
         marked_at,
         changed_at,
-        observed and counts.has_ended,
+        observed and counts.has_ended and _ended_after(marked_at, progressing, kind),
     )
 
 
 def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     replicas, available = number(status, "replicas"), number(status, "availableReplicas")
-    # The controller keeps this reason until the next template:
-    # https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
-    has_ended = condition(status, "Progressing").get("reason") == _AVAILABLE and updated >= replicas
     complete = wanted <= updated >= replicas and available >= updated
-    return _Counts(wanted, updated, available, complete, has_ended)
+    return _Counts(wanted, updated, available, complete, has_ended=updated >= replicas)
 
 
 def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
@@ -131,7 +130,7 @@ def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> 
     # The controller sets the current revision once all pods have the new one and are ready:
     # https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/statefulset/stateful_set_utils.go
     revision = status.get("currentRevision")
-    has_ended = bool(revision) and revision == status.get("updateRevision")
+    has_ended = bool(revision) and revision == status.get("updateRevision") and updated >= number(status, "replicas")
     return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition, has_ended)
 
 
@@ -146,6 +145,18 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
     StatusForm.IDENTITIES: _of_identities,
     StatusForm.NODES: _of_nodes,
 }
+
+
+def _ended_after(marked_at: int | None, progressing: Mapping[str, object], kind: WorkloadKind) -> bool:
+    """Return whether the rollout of a Deployment has ended after Keyturn's last write. Other kinds need no such check.
+
+    The controller keeps the reason until the next rollout makes progress, so it may be that of the rollout before:
+    https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
+    """
+    if kind.status is not StatusForm.REPLICAS:
+        return True
+    ended_at = completed_at(progressing)
+    return marked_at is not None and ended_at is not None and ended_at > marked_at
 
 
 def completed_at(progressing: Mapping[str, object]) -> int | None:

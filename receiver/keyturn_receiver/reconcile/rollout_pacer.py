@@ -86,7 +86,7 @@ class RolloutPacer:
         self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
         self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
         self._crashes: CrashLoops | None = None
-        evictor.add_release_handler(lambda ref, target: self._wake(ref, (target.name,)))
+        evictor.add_release_handler(self._on_release)
 
     def set_debounce(self, quiet_at: Callable[[Consumer, Target, Record], float]) -> None:
         """Register ``quiet_at``, which returns the time from which a consumer may be restarted for a Secret, in seconds
@@ -126,8 +126,8 @@ class RolloutPacer:
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
-        open_now = sum(self._is_open(self.latest(each), now) for each in self._index.of(target))
-        slots, shared = self._pace(spec) - open_now, INFINITY
+        open_now = [each for each in map(self.latest, self._index.of(target)) if self._is_open(each, now)]
+        slots, shared = self._pace(spec) - len(open_now), INFINITY
         if not self.needs_leader(target, spec) or self._is_leader():
             shared = self._shared_slots(target.namespace)
         else:
@@ -142,7 +142,8 @@ class RolloutPacer:
         waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
         unpaced = [by_ref[ref] for ref, mark in marks.items() if not may_restart(mark) and ref not in tried]
         halted_by = by_ref[made.halted_by] if made.halted_by else None
-        self._keep(target, made, now, shared <= slots)
+        frees_at = min((at for each in open_now if (at := open_until(each)) > now), default=INFINITY)
+        self._keep(target, made, now, shared <= slots, frees_at)
         return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
@@ -207,6 +208,10 @@ class RolloutPacer:
         if before is None or stance(before) != stance(after):
             self._wake(after.ref, after.reads)
 
+    def _on_release(self, ref: WorkloadRef, target: Target) -> None:
+        consumer = self._index.get(ref, target)
+        self._wake(ref, {target.name, *(consumer.reads if consumer else ())})
+
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Wake a Secret whose consumer is gone or no longer reads the Secret."""
         self._wake(ref, (target.name,))
@@ -226,10 +231,13 @@ class RolloutPacer:
             self._for_slots.move_to_end(namespace)
             self._index.notify(target)
 
-    def _keep(self, target: Target, made: Schedule, now: float, is_shared: bool) -> None:
+    def _keep(self, target: Target, made: Schedule, now: float, is_shared: bool, frees_at: float) -> None:
+        """Remember who waits. At ``frees_at``, the deadline of a rollout frees a slot of the Secret."""
         reasons = Counter(wait.reason for wait in made.waits.values())
         for_slots = is_shared and reasons[WaitReason.PACE] > 0
         look_again_at = min(made.look_again_at, now + MAX_WAIT) if for_slots else made.look_again_at
+        if reasons[WaitReason.PACE]:
+            look_again_at = min(look_again_at, frees_at)
         self.forget(target)
         if reasons:
             self._waiting[target] = _Waiting(reasons, look_again_at)
@@ -316,4 +324,5 @@ class RolloutPacer:
 def stance(consumer: Consumer) -> tuple[object, ...]:
     """Return an object that changes when the state of a consumer's rollout, or its ``hold``, changes. Callers only
     compare it."""
-    return consumer.hold, consumer.progress.state if consumer.progress else None
+    progress = consumer.progress
+    return consumer.hold, (progress.state, progress.has_ended) if progress else None

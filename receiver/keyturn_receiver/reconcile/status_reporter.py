@@ -83,13 +83,15 @@ class StatusReporter:
         workload has changed since it was read.
         """
         self._log_changes(request, fill, rollout)
+        if live.record.halt and fill.written and rollout.restarted and not rollout.turn.halt:
+            tell_halt(self._events, live.target, live.uid, rollout.turn)  # the new value has ended the halt
         error = first_retryable(fill.error, rollout.error)
         if isinstance(error, Conflict):
             raise error  # a conflict is not worth a report, because the reconcile is repeated at once
         if error is None and fill.status_outdated:
             error = await self._write_status(live, OK)
         if error is None and not fill.deleted:
-            error = await self._report_rollouts(live, fill, rollout.turn)
+            error = await self._report_rollouts(_as_filled(live, fill), fill.consumers, rollout.turn)
         terminal_version = ""
         if error:
             of_secret = error is fill.error
@@ -171,13 +173,14 @@ class StatusReporter:
             _log.warning("the status of %s could not be written: %s", live.target, failure)
             return live.resource_version
 
-    async def _report_rollouts(self, live: LiveSecret, fill: FillResult, turn: Turn) -> KeyturnError | None:
+    async def _report_rollouts(
+        self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn
+    ) -> KeyturnError | None:
         """Report the beginning and the end of two states: a failed rollout halts the others, or another writer reverts
-        a restart. ``live`` is the Secret before the fill, because a fill drops the text about a halt."""
+        a restart."""
         if live.record.halt != turn.halt:
             tell_halt(self._events, live.target, live.uid, turn)
-        live = _as_filled(live, fill)
-        notice = self._reverted.notice(live.target, fill.consumers, live.record, turn.halt)
+        notice = self._reverted.notice(live.target, consumers, live.record, turn.halt)
         return await self._write_status(live, notice or OK) if live.record.notice != notice else None
 
     async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:

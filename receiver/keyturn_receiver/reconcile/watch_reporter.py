@@ -14,7 +14,6 @@ from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.core.rollout_switch import ROLLOUT
-from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.vocabulary import WATCH_LABEL
 from keyturn_receiver.errors import InvalidBinding, KeyturnError, Unfinished
 from keyturn_receiver.reconcile import event_messages
@@ -40,7 +39,7 @@ class WatchReporter:
         self._events = events
         self._metrics = metrics
         self._failures = TokenBuckets(FAILURE_RATE, FAILURE_BURST, time.monotonic)
-        self._halted: BoundedMap[Target, bool] = BoundedMap(MAX_HALTED)
+        self._halted: BoundedMap[str, bool] = BoundedMap(MAX_HALTED)  # by UID
 
     async def report_and_wait(
         self, secret: WatchedSecret, written: bool, rollout: RolloutResult, error: KeyturnError | None
@@ -66,19 +65,19 @@ class WatchReporter:
         count_restarts(self._metrics, rollout.restarted)
         tell_restarts(self._events, secret.target, rollout.restarted, partial(_message_to_one, secret))
         tell_waits(self._events, secret.target, secret.uid, rollout.turn)
-        self._tell_halt(secret, rollout.turn)
+        self._tell_halt(secret, rollout)
         tell_refusals(self._events, secret.target, rollout.refused)
         if error and not isinstance(error, Unfinished):
             self._event(secret, True, error.reason, str(error))
 
-    def _tell_halt(self, secret: WatchedSecret, turn: Turn) -> None:
+    def _tell_halt(self, secret: WatchedSecret, rollout: RolloutResult) -> None:
         """Report that a failed rollout halts the others, and the end of a halt that this replica has reported. A
         watched Secret has no status that another replica could read the halt from."""
-        if turn.halted_by:
-            self._halted.put(secret.target, True)
-        elif not self._halted.pop(secret.target):
+        if rollout.turn.halted_by:
+            self._halted.put(secret.uid, True)
+        elif rollout.error or not self._halted.pop(secret.uid):
             return
-        tell_halt(self._events, secret.target, secret.uid, turn)
+        tell_halt(self._events, secret.target, secret.uid, rollout.turn)
 
     def on_braked(self, secret: WatchedSecret) -> None:
         """Report a Secret whose next change will be delayed."""
