@@ -291,7 +291,17 @@ def test_rollout_with_a_template_is_a_consumer_like_any_other() -> None:
 def test_time_of_a_restart_is_that_of_the_last_write(
     reads: Reads, times: dict[str, WriteTime], written: int | None
 ) -> None:
-    assert last_written(reads, Record(revisions={"a": "1", "b": "1"}, write_times=times)) == written
+    record = Record(revisions={"a": "1", "b": "1"}, write_times=times)
+    assert last_written(reads, record) == written
+
+
+@pytest.mark.parametrize(("times", "written"), [({"a": WriteTime(5)}, 5), ({"a": WriteTime(None)}, None), ({}, 3)])
+def test_key_without_a_time_was_written_at_the_latest_when_times_were_first_kept(
+    times: dict[str, WriteTime], written: int | None
+) -> None:
+    """Otherwise the receiver's own clock would give the time of each restart for such a Secret."""
+    record = Record(revisions={"a": "1", "b": "1"}, write_times=times, unknown_until=3)
+    assert last_written(Reads(whole=True), record) == written
 
 
 def test_restart_spares_no_pod_of_the_second_of_the_write() -> None:

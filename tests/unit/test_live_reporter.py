@@ -98,11 +98,18 @@ class Env:
                 on_created()
 
     async def see(
-        self, progress: RolloutProgress, name: str = "web", mark: str = MARK, hold: RolloutHold | None = None
+        self,
+        progress: RolloutProgress,
+        name: str = "web",
+        mark: str = MARK,
+        hold: RolloutHold | None = None,
+        other: str = "",
     ) -> None:
-        """Show a Deployment in the watch, and let the reporter look at it."""
+        """Show a Deployment in the watch, and let the reporter look at it. ``other`` is its mark of another Secret."""
         ref = WorkloadRef("Deployment", "team", name)
         reads, marks = {"db": Reads(whole=True)}, {mark_name("db"): mark} if mark else {}
+        if other:
+            reads, marks = {**reads, "cache": Reads(whole=True)}, {**marks, mark_name("cache"): other}
         after = Consumer(ref, "1", reads, {}, marks, Switch.UNSET, hold, uid=f"uid-of-{name}", progress=progress)
         before = self.index.get(ref, DB)
         if before:
@@ -352,3 +359,50 @@ async def test_end_of_evictions_for_an_older_value_is_not_told(env: Env) -> None
     env.bound = None
     env.reporter.on_evicted(DB, replace(seen, baseline={mark_name("db"): MARK}), 2, T0 + 6)
     assert not env.told
+
+
+MONTH = 30 * 86_400
+LATER = replace(UNFINISHED, marked_at=T0 + MONTH)
+LATER_COMPLETE = replace(COMPLETE, marked_at=T0 + MONTH, finished_at=T0 + MONTH + 6)
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["same process", "new process"])
+async def test_restart_for_another_secret_is_not_told_again_for_this_one(env: Env, is_new: bool) -> None:
+    """The mark of each Secret stays on the template, and the API server keeps Events for an hour."""
+    await env.see(UNFINISHED, other="c1")
+    await env.see(COMPLETE, other="c1")
+    assert len(env.told) == 2
+    env.told.clear()
+    env.names.clear()
+    await env.wait(MONTH)
+    if is_new:
+        env.index = ConsumerIndex()  # so the reporter sees the Deployment for the first time
+        env.reporter._rollouts.pop("team", (WorkloadRef("Deployment", "team", "web"), "db"))
+    await env.see(LATER, other="c2")
+    await env.see(LATER_COMPLETE, other="c2")
+    assert env.told == []
+    await env.see(LATER, other="c2")
+    await env.wait(UNFINISHED.deadline + GRACE + 60)
+    assert (env.told, env.reporter.stuck()) == ([], 0)
+
+
+async def test_restart_that_had_to_wait_for_weeks_is_told(env: Env) -> None:
+    """Such as for its window."""
+    await env.see(COMPLETE, mark="older", other="c1")
+    await env.wait(MONTH)
+    await env.see(LATER, other="c1")
+    await env.see(LATER_COMPLETE, other="c1")
+    assert env.reasons() == [("Deployment web", "Live"), ("Secret db", "Live")]
+
+
+async def test_pod_that_fails_after_the_end_is_not_stuck_for_a_new_process(env: Env) -> None:
+    await env.see(replace(UNFINISHED, updated=2, ready=1, has_ended=True))
+    await env.wait(UNFINISHED.deadline + GRACE + 60)
+    assert (env.told, env.reporter.stuck()) == ([], 0)
+
+
+async def test_text_about_a_stuck_rollout_speaks_of_old_pods_only_if_pods_are_ready(env: Env) -> None:
+    for number, (ready, words) in enumerate([(1, "pods of the old template go on"), (0, "no pod is ready")]):
+        await env.see(replace(UNFINISHED, state=RolloutState.FAILED, ready=ready), f"web-{number}")
+        await env.wait(1)
+        assert words in env.told[-1][2]

@@ -200,6 +200,40 @@ async def test_next_change_is_left_to_the_pacer() -> None:
     assert cluster.released == [(REF, DB)]
 
 
+async def test_evictions_without_progress_take_no_slot_after_ten_minutes() -> None:
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=int(2 * FINISH_SECONDS))
+    made = await run(cluster, FINISH_SECONDS - 60)
+    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer())) == (["a"], True, False)
+    await asyncio.sleep(120)
+    assert (made.takes_slot(REF), made.is_blocked(consumer()), cluster.released) == (False, True, [(REF, DB)])
+    cluster.slowness = 500
+    await asyncio.sleep(FINISH_SECONDS + 30)
+    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer())) == (["a", "b"], True, False)
+
+
+async def test_value_that_returns_is_not_reported_as_done() -> None:
+    """The pods that were evicted meanwhile run the other value."""
+    former = Record(revisions={"a": "v1"}, write_times={"a": WriteTime(WRITTEN + 20)})
+    cluster = Cluster(pod("a", 1), pod("b", 2), slowness=5)
+    cluster.consumer = consumer(baseline={"revision.keyturn.dev/db": former.digest})
+    made = await run(cluster, 2)
+    assert cluster.evicted == ["a"]
+    cluster.record = former
+    await asyncio.sleep(30)
+    assert (cluster.evicted, cluster.done, made.is_busy(consumer())) == (["a"], [], False)
+
+
+async def test_refused_mark_is_told_with_its_own_reason() -> None:
+    class Guarded(Cluster):
+        async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer:
+            raise ClusterRefused("admission webhook said no")
+
+    cluster = Guarded(pod("a"))
+    await run(cluster, 30)
+    assert cluster.evicted == ["a"]
+    assert set(cluster.told) == {("ClusterRefused", "Secret db: admission webhook said no")}
+
+
 async def test_evictions_end_with_the_secret() -> None:
     cluster = Cluster(pod("a", 1), pod("b", 2), slowness=5)
     made = await run(cluster, 2)

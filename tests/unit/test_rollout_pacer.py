@@ -140,6 +140,16 @@ async def test_refused_evictions_take_no_slot_and_wake_those_that_wait_for_it() 
     assert started(replica.turn()) == ["other"]
 
 
+async def test_evictions_that_do_not_go_on_hold_no_order() -> None:
+    evicted = consumer("evicted", evicts=True, order=1)
+    replica = Replica(evicted, consumer("later"))
+    replica.evict(evicted)
+    assert waits(replica.turn())["later"] is WaitReason.ORDER
+    replica.ports.answer.set_result(ClusterRefused("forbidden"))
+    await asyncio.sleep(1)
+    assert started(replica.turn()) == ["later"]
+
+
 async def test_end_of_evictions_wakes_each_secret_that_the_workload_reads() -> None:
     evicted = consumer("evicted", evicts=True, reads={"db": Reads(whole=True), "cache": Reads(whole=True)})
     replica = Replica(evicted, consumer("web"), limits=PaceLimits(1))
@@ -148,7 +158,7 @@ async def test_end_of_evictions_wakes_each_secret_that_the_workload_reads() -> N
     assert waits(replica.turn())["web"] is WaitReason.PACE
     replica.ports.answer.set_result(NotFound("gone"))
     await asyncio.sleep(1)
-    assert replica.woken == [DB]
+    assert set(replica.woken) == {DB, cache}
 
 
 async def test_slot_of_a_workload_that_is_not_up_for_this_change_is_looked_at_when_its_deadline_is_over() -> None:

@@ -1,7 +1,7 @@
 """Rollout windows: when they are open, and what is told of those that are not understood."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -20,7 +20,7 @@ from keyturn_receiver.core.rollout_window import (
 )
 
 NIGHTS = "0 2 * * 1-5 for 2h in Europe/Berlin"
-BERLIN = ZoneInfo("Europe/Berlin")
+BERLIN, UTC = ZoneInfo("Europe/Berlin"), ZoneInfo("UTC")
 
 
 def at(*fields: int, zone: ZoneInfo = BERLIN) -> float:
@@ -38,7 +38,11 @@ def at(*fields: int, zone: ZoneInfo = BERLIN) -> float:
         ("0 2 * * * for 2h", at(2026, 11, 30, 3), None),  # 02:00 UTC
         ("0 2 * * * for 2h", at(2026, 11, 30, 2, 59), at(2026, 11, 30, 3)),
         ("30 2 * * * for 1h in Europe/Berlin", at(2026, 3, 29, 1, 50), at(2026, 3, 29, 3)),  # 02:30 does not exist
-        ("0 22 * * 5 for 3d", at(2026, 11, 29, 12, zone=ZoneInfo("UTC")), None),  # since Friday evening
+        # The hour from 02:00 to 03:00 comes twice, and the window opens in the first one: 00:30 to 02:30 UTC.
+        ("30 2 * * * for 2h in Europe/Berlin", at(2026, 10, 25, 2, 29, zone=UTC), None),
+        ("30 2 * * * for 2h in Europe/Berlin", at(2026, 10, 25, 3, 10, zone=UTC), at(2026, 10, 26, 2, 30)),
+        ("30 1 * * * for 1h in America/New_York", at(2026, 11, 1, 6, 40, zone=UTC), at(2026, 11, 2, 6, 30, zone=UTC)),
+        ("0 22 * * 5 for 3d", at(2026, 11, 29, 12, zone=UTC), None),  # since Friday evening
         (f"{NIGHTS}; 0 12 * * 6 for 1h in Europe/Berlin", at(2026, 11, 28, 3), at(2026, 11, 28, 12)),
         ("0 0 * * 0,1 for 24h in America/New_York", at(2024, 3, 10, 12), None),  # a day of 23 hours
         (None, 5.0, None),

@@ -26,12 +26,13 @@ from keyturn_receiver.core.field_owners import WATCH_MANAGER
 from keyturn_receiver.core.rollout import START_SECONDS
 from keyturn_receiver.core.rollout_order import ORDER
 from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.watched import WATCHED
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import parse_time
-from keyturn_receiver.errors import ClusterRefused, Conflict, KeyturnError, NotFound
+from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, KeyturnError, NotFound
 from keyturn_receiver.reconcile.change_brake import FREE_CHANGES, MAX_DELAY, ChangeBrake
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints, RolloutResult
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
@@ -144,6 +145,14 @@ class World:
         self.pods[name] = {"metadata": metadata, "spec": template["spec"]}
         self.read[name] = self.seen_by(name, self.values())
 
+    def annotate(self, **annotations: str) -> None:
+        """Put annotations on the Secret. A name has no prefix, and underscores in place of hyphens."""
+        metadata = self.secret["metadata"]
+        named = {f"keyturn.dev/{name.replace('_', '-')}": text for name, text in annotations.items()}
+        metadata = {**metadata, "annotations": {**metadata["annotations"], **named}}
+        self.secret = {**self.secret, "metadata": {**metadata, "resourceVersion": self.next_version()}}
+        self.show()
+
     def progress(self, name: str, reason: str, ready: int = 0) -> None:
         """Give a Deployment the status of its rollout."""
         workload = self.workloads[name]
@@ -226,6 +235,7 @@ class Receiver:
         self.cache, self._consumers = WatchedCache(KEYED), ConsumerCache(DEPLOYMENT, index, wall)
         api: Any = self
         self.events: list[tuple[str, str]] = []
+        self.messages: list[str] = []
         events: Any = self
         fights, workloads = RolloutFights(time.monotonic), WorkloadClient(api)
         index.add_mark_handler(fights.observe)
@@ -238,7 +248,8 @@ class Receiver:
         restarter = ConsumerRestarter(
             index, workloads, client, LegTimer(metrics), Restraints(policy, fights, evictor, pacer)
         )
-        reporter = WatchReporter(events, metrics)
+        self.reporter = reporter = WatchReporter(events, metrics)
+        self.consumers = lambda: index.of(DB)
         reconciler = WatchReconciler(self.cache, client, restarter, reporter, NamespaceReader(api, namespaces))
         queue = WorkQueue(reconciler.reconcile, 4, metrics, now=time.monotonic)
         detector = WatchDetector(self.cache, restarter, queue, ChangeBrake(time.monotonic), lambda: True)
@@ -264,6 +275,7 @@ class Receiver:
 
     def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str = "Secret") -> None:
         self.events.append((f"{kind} {target.name}", reason))
+        self.messages.append(message)
 
     async def request(
         self, method: str, path: str, query: Any = None, body: Any = None, **options: Any
@@ -467,4 +479,49 @@ async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
     made.progress("a", "NewReplicaSetAvailable", ready=1)
     await asyncio.sleep(10)
     assert made.restarts == {"a": 1, "b": 1}
+    assert receiver.events.count(("Secret db", "RolloutResumed")) == 1
+
+
+async def test_halt_ends_by_hand_with_the_command_of_its_event() -> None:
+    made = await world("a", "b")
+    made.workloads["a"]["metadata"]["annotations"][ORDER] = "1"
+    made.show()
+    made.write({"a": "1", "b": "1"})
+    await asyncio.sleep(10)
+    made.progress("a", "ProgressDeadlineExceeded")
+    await asyncio.sleep(SETTLED)
+    assert made.restarts == {"a": 1, "b": 0}
+    (receiver,) = made.receivers
+    command = next(text for text in receiver.messages if "rollout-resume=" in text)
+    made.annotate(rollout_resume=command.partition("rollout-resume=")[2])
+    await asyncio.sleep(10)
+    assert made.restarts == {"a": 1, "b": 1}
+
+
+async def test_pace_on_a_watched_secret_counts() -> None:
+    made = await world("a", "b")
+    made.annotate(rollout_pace="1")
+    await asyncio.sleep(10)
+    made.write({"a": "1", "b": "1"})
+    await asyncio.sleep(10)
+    made.progress("a", "ReplicaSetUpdated")
+    await asyncio.sleep(10)
+    assert made.restarts == {"a": 1, "b": 0}
+    made.progress("a", "NewReplicaSetAvailable", ready=1)
+    await asyncio.sleep(10)
+    assert made.restarts == {"a": 1, "b": 1}
+
+
+async def test_end_of_a_halt_is_not_told_after_an_error() -> None:
+    """After an error, a reconcile does not know who halts the others."""
+    made = await world("a")
+    (receiver,) = made.receivers
+    secret, (halting,) = receiver.cache.get(DB), receiver.consumers()
+    assert secret
+    receiver.reporter.report(secret, False, RolloutResult(turn=Turn(halted_by=halting, halt="RolloutHalted: a")), None)
+    error = ClusterUnavailable("gone")
+    receiver.reporter.report(secret, False, RolloutResult(error=error), error)
+    assert ("Secret db", "RolloutResumed") not in receiver.events
+    for _ in range(2):
+        receiver.reporter.report(secret, False, RolloutResult(), None)
     assert receiver.events.count(("Secret db", "RolloutResumed")) == 1

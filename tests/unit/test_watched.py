@@ -163,6 +163,15 @@ def test_unknown_time_of_a_change_is_that_of_the_next_write() -> None:
     assert watched(secret({"a": "2"}, kept=(text, T2))).record.write_times["a"] == WriteTime(at(T2))
 
 
+def test_key_that_goes_by_itself_is_not_older_than_the_next_write() -> None:
+    """A write that only removes keys moves no time in the managed fields."""
+    for written_at in (T0, T1):
+        record = watched(secret({"a": "1"}, written_at, keep(secret({"a": "1", "b": "1"}), T1))).record
+        assert record.write_times == {REMOVED: WriteTime(None)}
+    text = write_kept(KEYED, "team", "db", record)
+    assert watched(secret({"a": "1"}, T0, kept=(text, T2))).record.write_times == {REMOVED: WriteTime(at(T2))}
+
+
 def test_key_that_appears_and_key_that_goes() -> None:
     now = watched(secret({"a": "1", "c": "1"}, T2, keep(secret({"a": "1", "b": "1"}), T1))).record
     assert now.write_times == {"c": WriteTime(at(T2), appeared=True), REMOVED: WriteTime(at(T2))}
@@ -340,6 +349,8 @@ def test_copy_by_another_controller_is_watched_although_it_is_never_bound() -> N
         ({"keyturn.dev/rolout": "enabled"}, Switch.UNKNOWN),
         ({"keyturn.dev/rollout": "offf"}, Switch.UNKNOWN),
         ({"keyturn.dev/watch": "true"}, Switch.UNSET),
+        ({"keyturn.dev/rollout-pace": "3", "keyturn.dev/rollout-resume": "5f0c9a1e"}, Switch.UNSET),
+        ({"keyturn.dev/rollout-pace": "0"}, Switch.UNKNOWN),
     ],
 )
 def test_annotation_that_is_not_understood_forbids_restarts(annotations: dict[str, str], switch: Switch) -> None:
@@ -348,6 +359,8 @@ def test_annotation_that_is_not_understood_forbids_restarts(annotations: dict[st
     spec = one(cached(obj)[0]).spec
     assert spec.switch is switch
     assert bool(spec.rollout_faults) == (switch is Switch.UNKNOWN)
+    if "keyturn.dev/rollout-resume" in annotations:
+        assert (spec.pace, spec.resume) == (3, "5f0c9a1e")
 
 
 def test_list_removes_what_is_gone_and_label_that_goes_removes_too() -> None:

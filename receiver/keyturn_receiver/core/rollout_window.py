@@ -65,10 +65,12 @@ class RolloutWindow:
     def opens_at(self, now: datetime) -> datetime:
         """Return ``now`` if the window is open now. Otherwise return the time at which it opens next. Raises
         InvalidWindow if it never opens."""
-        opened = next(_Cron(self.cron, (now - self.duration).astimezone(self.zone)), None)
-        if opened is None:
-            raise InvalidWindow("it never opens")
-        return max(now, opened.astimezone(UTC))
+        closed = now - self.duration  # a window that opened at this time or earlier is closed now
+        for local in _Cron(self.cron, closed.astimezone(self.zone)):
+            # In the hour that the change to winter time repeats, cronsim returns the first of the two times.
+            if (opened := local.astimezone(UTC)) > closed:
+                return max(now, opened)
+        raise InvalidWindow("it never opens")
 
     def shortest_period(self) -> timedelta:
         """Return the shortest time between two openings, among the first SAMPLE openings after a fixed day. Changes

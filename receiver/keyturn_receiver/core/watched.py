@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from keyturn_receiver.core.binding import BindingSpec, is_bound, read_spec, tell_all
+from keyturn_receiver.core.binding import RESUME, BindingSpec, is_bound, read_spec, tell_all
 from keyturn_receiver.core.compact_json import compact_json
 from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_fields
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.revision import KeyedHash, Record
+from keyturn_receiver.core.rollout_pace import PACE
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
 from keyturn_receiver.core.vocabulary import BIND_LABEL, MAX_FAULTS, WATCH_LABEL, Place, is_bind_value, name_faults
 from keyturn_receiver.core.write_times import (
@@ -39,7 +40,7 @@ MAX_KEPT = 64 * 1024  # at most this many characters of the annotation; beyond t
 MAX_TEXT = 4096  # characters of any other annotation; a longer text is cut, and is then not understood
 _REVISION_BYTES = 8
 
-_COMMON = (ROLLOUT, IGNORE, MATCH)  # the annotations that decide which consumers are restarted
+_COMMON = (ROLLOUT, IGNORE, MATCH, PACE, RESUME)  # the annotations that decide which consumers are restarted, and when
 
 BOTH_LABELS = (
     f"this Secret has the label {BIND_LABEL}, too, and that one counts: Keyturn fills the Secret, and restarts pods for"
@@ -67,8 +68,9 @@ class Observation:
     ``revisions`` has the revision of each key, and ``mark_prefix`` identifies the record key with which the revisions
     were made. ``kept`` is the content of the annotation WATCHED. It is None if Keyturn has not written the annotation
     for this Secret with this record key. ``written_at`` is the latest time at which somebody else wrote data, in
-    seconds since 1970; the values may have changed earlier, but not later. ``kept_at`` is the time at which Keyturn
-    last wrote the annotation, with this or another record key. Each time is None if it is not known.
+    seconds since 1970; the values may have changed earlier, but not later. A write that only removes keys has no time
+    of its own. ``kept_at`` is the time at which Keyturn last wrote the annotation, with this or another record key.
+    Each time is None if it is not known.
     """
 
     revisions: Mapping[str, str]
@@ -207,7 +209,11 @@ def _times(kept: Kept, seen: Observation) -> WriteTimes:
     for key, revision in seen.revisions.items():
         if before.get(key) != revision:
             times[key] = WriteTime(at, appeared=key not in before)
-    return times | ({REMOVED: WriteTime(at)} if before.keys() - seen.revisions.keys() else {})
+    if before.keys() - seen.revisions.keys():
+        # A write that only removes keys does not change the times in the managed fields, so its time is not known.
+        is_older = seen.written_at is not None and seen.written_at <= (seen.kept_at or 0)
+        times[REMOVED] = WriteTime(None if is_older else at)
+    return times
 
 
 def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:

@@ -117,9 +117,10 @@ def stuck(record: Record, progress: RolloutProgress, trouble: str) -> str:
         f"{progress.updated if progress.observed else 0} of {progress.wanted} pods are new, {progress.ready} ready"
     )
     reasons = "; ".join(filter(None, (progress.reason, trouble)))
+    old = "pods of the old template go on with what they have read" if progress.ready else "no pod is ready"
     return (
-        f"the rollout for {versions(record)} goes no further: {reached}{f' ({reasons})' if reasons else ''};"
-        " pods of the old template go on with what they have read; see docs/runbook.md#keyturnrolloutstuck"
+        f"the rollout for {versions(record)} goes no further: {reached}{f' ({reasons})' if reasons else ''}; {old};"
+        " see docs/runbook.md#keyturnrolloutstuck"
     )
 
 

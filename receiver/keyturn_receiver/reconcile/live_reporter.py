@@ -20,7 +20,7 @@ from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_name
 from keyturn_receiver.core.rollout import has_mark_of, present_mark, written_at
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.errors import KeyturnError
@@ -80,6 +80,8 @@ class LiveReporter:
         self._wall = wall
         self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
         self._stuck: set[_Key] = set()
+        # By workload: the time of Keyturn's last write, and the Secrets whose marks it has not changed.
+        self._unchanged: FairMap[str, WorkloadRef, tuple[int | None, frozenset[str]]] = FairMap(MAX_ROLLOUTS)
         # The changes since the last look. They are bounded, because they only name objects in the caches.
         self._consumers: dict[WorkloadRef, Consumer] = {}
         self._targets: dict[Target, None] = {}
@@ -88,9 +90,30 @@ class LiveReporter:
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
         """Look at a consumer whose rollout has made progress, or has fewer updated or ready pods than before."""
+        self._note_write(before, after)
         if after.marks or after.by_time or (before and before.marks):
             self._consumers[after.ref] = after
             self._changed.set()
+
+    def _note_write(self, before: Consumer | None, after: Consumer) -> None:
+        """Remember whose marks a write of Keyturn has not changed. Otherwise a restart for one Secret would be reported
+        for each Secret of the workload that was ever rotated."""
+        if before is None or len(after.marks) < 2 or before.progress is None or after.progress is None:
+            return
+        if before.progress.marked_at != after.progress.marked_at:
+            names = {name: mark_name(name) for name in after.reads}
+            unchanged = {name for name, mark in names.items() if before.marks.get(mark) == after.marks.get(mark)}
+            note = (after.progress.marked_at, frozenset(unchanged))
+            self._unchanged.put(after.ref.namespace, after.ref, note)
+
+    def _is_of_last_write(self, consumer: Consumer, bound: BoundSecret | WatchedSecret, marked_at: int) -> bool:
+        """Return whether Keyturn's last write of a consumer, at ``marked_at``, was for a Secret. A replica that has not
+        seen the write compares its time with that of the Secret's own last write."""
+        noted_at, unchanged = self._unchanged.get(consumer.ref.namespace, consumer.ref) or (None, frozenset())
+        if noted_at == marked_at:
+            return bound.target.name not in unchanged
+        secret_at = written_at(consumer, bound.target.name, bound.record)
+        return len(consumer.marks) < 2 or secret_at is None or marked_at - secret_at < RECENT
 
     def on_secret(self, target: Target) -> None:
         """Look at the consumers of a changed Secret. The watches may have shown the mark of a consumer before the
@@ -102,6 +125,8 @@ class LiveReporter:
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Forget a consumer that is gone or no longer reads a Secret."""
         self._forget((ref, target.name))
+        if self._restarter.consumer(ref, target) is None:
+            self._unchanged.pop(ref.namespace, ref)
 
     def on_evicted(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
         """Report that all pods of a consumer run the new value after evictions, which change no template.
@@ -191,7 +216,7 @@ class LiveReporter:
         rollout = self._rollouts.get(ref.namespace, key)
         if rollout is None or rollout.mark != mark:
             self._forget(key)
-            if not is_recent:
+            if not is_recent or not self._is_of_last_write(consumer, bound, progress.marked_at or 0):
                 return
             # This replica has not seen earlier progress. So the last change of the status counts as the last progress.
             rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
@@ -224,7 +249,7 @@ class LiveReporter:
             if rollout.furthest:
                 rollout.moved_at = now
             rollout.furthest = reached
-        if rollout.was_complete or (consumer.hold and consumer.hold.every_pod):
+        if rollout.was_complete or progress.has_ended or (consumer.hold and consumer.hold.every_pod):
             self._stuck.discard(key)  # its pods fail for a reason other than this rollout, or wait for a person
             return
         failed = progress.state is RolloutState.FAILED

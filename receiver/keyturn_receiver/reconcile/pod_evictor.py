@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from keyturn_receiver.cluster.event_recorder import EventRecorder
 from keyturn_receiver.cluster.workload_client import Workload, WorkloadClient
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_name
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import is_behind, rollout
 from keyturn_receiver.errors import ClusterRefused, Conflict, DisruptionNotAllowed, KeyturnError, NotFound
@@ -31,7 +31,9 @@ MAX_RUNS_PER_NAMESPACE = 5
 STEP_SECONDS = 1.0  # seconds between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the reason
-FINISH_SECONDS = 600.0  # seconds to wait until the new pods are Ready; then another workload may have its pods evicted
+# Seconds to wait until the new pods are Ready, or until another pod may be evicted. After that, other workloads do not
+# wait for this one.
+FINISH_SECONDS = 600.0
 REFUSED_SECONDS = 300.0  # seconds until a refused eviction is tried again
 # Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if the pods of too
 # many other workloads are being evicted, if they have begun already, or if this replica does not lead.
@@ -58,18 +60,18 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 @dataclass(slots=True)
 class _Run:
     """The evictions of one workload for one change of a Secret. ``mark`` is the value of the mark that stands for this
-    change. It is empty before the first look at the pods. ``is_refused`` tells whether the API server has refused the
-    last eviction, because the receiver may not evict. ``waits`` counts the looks at the pods since the last eviction.
-    ``waits_since`` is the time of the first of these looks. ``replaced_at`` is the time of the last eviction, or of the
-    first look that found no pod behind. Before that, it is None. ``waits_since`` and ``replaced_at`` are in monotonic
-    seconds."""
+    change. It is empty before the first look at the pods. ``is_blocked`` tells whether the evictions do not go on,
+    because the API server refuses a call, or because nothing could be evicted for FINISH_SECONDS. ``waits`` counts the
+    looks at the pods since the last eviction. ``waits_since`` is the time of the first of these looks. ``replaced_at``
+    is the time of the last eviction, or of the first look that found no pod behind. Before that, it is None.
+    ``waits_since`` and ``replaced_at`` are in monotonic seconds."""
 
     target: Target
     uid: str
     permits: Permits
     task: asyncio.Task[None] | None = None
     mark: str = ""
-    is_refused: bool = False
+    is_blocked: bool = False
     waits: int = 0
     waits_since: float = 0.0
     replaced_at: float | None = None
@@ -122,13 +124,18 @@ class PodEvictor:
         """Return whether pods of this consumer are being evicted for a Secret, or are evicted but not yet replaced by
         Ready pods."""
         run = self._runs.get(consumer.ref.namespace, consumer.ref)
-        return run is not None and run.target == target and not run.is_refused
+        return run is not None and run.target == target and not run.is_blocked
+
+    def is_blocked(self, consumer: Consumer) -> bool:
+        """Return whether the evictions of this consumer's pods have begun, but do not go on."""
+        run = self._runs.get(consumer.ref.namespace, consumer.ref)
+        return run is not None and run.is_blocked
 
     def takes_slot(self, ref: WorkloadRef) -> bool:
-        """Return whether evictions of a workload's pods take a slot of the pace. Evictions that the API server refuses
-        take none, because they may never end."""
+        """Return whether evictions of a workload's pods take a slot of the pace. Evictions that do not go on take none,
+        because they may never end."""
         run = self._runs.get(ref.namespace, ref)
-        return run is not None and not run.is_refused
+        return run is not None and not run.is_blocked
 
     def slots(self, namespace: str) -> set[WorkloadRef]:
         """Return the workloads of a namespace whose evictions take a slot."""
@@ -190,11 +197,7 @@ class PodEvictor:
         except Conflict:
             return STEP_SECONDS
         except ClusterRefused as error:
-            self._tell(run, ref, error.reason, _FORBIDDEN)
-            if not run.is_refused:
-                run.is_refused = True
-                self._release(run, ref)
-            return REFUSED_SECONDS
+            return self._refused(run, ref, error, str(error))
         except KeyturnError as error:
             return self._wait(run, ref, f"{_WITH_OLD_VALUE}{error}")
 
@@ -209,7 +212,9 @@ class PodEvictor:
             return None
         mark = rollout(consumer, run.target.name, record)
         if mark is None:
-            return await self._finish(run, workload, consumer)
+            # If the mark is not that of this run, somebody has brought the former value back.
+            is_done = consumer.baseline.get(mark_name(run.target.name)) == run.mark or not run.mark
+            return await self._finish(run, workload, consumer) if is_done else None
         run.mark = run.mark or mark.value
         if mark.value != run.mark:
             return None  # the Secret has changed again, and the pacer decides when these pods may restart for that
@@ -230,8 +235,13 @@ class PodEvictor:
             return self._wait(run, ref, _NOT_READY)
         if not self._is_leader():
             return None
-        await self._workloads.evict(ref, pod)
-        run.waits, run.replaced_at, run.is_refused = 0, self._now(), False
+        try:
+            await self._workloads.evict(ref, pod)
+        except NotFound:
+            raise
+        except ClusterRefused as error:
+            return self._refused(run, ref, error, _FORBIDDEN)
+        run.waits, run.replaced_at, run.is_blocked = 0, self._now(), False
         return STEP_SECONDS
 
     async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:
@@ -281,7 +291,19 @@ class PodEvictor:
             run.waits_since = self._now()
         elif self._now() - run.waits_since >= TOLD_AFTER:
             self._tell(run, ref, WAITS, why)
+        if self._now() - run.waits_since >= FINISH_SECONDS:
+            self._block(run, ref)
         return WAIT_BACKOFF.delay(run.waits)
+
+    def _refused(self, run: _Run, ref: WorkloadRef, error: ClusterRefused, message: str) -> float:
+        self._tell(run, ref, error.reason, message)
+        self._block(run, ref)
+        return REFUSED_SECONDS
+
+    def _block(self, run: _Run, ref: WorkloadRef) -> None:
+        if not run.is_blocked:
+            run.is_blocked = True
+            self._release(run, ref)
 
     def _tell(self, run: _Run, ref: WorkloadRef, reason: str, message: str) -> None:
         message = f"Secret {run.target.name}: {message}"

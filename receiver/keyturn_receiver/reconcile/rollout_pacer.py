@@ -210,7 +210,8 @@ class RolloutPacer:
 
     def _on_release(self, ref: WorkloadRef, target: Target) -> None:
         consumer = self._index.get(ref, target)
-        self._wake(ref, {target.name, *(consumer.reads if consumer else ())})
+        self._wake(ref, consumer.reads.keys() - {target.name} if consumer else ())
+        self._index.notify(target)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Wake a Secret whose consumer is gone or no longer reads the Secret."""
@@ -260,6 +261,8 @@ class RolloutPacer:
             if self._evictor.is_replacing(consumer, target):
                 return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
             return other_candidate(consumer, target.name, record, now)
+        if self._evictor.is_blocked(consumer):
+            return Candidate(consumer.ref, ConsumerState.SETTLED, consumer.order)
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
         until = INFINITY if was_tried else now + delay
         quiet_at = self._quiet_at(consumer, target, record)
