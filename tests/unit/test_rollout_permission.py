@@ -1,5 +1,6 @@
 """Which consumers may be restarted, with all levels together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,25 @@ def test_reloader_that_runs_is_left_its_workloads() -> None:
     assert not ask(each, mode=ReloaderMode.RUNNING)
     assert is_left_to_reloader(each, TARGET, read_spec({}), ReloaderMode.RUNNING)
     assert ask(each, on_secret={"reloader.stakater.com/ignore": "true"}, mode=ReloaderMode.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_left"),
+    [
+        (ReloaderRules(auto=True, selecting=True), False),
+        (ReloaderRules(search=True, selecting=True), False),
+        (ReloaderRules(patterns=("d.*",), selecting=True), False),
+        (ReloaderRules(names=frozenset({TARGET.name}), selecting=True), True),
+    ],
+)
+def test_reader_by_name_is_left_to_reloader_only_if_reloader_knows_the_name(
+    rules: ReloaderRules, is_left: bool
+) -> None:
+    each = replace(consumer(reloader=rules), reads={TARGET.name: Reads(whole=True, in_template=False)})
+    match = {"reloader.stakater.com/match": "true"}
+    assert ask(each, on_secret=match, mode=ReloaderMode.RUNNING) is not is_left
+    in_template = replace(each, reads={TARGET.name: Reads(whole=True)})
+    assert not ask(in_template, on_secret=match, mode=ReloaderMode.RUNNING)
 
 
 def test_reloader_that_was_replaced_selects() -> None:

@@ -38,11 +38,12 @@ FAULT_UNIT = 100  # in ``Consumer.size``, this number of characters of faults co
 class Reads:
     """The keys of one Secret that a pod reads. ``whole`` means that the pod reads all keys, including those that are
     added later. ``optional`` means that for at least one of the keys, a container starts even if the Secret lacks the
-    key."""
+    key. ``in_template`` is false if only an annotation names the Secret, because the pods read it through the API."""
 
     whole: bool = False
     keys: frozenset[str] = frozenset()
     optional: bool = False
+    in_template: bool = field(default=True, compare=False)
 
     @property
     def needs_keys(self) -> bool:
@@ -276,6 +277,7 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
     """Merge all reads of a Secret into one. The time is linear in the number of reads."""
     whole: set[str] = set()
     optional: set[str] = set()
+    in_template: set[str] = set()
     keys: dict[str, set[str]] = {}
     for name, read in each_read:
         keys.setdefault(name, set()).update(read.keys)
@@ -283,13 +285,18 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
             whole.add(name)
         if read.optional:
             optional.add(name)
-    return {name: Reads(name in whole, frozenset(named), name in optional) for name, named in keys.items()}
+        if read.in_template:
+            in_template.add(name)
+    return {
+        name: Reads(name in whole, frozenset(named), name in optional, name in in_template)
+        for name, named in keys.items()
+    }
 
 
 def reads_of(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
     """Return the reads of each Secret, by the name of the Secret. ``template`` is a pod template or a pod. All keys of
     the Secrets in ``named`` count as read."""
-    by_name = ((name, Reads(whole=True)) for name in named)
+    by_name = ((name, Reads(whole=True, in_template=False)) for name in named)
     return _join(islice(chain(by_name, _template_reads(as_object(template.get("spec")))), MAX_REFERENCES))
 
 

@@ -63,10 +63,13 @@ class ReloaderRules:
         """The number of names that this object holds, as a measure of its memory."""
         return len(self.names) + len(self.patterns) + len(self.excluded)
 
-    def selects(self, secret_name: str, match: str | None) -> bool:
-        """Return whether a Secret that the pods read is selected. ``match`` is the annotation MATCH of the Secret."""
+    def selects(self, secret_name: str, match: str | None, in_template: bool = True) -> bool:
+        """Return whether a Secret that the pods read is selected. ``match`` is the annotation MATCH of the Secret. If
+        ``in_template`` is false, the pod template does not refer to the Secret, so only its name selects it."""
         if secret_name in self.excluded:
             return False
+        if not in_template:
+            return secret_name in self.names
         return (
             self.auto
             or (self.search and match == "true")

@@ -62,7 +62,8 @@ def is_left_to_reloader(consumer: Consumer, target: Target, spec: BindingSpec, r
     rules = consumer.reloader
     if reloader is not ReloaderMode.RUNNING or rules is None or spec.reloader_ignore == "true":
         return False
-    return rules.selects(target.name, spec.reloader_match)
+    reads = consumer.reads.get(target.name)
+    return rules.selects(target.name, spec.reloader_match, reads is None or reads.in_template)
 
 
 def _levels(consumer: Consumer, target: Target, spec: BindingSpec, outer: OuterLevels) -> tuple[Switch, ...]:
