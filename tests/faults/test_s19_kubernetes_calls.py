@@ -14,7 +14,7 @@ import pytest
 from keyturn_contract.message import Notification
 from keyturn_local.aws.rotation import rotate
 from support.background import PeriodicThread
-from support.cluster_state import warnings_of
+from support.cluster_state import data_of, warnings_of
 from support.deliveries import notification
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Reply
@@ -105,8 +105,11 @@ def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -
     receiver = env.receiver()
     neighbour = Neighbour(env)
     env.create_bound_secret("db")
+    env.create_objects(*(neighbour.bind(f"db-{number}") for number in range(SECRETS)))
+    # A pod that starts before its Secret is filled, or in the same second, has to restart.
+    eventually(lambda: all(data_of(env.cluster, neighbour.namespace, f"db-{number}") for number in range(SECRETS)))
+    env.let_settle()
     env.create_objects(
-        *(neighbour.bind(f"db-{number}") for number in range(SECRETS)),
         *(
             workload(neighbour.namespace, f"web-{number}-{consumer}", env_from(f"db-{number}"))
             for number in range(SECRETS)
