@@ -20,8 +20,8 @@ from support import reloader
 PAGE = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
 
 
-def item(kind: str, name: str, pod: dict[str, Any], owned: bool = False) -> dict[str, Any]:
-    metadata = {"name": name, **({"ownerReferences": [{"name": "x"}]} if owned else {})}
+def item(kind: str, name: str, pod: dict[str, Any], owner: str = "") -> dict[str, Any]:
+    metadata = {"name": name, **({"ownerReferences": [{"kind": owner, "name": "x"}]} if owner else {})}
     spec = pod if kind == "Pod" else {"template": {"spec": pod}}
     return {"kind": kind, "metadata": metadata, "spec": {"jobTemplate": {"spec": spec}} if kind == "CronJob" else spec}
 
@@ -32,7 +32,14 @@ def test_command_lists_the_readers_that_nobody_restarts() -> None:
     items = [
         item("Pod", "env", {"containers": [{"env": [variable]}]}),
         item("Pod", "other", {"containers": [{"envFrom": [{"secretRef": {"name": "cache"}}]}]}),
-        item("Pod", "owned", {"containers": [{"env": [variable]}]}, owned=True),
+        *(
+            item("Pod", f"of-{owner.lower()}", {"containers": [{"env": [variable]}]}, owner)
+            for owner in ("ReplicaSet", "StatefulSet", "DaemonSet", "Job", "Kafka")
+        ),
+        *(
+            item(kind, f"of-{owner.lower()}", {"containers": [{"env": [variable]}]}, owner)
+            for kind, owner in (("ReplicaSet", "Deployment"), ("ReplicaSet", "Rollout"), ("Job", "CronJob"))
+        ),
         item("ReplicaSet", "all", {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}),
         item("Job", "volume", {"volumes": [{"secret": {"secretName": "db"}}]}),
         item("CronJob", "projected", {"volumes": [{"projected": {"sources": [{"secret": {"name": "db"}}]}}]}),
@@ -41,7 +48,7 @@ def test_command_lists_the_readers_that_nobody_restarts() -> None:
     # The fake ``kubectl`` prints what the API server would return.
     script = f"kubectl() {{ cat <<'END'\n{json.dumps({'items': items})}\nEND\n}}\n{command}"
     told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
-    assert told.split() == ["Pod/env", "ReplicaSet/all", "Job/volume", "CronJob/projected"]
+    assert told.split() == ["Pod/env", "Pod/of-kafka", "ReplicaSet/all", "Job/volume", "CronJob/projected"]
 
 
 ROWS = re.findall(r"^\| (enabled|disabled) \|(.*)\|(.*)\|(.*)\|(.*)\| (yes|no) \|$", PAGE, re.MULTILINE)

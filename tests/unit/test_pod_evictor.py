@@ -203,12 +203,12 @@ async def test_next_change_is_left_to_the_pacer() -> None:
 async def test_evictions_without_progress_take_no_slot_after_ten_minutes() -> None:
     cluster = Cluster(pod("a", 1), pod("b", 2), slowness=int(2 * FINISH_SECONDS))
     made = await run(cluster, FINISH_SECONDS - 60)
-    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer())) == (["a"], True, False)
+    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer(), DB)) == (["a"], True, False)
     await asyncio.sleep(120)
-    assert (made.takes_slot(REF), made.is_blocked(consumer()), cluster.released) == (False, True, [(REF, DB)])
+    assert (made.takes_slot(REF), made.is_blocked(consumer(), DB), cluster.released) == (False, True, [(REF, DB)])
     cluster.slowness = 500
     await asyncio.sleep(FINISH_SECONDS + 30)
-    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer())) == (["a", "b"], True, False)
+    assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer(), DB)) == (["a", "b"], True, False)
 
 
 async def test_value_that_returns_is_not_reported_as_done() -> None:

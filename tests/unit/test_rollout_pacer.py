@@ -19,7 +19,7 @@ from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.write_times import WriteTime
 from keyturn_receiver.errors import ClusterRefused, NotFound
-from keyturn_receiver.reconcile.pod_evictor import PodEvictor
+from keyturn_receiver.reconcile.pod_evictor import RECHECK, PodEvictor
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 
@@ -177,6 +177,16 @@ async def test_rollout_that_is_seen_to_have_ended_wakes_those_behind_it() -> Non
     assert waits(replica.turn()) == {"later": WaitReason.ORDER}
     replica.pacer.on_progress(before, replace(before, progress=replace(UNFINISHED, has_ended=True)))
     assert replica.woken == [DB]
+
+
+async def test_blocked_evictions_for_one_secret_leave_the_workload_due_for_another() -> None:
+    evicted = consumer("evicted", evicts=True, reads={"db": Reads(whole=True), "cache": Reads(whole=True)})
+    replica = Replica(evicted)
+    assert replica.evictor.start(Target("team", "cache"), evicted, lambda _: True)
+    replica.ports.answer.set_result(ClusterRefused("forbidden"))
+    await asyncio.sleep(1)
+    assert waits(replica.turn()) == {"evicted": WaitReason.BACKOFF}
+    assert replica.pacer.look_again_in(DB) == RECHECK
 
 
 async def test_order_waits_until_evicted_pods_are_replaced() -> None:

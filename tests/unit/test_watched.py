@@ -163,15 +163,6 @@ def test_unknown_time_of_a_change_is_that_of_the_next_write() -> None:
     assert watched(secret({"a": "2"}, kept=(text, T2))).record.write_times["a"] == WriteTime(at(T2))
 
 
-def test_key_that_goes_by_itself_is_not_older_than_the_next_write() -> None:
-    """A write that only removes keys moves no time in the managed fields."""
-    for written_at in (T0, T1):
-        record = watched(secret({"a": "1"}, written_at, keep(secret({"a": "1", "b": "1"}), T1))).record
-        assert record.write_times == {REMOVED: WriteTime(None)}
-    text = write_kept(KEYED, "team", "db", record)
-    assert watched(secret({"a": "1"}, T0, kept=(text, T2))).record.write_times == {REMOVED: WriteTime(at(T2))}
-
-
 def test_key_that_appears_and_key_that_goes() -> None:
     now = watched(secret({"a": "1", "c": "1"}, T2, keep(secret({"a": "1", "b": "1"}), T1))).record
     assert now.write_times == {"c": WriteTime(at(T2), appeared=True), REMOVED: WriteTime(at(T2))}

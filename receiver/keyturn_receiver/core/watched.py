@@ -209,11 +209,8 @@ def _times(kept: Kept, seen: Observation) -> WriteTimes:
     for key, revision in seen.revisions.items():
         if before.get(key) != revision:
             times[key] = WriteTime(at, appeared=key not in before)
-    if before.keys() - seen.revisions.keys():
-        # A write that only removes keys does not change the times in the managed fields, so its time is not known.
-        is_older = seen.written_at is not None and seen.written_at <= (seen.kept_at or 0)
-        times[REMOVED] = WriteTime(None if is_older else at)
-    return times
+    # A write that only removes keys does not change the times in the managed fields, so this time may be too early.
+    return times | ({REMOVED: WriteTime(at)} if before.keys() - seen.revisions.keys() else {})
 
 
 def _seen_times(known: Watched | None, seen: Observation) -> WriteTimes:

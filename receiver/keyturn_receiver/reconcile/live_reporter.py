@@ -9,7 +9,7 @@ rollout twice.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +80,8 @@ class LiveReporter:
         self._wall = wall
         self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
         self._stuck: set[_Key] = set()
-        # By workload: the time of Keyturn's last write, and the Secrets whose marks it has not changed.
-        self._unchanged: FairMap[str, WorkloadRef, tuple[int | None, frozenset[str]]] = FairMap(MAX_ROLLOUTS)
+        # By workload and name of a Secret: the time of the write that brought the mark, in seconds since 1970.
+        self._marked_at: FairMap[str, WorkloadRef, Mapping[str, int]] = FairMap(MAX_ROLLOUTS)
         # The changes since the last look. They are bounded, because they only name objects in the caches.
         self._consumers: dict[WorkloadRef, Consumer] = {}
         self._targets: dict[Target, None] = {}
@@ -90,30 +90,47 @@ class LiveReporter:
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
         """Look at a consumer whose rollout has made progress, or has fewer updated or ready pods than before."""
-        self._note_write(before, after)
+        self._note_marks(before, after)
         if after.marks or after.by_time or (before and before.marks):
             self._consumers[after.ref] = after
             self._changed.set()
 
-    def _note_write(self, before: Consumer | None, after: Consumer) -> None:
-        """Remember whose marks a write of Keyturn has not changed. Otherwise a restart for one Secret would be reported
-        for each Secret of the workload that was ever rotated."""
-        if before is None or len(after.marks) < 2 or before.progress is None or after.progress is None:
+    def _note_marks(self, before: Consumer | None, after: Consumer) -> None:
+        """Remember for which Secrets the workload has just got a mark that restarts its pods."""
+        if before is None or after.progress is None or after.progress.marked_at is None:
             return
-        if before.progress.marked_at != after.progress.marked_at:
-            names = {name: mark_name(name) for name in after.reads}
-            unchanged = {name for name, mark in names.items() if before.marks.get(mark) == after.marks.get(mark)}
-            note = (after.progress.marked_at, frozenset(unchanged))
-            self._unchanged.put(after.ref.namespace, after.ref, note)
+        old, new = _restarting_marks(before), _restarting_marks(after)
+        if old == new:
+            return
+        names = {name: mark_name(name) for name in after.reads}
+        changed = [name for name, mark in names.items() if mark in new and new[mark] != old.get(mark)]
+        known = self._marked_at.get(after.ref.namespace, after.ref) or {}
+        noted = {**known, **dict.fromkeys(changed, after.progress.marked_at)}
+        self._marked_at.put(after.ref.namespace, after.ref, noted)
 
-    def _is_of_last_write(self, consumer: Consumer, bound: BoundSecret | WatchedSecret, marked_at: int) -> bool:
-        """Return whether Keyturn's last write of a consumer, at ``marked_at``, was for a Secret. A replica that has not
-        seen the write compares its time with that of the Secret's own last write."""
-        noted_at, unchanged = self._unchanged.get(consumer.ref.namespace, consumer.ref) or (None, frozenset())
-        if noted_at == marked_at:
-            return bound.target.name not in unchanged
-        secret_at = written_at(consumer, bound.target.name, bound.record)
-        return len(consumer.marks) < 2 or secret_at is None or marked_at - secret_at < RECENT
+    def _is_for(self, bound: BoundSecret | WatchedSecret, consumer: Consumer, marked_at: int) -> bool:
+        """Return whether Keyturn's last write of a consumer, at ``marked_at``, may have restarted it for a Secret.
+
+        The template keeps the marks of all its Secrets. Without this check, a restart for one Secret would be reported
+        for each Secret that was ever rotated. A replica that has not seen the write looks for another Secret with a
+        mark that was written shortly before. If there is none, or if both were, the restart counts for this Secret.
+        """
+        noted = self._marked_at.get(consumer.ref.namespace, consumer.ref) or {}
+        if bound.target.name in noted:
+            return marked_at - noted[bound.target.name] < RECENT
+        if marked_at in noted.values():
+            return False
+        return self._was_written_before(bound, consumer, marked_at) or not any(
+            self._was_written_before(other, consumer, marked_at)
+            for name in consumer.reads
+            if name != bound.target.name and (other := self._secrets.get(Target(bound.target.namespace, name)))
+        )
+
+    def _was_written_before(self, bound: BoundSecret | WatchedSecret, consumer: Consumer, marked_at: int) -> bool:
+        """Return whether a Secret that the consumer has a mark of was written shortly before ``marked_at``."""
+        at = written_at(consumer, bound.target.name, bound.record)
+        has_mark = present_mark(consumer, bound.target.name, bound.record) is not None
+        return has_mark and at is not None and marked_at - at < RECENT
 
     def on_secret(self, target: Target) -> None:
         """Look at the consumers of a changed Secret. The watches may have shown the mark of a consumer before the
@@ -125,8 +142,6 @@ class LiveReporter:
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Forget a consumer that is gone or no longer reads a Secret."""
         self._forget((ref, target.name))
-        if self._restarter.consumer(ref, target) is None:
-            self._unchanged.pop(ref.namespace, ref)
 
     def on_evicted(self, target: Target, consumer: Consumer, pods: int, ready_at: int | None) -> None:
         """Report that all pods of a consumer run the new value after evictions, which change no template.
@@ -216,7 +231,7 @@ class LiveReporter:
         rollout = self._rollouts.get(ref.namespace, key)
         if rollout is None or rollout.mark != mark:
             self._forget(key)
-            if not is_recent or not self._is_of_last_write(consumer, bound, progress.marked_at or 0):
+            if not is_recent or not self._is_for(bound, consumer, progress.marked_at or 0):
                 return
             # This replica has not seen earlier progress. So the last change of the status counts as the last progress.
             rollout = _Rollout(mark, max(progress.marked_at or 0, progress.changed_at or 0))
@@ -390,3 +405,8 @@ def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int 
     if moved is not None and (written is None or moved <= written):
         return moved, True
     return written, False
+
+
+def _restarting_marks(consumer: Consumer) -> Mapping[str, str]:
+    """Return the marks that restart the pods of a consumer."""
+    return consumer.baseline if consumer.by_time else consumer.marks

@@ -126,10 +126,10 @@ class PodEvictor:
         run = self._runs.get(consumer.ref.namespace, consumer.ref)
         return run is not None and run.target == target and not run.is_blocked
 
-    def is_blocked(self, consumer: Consumer) -> bool:
-        """Return whether the evictions of this consumer's pods have begun, but do not go on."""
+    def is_blocked(self, consumer: Consumer, target: Target) -> bool:
+        """Return whether the evictions of this consumer's pods have begun for a Secret, but do not go on."""
         run = self._runs.get(consumer.ref.namespace, consumer.ref)
-        return run is not None and run.is_blocked
+        return run is not None and run.target == target and run.is_blocked
 
     def takes_slot(self, ref: WorkloadRef) -> bool:
         """Return whether evictions of a workload's pods take a slot of the pace. Evictions that do not go on take none,

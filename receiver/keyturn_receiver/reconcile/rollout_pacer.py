@@ -209,9 +209,12 @@ class RolloutPacer:
             self._wake(after.ref, after.reads)
 
     def _on_release(self, ref: WorkloadRef, target: Target) -> None:
+        """Check each Secret that the workload reads, because the workload may be due for it, too. Wake those that wait
+        for a slot."""
         consumer = self._index.get(ref, target)
-        self._wake(ref, consumer.reads.keys() - {target.name} if consumer else ())
-        self._index.notify(target)
+        for name in {target.name, *(consumer.reads if consumer else ())}:
+            self._index.notify(Target(ref.namespace, name))
+        self._wake(ref, ())
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """Wake a Secret whose consumer is gone or no longer reads the Secret."""
@@ -261,7 +264,7 @@ class RolloutPacer:
             if self._evictor.is_replacing(consumer, target):
                 return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
             return other_candidate(consumer, target.name, record, now)
-        if self._evictor.is_blocked(consumer):
+        if self._evictor.is_blocked(consumer, target):
             return Candidate(consumer.ref, ConsumerState.SETTLED, consumer.order)
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
         until = INFINITY if was_tried else now + delay
