@@ -61,6 +61,9 @@ class Shop:
         self.receiver = env.receiver(KEYTURN_STATUS_PAGE_CLUSTER="blue")
         self.url = self.receiver.page_url
         namespaces = ["shop", "billing"]
+        # The tests of the chart's recipes delete a namespace with the same name, and do not wait.
+        names = ("get", "namespace", *namespaces, "--ignore-not-found", "-o", "name")
+        eventually(lambda: not env.cluster.kubectl(*names), 60)
         env.create_objects(
             *(
                 {
