@@ -370,6 +370,7 @@ LATER_COMPLETE = replace(COMPLETE, marked_at=T0 + MONTH, finished_at=T0 + MONTH 
 @pytest.mark.parametrize("is_new", [False, True], ids=["same process", "new process"])
 async def test_restart_for_another_secret_is_not_told_again_for_this_one(env: Env, is_new: bool) -> None:
     """The mark of each Secret stays on the template, and the API server keeps Events for an hour."""
+    await env.see(COMPLETE, mark="older", other="c1")
     await env.see(UNFINISHED, other="c1")
     await env.see(COMPLETE, other="c1")
     assert len(env.told) == 2
