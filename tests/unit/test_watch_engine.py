@@ -457,14 +457,20 @@ async def test_secret_that_is_gone_is_no_error() -> None:
     assert [reason for _, reason in made.receivers[0].events if reason == "NotFound"] == []
 
 
-async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
-    """A watched Secret has no status, so the Events alone tell of a halt."""
+async def canary() -> World:
+    """Return a world in which the Secret has changed, and Deployment b waits for the restart of a."""
     made = await world("a", "b")
     made.workloads["a"]["metadata"]["annotations"][ORDER] = "1"
     made.show()
     made.write({"a": "1", "b": "1"})
     await asyncio.sleep(10)
     assert made.restarts == {"a": 1, "b": 0}
+    return made
+
+
+async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
+    """A watched Secret has no status, so the Events alone tell of a halt."""
+    made = await canary()
     (receiver,) = made.receivers
     told = [event for event in receiver.events if event[1] == "RolloutHalted"]
     assert not told
@@ -483,11 +489,7 @@ async def test_failed_rollout_halts_the_others_and_is_told_once() -> None:
 
 
 async def test_halt_ends_by_hand_with_the_command_of_its_event() -> None:
-    made = await world("a", "b")
-    made.workloads["a"]["metadata"]["annotations"][ORDER] = "1"
-    made.show()
-    made.write({"a": "1", "b": "1"})
-    await asyncio.sleep(10)
+    made = await canary()
     made.progress("a", "ProgressDeadlineExceeded")
     await asyncio.sleep(SETTLED)
     assert made.restarts == {"a": 1, "b": 0}

@@ -22,21 +22,19 @@ def due_candidate(
     is_open: bool,
     backed_off_until: float = 0.0,
     quiet_at: float = 0.0,
-    open_until: float = INFINITY,
 ) -> Candidate:
     """Return the candidate for a consumer that is due for a restart.
 
     ``window`` is the rollout window of the namespace, which applies if the workload has no window of its own.
-    ``is_open`` tells whether the consumer already has an unfinished rollout, which fails by its deadline at
-    ``open_until``. ``backed_off_until`` and ``quiet_at`` are as in ``Candidate``. All times are in seconds since 1970.
+    ``is_open`` tells whether the consumer already has an unfinished rollout. ``backed_off_until`` and ``quiet_at`` are
+    as in ``Candidate``. All times are in seconds since 1970.
     """
     ref, order = consumer.ref, consumer.order
     opens = opens_at(window if consumer.window is None else consumer.window, now)
     if opens == INFINITY:  # the namespace's window is invalid, so no other consumer waits for this one
         return Candidate(ref, ConsumerState.SETTLED, order)
     takes_slot = consumer.hold is None and not is_open
-    fails_at = open_until if is_open else INFINITY
-    return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, backed_off_until, fails_at, quiet_at)
+    return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, backed_off_until, quiet_at=quiet_at)
 
 
 def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: float) -> Candidate:

@@ -47,7 +47,7 @@ class Candidate:
     restarted. It is in the past while the consumer's window is open. A slot is room for one unfinished rollout.
     ``takes_slot`` is false if the restart does not add to the number of unfinished rollouts. That is so if the pods do
     not restart, or if the consumer's rollout is unfinished already. ``backed_off_until`` is the time until which the
-    consumer's mark must not be written. ``fails_at`` is the time from which an unfinished rollout counts as failed.
+    consumer's mark must not be written. ``fails_at`` is the time from which the unfinished rollout counts as failed.
     ``backed_off_until`` and ``fails_at`` are infinite if only a change of state ends the wait. Until the time
     ``quiet_at``, the other Secrets of the consumer may be about to change, too. All times are in seconds since 1970.
     """
@@ -126,5 +126,5 @@ def schedule(
             left -= each.takes_slot
             start.append(each.ref)
     times = [wait.until for wait in waits.values()]
-    times += [each.fails_at for each in everyone if each.state in open_states]
+    times += [each.fails_at for each in everyone if each.state is ConsumerState.UNFINISHED]
     return Schedule(start, waits, look_again_at=min((at for at in times if at > now), default=INFINITY))

@@ -270,7 +270,7 @@ class RolloutPacer:
         until = INFINITY if was_tried else now + delay
         quiet_at = self._quiet_at(consumer, target, record)
         is_open = self._is_open(consumer, now) and not self._is_unsure(consumer)
-        return due_candidate(consumer, window, now, is_open, until, quiet_at, open_until(consumer))
+        return due_candidate(consumer, window, now, is_open, until, quiet_at)
 
     def _is_unsure(self, consumer: Consumer) -> bool:
         return self._crashes is not None and self._crashes.is_unsure(consumer)

@@ -15,7 +15,7 @@ from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
 from keyturn_receiver.errors import Conflict, Contended, KeyturnError, NotFound, Permanent, detached, first_retryable
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, RolloutResult
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.reconciler import CONFLICT_BACKOFF, CONFLICT_RETRIES
 from keyturn_receiver.reconcile.request import NOT_BOUND, ReconcileResult, Request
 from keyturn_receiver.reconcile.watch_reporter import WatchReporter
@@ -112,7 +112,7 @@ class WatchReconciler:
         before = secret.followed if is_fresh else None
         rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
         if isinstance(rollout.error, Conflict):
-            self._reporter.report(secret, kept.written, _without_error(rollout), None)
+            self._reporter.report(secret, kept.written, replace(rollout, error=None), None)
             raise rollout.error
         error = first_retryable(kept.error, rollout.error)
         await self._reporter.report_and_wait(secret, kept.written, rollout, error)
@@ -135,7 +135,3 @@ class WatchReconciler:
         except KeyturnError as error:
             return KeepResult(secret, error=detached(error))
         return KeepResult(secret, written=True)
-
-
-def _without_error(rollout: RolloutResult) -> RolloutResult:
-    return replace(rollout, error=None)
