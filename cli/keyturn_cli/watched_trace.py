@@ -27,6 +27,7 @@ from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.revision import OK, Record
 from keyturn_receiver.core.rollout import has_mark_of, written_at
+from keyturn_receiver.core.unsettled import read_unsettled
 from keyturn_receiver.core.watched import MAX_KEPT, WATCHED
 from keyturn_receiver.core.write_times import REMOVED, parse_time, read_times, resolve, rfc3339
 
@@ -123,6 +124,7 @@ def _record(metadata: Mapping[str, Any], target: Target) -> Record | None:
         status=OK,
         write_times=read_times(changed_at, revisions),
         unknown_until=until if isinstance(until, int) else None,
+        unsettled=read_unsettled(body.get("unsettled-since", "")),
     )
 
 

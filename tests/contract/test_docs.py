@@ -25,6 +25,7 @@ from keyturn_receiver.core import (
     rollout_pace,
     rollout_switch,
     rollout_window,
+    unsettled,
     watched,
     write_times,
 )
@@ -104,6 +105,7 @@ def test_bindings_page_has_every_annotation_and_no_other() -> None:
     annotations |= {rollout_order.ORDER, rollout_pace.PACE, rollout_window.WINDOW}
     annotations |= {*revision.RECORD, revision.STATUS, write_times.CHANGED_AT, revision.MOVED_AT, binding.RECONCILE}
     annotations |= {revision.RECORD_HASH, revision.RECONCILED, revision.STATE, watched.WATCHED, history.HISTORY}
+    annotations.add(unsettled.UNSETTLED)
     assert set(re.findall(r"`(keyturn\.dev/[a-z-]+)", BINDINGS)) == annotations
     assert consumer.MARK_PREFIX in BINDINGS
 

@@ -146,25 +146,19 @@ def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) 
     """AWSCURRENT moves to and fro between two versions, five times a second for 45 s. The Secret follows, but its
     consumer is restarted a handful of times. When the label rests, the consumer ends with what the Secret holds."""
     env.receiver()
-    arn = env.create_bound_secret(consumers=("web",))
-    first = env.client.get_secret_value(SecretId=arn)["VersionId"]
+    env.create_bound_secret(consumers=("web",))
+    first = env.version_id()
     told = env.rotate()
     second = told.data.version_id
     assert env.send(told).status == 200
 
-    def move(to: str, away: str) -> None:
-        env.client.update_secret_version_stage(
-            SecretId=arn, VersionStage="AWSCURRENT", MoveToVersionId=to, RemoveFromVersionId=away
-        )
-        env.send(env.notification_of("db", to))
-
-    with LabelMover(env, [lambda: move(second, first), lambda: move(first, second)]):
+    with LabelMover(env, [lambda: env.send(env.move_label(second)), lambda: env.send(env.move_label(first))]):
         env.let_settle(45)
     assert 3 <= writes(env, "web") <= HANDFUL + 1  # the first write is the baseline
     assert len(env.history.data_history("db")) > 4 * HANDFUL
     (message,) = warnings(env, "web", "RestartReverted")
     assert "back and forth" in message
-    env.send_until_accepted(env.notification_of("db", env.client.get_secret_value(SecretId=arn)["VersionId"]))
+    env.send_until_accepted(env.notification_of("db", env.version_id()))
     env.wait_converged(90)
 
 

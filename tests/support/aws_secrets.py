@@ -53,6 +53,20 @@ class AwsSecrets:
         version_id = rotate(self.client, f"{self.namespace}/{name}", self.new_value(text))
         return self.notification_of(name, version_id)
 
+    def version_id(self, name: str = "db") -> str:
+        """Return the version that has the label AWSCURRENT."""
+        return str(self.client.get_secret_value(SecretId=f"{self.namespace}/{name}")["VersionId"])
+
+    def move_label(self, to: str, name: str = "db") -> Notification:
+        """Move the label AWSCURRENT to an earlier version, and return the notification of the change."""
+        self.client.update_secret_version_stage(
+            SecretId=f"{self.namespace}/{name}",
+            VersionStage="AWSCURRENT",
+            MoveToVersionId=to,
+            RemoveFromVersionId=self.version_id(name),
+        )
+        return self.notification_of(name, to)
+
     def notification_of(self, name: str, version_id: str, kind: EventType = EventType.CHANGED) -> Notification:
         """Return a notification, with a new id, about an AWS secret."""
         arn = self.client.describe_secret(SecretId=f"{self.namespace}/{name}")["ARN"]

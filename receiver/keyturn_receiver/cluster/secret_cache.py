@@ -49,6 +49,7 @@ from keyturn_receiver.core.revision import (
     read_record,
     split_version_key,
 )
+from keyturn_receiver.core.unsettled import UNSETTLED
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
@@ -57,7 +58,7 @@ MAX_SMALL = 1024  # the number of Secrets with small annotations that are kept i
 MAX_LARGE = 8  # the number of Secrets with larger annotations (up to 256 KiB) that are kept in parsed form
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
-_ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, *_RECORD)
+_ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, UNSETTLED, *_RECORD)
 _SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOUNT, STATUS, VERSION_IDS))
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the positions of the record in ``texts``
 

@@ -130,7 +130,14 @@ def plan(
     appeared = new_revisions - recorded.keys() - live.fingerprints.keys()
     times = next_times(live.record.write_times, data, new_revisions - appeared, appeared, bool(removed))
     record = Record(
-        version_ids, after, new_hash, binding_hash, status, request or live.record.reconciled, write_times=times
+        version_ids,
+        after,
+        new_hash,
+        binding_hash,
+        status,
+        request or live.record.reconciled,
+        write_times=times,
+        unsettled=live.record.unsettled,
     )
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")

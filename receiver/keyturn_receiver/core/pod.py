@@ -1,6 +1,6 @@
 """Pods of a consumer: their reads of Secrets, and the times that show whether they have read the present values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keyturn_receiver.core.conditions import condition, is_true
@@ -20,7 +20,8 @@ class Pod:
     only by ``env`` and ``envFrom``, because a container reads these Secrets again whenever it starts. It maps the name
     of each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
     kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of the
-    containers that read it does not run. ``has_started`` tells whether a container of the pod has ever started.
+    containers that read it does not run. ``last_started`` is the latest start of any container
+    that runs, or 0. ``has_started`` tells whether a container of the pod has ever started.
     ``ready_at`` is the time at which the pod became ready, in seconds since 1970. It is None if the pod is not ready,
     or if the time is not known.
     """
@@ -31,6 +32,7 @@ class Pod:
     uid: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
     started: Mapping[str, int] = field(default_factory=dict)
+    last_started: int = 0
     has_started: bool = True
     is_ready: bool = False
     ready_at: int | None = None
@@ -61,6 +63,7 @@ def read_pod(
                 uid=str(metadata.get("uid", "")),
                 marks=marks,
                 started=_started(pod, named),
+                last_started=max((at for _, at in _running(status)), default=0),
                 has_started=_has_started(status),
                 is_ready=is_true(ready),
                 ready_at=parse_time(ready.get("lastTransitionTime")) if is_true(ready) else None,
@@ -75,11 +78,10 @@ def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
     # Files and the reads of init containers do not count, because the start of a container does not repeat these reads.
     once = [each for each in inits if each.get("restartPolicy") != "Always"]
     by_others = reads_of({"spec": {**spec, "containers": [], "initContainers": once}}, named)
-    statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))
-    running = {each.get("name"): as_object(as_object(each.get("state")).get("running")) for each in statuses}
+    running = dict(_running(status))
     started: dict[str, int] = {}
     for each in (*(each for each in inits if each.get("restartPolicy") == "Always"), *containers):
-        at = parse_time(as_object(running.get(each.get("name"))).get("startedAt")) or 0
+        at = running.get(each.get("name"), 0)
         for name in reads_of({"spec": {**_NO_SPEC, "containers": [each]}}, ()):
             started[name] = min(at, started.get(name, at))
     return {name: at for name, at in started.items() if at and name not in by_others}
@@ -88,6 +90,17 @@ def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:
 def _has_started(status: Mapping[str, object]) -> bool:
     if status.get("phase") != "Pending":
         return True
-    statuses = (*as_objects(status.get("initContainerStatuses")), *as_objects(status.get("containerStatuses")))
-    states = (as_object(each.get(field)) for each in statuses for field in ("state", "lastState"))
+    states = (as_object(each.get(field)) for each in _statuses(status) for field in ("state", "lastState"))
     return any(state.get("running") or state.get("terminated") for state in states)
+
+
+def _running(status: Mapping[str, object]) -> Iterator[tuple[object, int]]:
+    """Yield the name of each container that runs, and the time of its start, or 0 if the time is not known."""
+    for each in _statuses(status):
+        if running := as_object(as_object(each.get("state")).get("running")):
+            yield each.get("name"), parse_time(running.get("startedAt")) or 0
+
+
+def _statuses(status: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    yield from as_objects(status.get("initContainerStatuses"))
+    yield from as_objects(status.get("containerStatuses"))

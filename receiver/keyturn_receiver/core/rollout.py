@@ -6,16 +6,18 @@ that the pods read. On the pod template, a mark asks for a restart. A mark on th
 a mark is *settled*: the pods were found to run these revisions, or the workload is new. There is one exception: if
 ``spec.restartAt`` restarts the pods (``core/argo_rollouts.py``), a restart writes its mark on the workload itself. A
 settled mark takes precedence over a mark on the template. A consumer is up to date if its mark equals the mark that
-follows from the Secret's record. Otherwise the consumer is restarted if one of its pods is behind, which means that the
+follows from the Secret's record. If a former value has returned, this mark has a suffix (``core/unsettled.py``), so it
+differs from the former mark. Otherwise the consumer is restarted if one of its pods is behind, which means that the
 pod may have read an older value. The consumer gets a settled mark if no pod is behind.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
+from keyturn_receiver.core.unsettled import Unsettled, with_suffix, without_suffix
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 # At a first installation, a pod is expected to take longer than this from its creation to the start of a container. So
@@ -34,7 +36,9 @@ class RolloutAnnotation:
 
     ``undecided`` is true if the pods have to be read before the decision. The mark then restarts the pods only if a pod
     is behind (``is_behind``). ``marked`` is true if the consumer has an older mark. The consumer's pods may then have
-    read values that the Secret's record no longer describes.
+    read values that the Secret's record no longer describes. ``returned_since`` is given if the older mark stands for
+    the present values, too, because they have returned. Pods that were created before this time (in seconds since 1970
+    by the API server's clock) have read these values.
     """
 
     name: str
@@ -42,6 +46,7 @@ class RolloutAnnotation:
     restart: bool
     undecided: bool = False
     marked: bool = False
+    returned_since: int | None = None
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
@@ -74,17 +79,45 @@ def rollout(
     Otherwise its pods keep the old value, because no container would start without the keys.
     """
     reads = consumer.reads.get(secret_name, Reads())
-    value = _mark_value(reads, record)
     current = _current_mark(consumer, secret_name, record)
-    if not value and current and reads.optional and record.revisions and _may_have_removed(record):
-        value = _mark_without_keys(record)  # the pods have read a key that is gone, and start without it
-    if not value or current == value:
+    revisions_mark = _required_mark(reads, record, current)
+    if not revisions_mark or (current and _is_up_to_date(current, revisions_mark, record)):
         return None
-    name, marked = mark_name(secret_name), bool(current)
-    if marked and before and _concerns(reads, before, record):
+    name, value, marked = mark_name(secret_name), with_suffix(revisions_mark, record.unsettled), bool(current)
+    since = None
+    if current and record.unsettled and without_suffix(current) == revisions_mark:
+        since = record.unsettled.since
+    elif marked and before and _concerns(reads, before, record):
         return RolloutAnnotation(name, value, restart=True, marked=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
-    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked)
+    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, returned_since=since)
+
+
+def next_unsettled(
+    waiting: Iterable[Consumer], secret_name: str, before: Record, after: Record, now: int
+) -> Unsettled | None:
+    """Return ``Record.unsettled`` for a write that replaces the record ``before`` by ``after``.
+
+    ``waiting`` has the consumers that are not up to date with ``before`` (``is_waiting``). ``now`` is in seconds since
+    1970.
+    """
+    times, has_returned = [], False
+    for consumer in waiting:
+        times.append(written_at(consumer, secret_name, before) or 0)
+        current = _current_mark(consumer, secret_name, after) or ""
+        reads = consumer.reads.get(secret_name, Reads())
+        has_returned |= without_suffix(current) == _required_mark(reads, after, current)
+    if not times:
+        return None
+    known = before.unsettled or Unsettled(min(times))
+    # The suffix grows, so that a value that returns twice does not get the same mark twice.
+    return replace(known, suffix=max(now, known.suffix + 1)) if has_returned else known
+
+
+def is_waiting(consumer: Consumer, secret_name: str, record: Record) -> bool:
+    """Return whether a consumer has a mark that is not up to date with ``record``."""
+    mark = rollout(consumer, secret_name, record)
+    return mark is not None and mark.marked
 
 
 def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping[str, str]) -> bool:
@@ -104,8 +137,7 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
     mark = marks.get(mark_name(secret_name)) or marks.get(former_mark_name(secret_name) or "")
     if not mark:
         return None
-    reads = consumer.reads.get(secret_name, Reads())
-    return mark if mark == _up_to_date_value(reads, record) else None
+    return mark if _is_up_to_date(mark, _mark_when_settled(consumer, secret_name, record), record) else None
 
 
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
@@ -132,8 +164,8 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
 
 def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether a consumer has the mark that follows from ``record``."""
-    current = _current_mark(consumer, secret_name, record)
-    return current is not None and current == _up_to_date_value(consumer.reads.get(secret_name, Reads()), record)
+    current, settled = _current_mark(consumer, secret_name, record), _mark_when_settled(consumer, secret_name, record)
+    return current is not None and _is_up_to_date(current, settled, record)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
@@ -142,7 +174,9 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
 
     A pod with this mark is not behind, because its template was marked after the write.
     """
-    return pod.marks.get(mark.name) != mark.value and has_older_value(pod, secret_name, record, seen_late, mark.marked)
+    if pod.marks.get(mark.name) == mark.value or _is_older_than(mark.returned_since, pod):
+        return False
+    return has_older_value(pod, secret_name, record, seen_late, mark.marked)
 
 
 def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool = False, marked: bool = False) -> bool:
@@ -154,6 +188,14 @@ def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool 
     if not _may_be_behind(reads, pod.created, record, seen_late, marked, pod.has_started, started):
         return False
     return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
+
+
+def _is_older_than(changed_at: int | None, pod: Pod) -> bool:
+    """Return whether a pod and its running containers are older than a change of the Secret. A container that was
+    started again has read the Secret again. ``changed_at`` is None if there is no such change."""
+    if changed_at is None or pod.created >= changed_at:
+        return False
+    return pod.last_started < changed_at - CLOCK_SECONDS
 
 
 def _may_be_behind(
@@ -252,6 +294,15 @@ def _is_mark_of(mark: str, record: Record) -> bool:
     return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
 
 
+def _required_mark(reads: Reads, record: Record, current: str | None) -> str | None:
+    """Return the mark that a consumer needs for ``record``, without a suffix. ``current`` is its present mark, or None.
+    Return None if the consumer needs no mark."""
+    value = _mark_value(reads, record)
+    if not value and current and reads.optional and record.revisions and _may_have_removed(record):
+        return _mark_without_keys(record)  # the pods have read a key that is gone, and start without it
+    return value
+
+
 def _mark_value(reads: Reads, record: Record) -> str | None:
     # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
     if reads.whole:
@@ -265,6 +316,14 @@ def _mark_without_keys(record: Record) -> str:
     return record.mark_prefix + digest({}, ())
 
 
-def _up_to_date_value(reads: Reads, record: Record) -> str:
-    """Return the mark that a consumer has once it is up to date with the record."""
-    return _mark_value(reads, record) or _mark_without_keys(record)
+def _mark_when_settled(consumer: Consumer, secret_name: str, record: Record) -> str:
+    """Return the mark that a consumer has once it is up to date with the record, without a suffix."""
+    return _mark_value(consumer.reads.get(secret_name, Reads()), record) or _mark_without_keys(record)
+
+
+def _is_up_to_date(mark: str, revisions_mark: str, record: Record) -> bool:
+    """Return whether a mark stands for the present revisions. ``revisions_mark`` is the mark of these revisions without
+    a suffix. If they have no suffix, the suffix that a mark has from an earlier return does not matter."""
+    if record.unsettled and record.unsettled.suffix:
+        return mark == with_suffix(revisions_mark, record.unsettled)
+    return without_suffix(mark) == revisions_mark

@@ -64,6 +64,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "applied-at",
         "changed-at",
         "label-moved-at",
+        "unsettled-since",
         "reconciled",
         "watched",
         "history",

@@ -22,6 +22,7 @@ from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.rollout_pace import PACE
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
+from keyturn_receiver.core.unsettled import Unsettled, read_unsettled, write_unsettled
 from keyturn_receiver.core.vocabulary import BIND_LABEL, MAX_FAULTS, WATCH_LABEL, Place, is_bind_value, name_faults
 from keyturn_receiver.core.write_times import (
     REMOVED,
@@ -52,13 +53,14 @@ TOO_MANY_KEYS = f"a watched Secret has at most {MAX_KEYS} keys, and this one has
 @dataclass(frozen=True, slots=True)
 class Kept:
     """The content of the annotation WATCHED on a Secret. ``digest`` is the digest of all revisions. ``revisions`` is
-    None if they did not fit into the annotation. ``times`` has the time at which each key changed. ``unknown_until`` is
-    as in ``Record``."""
+    None if they did not fit into the annotation. ``times`` has the time at which each key changed. ``unknown_until``
+    and ``unsettled`` are as in ``Record``."""
 
     digest: str
     revisions: Mapping[str, str] | None
     times: WriteTimes
     unknown_until: int | None
+    unsettled: Unsettled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,13 @@ class Observation:
 class Watched:
     """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
     ``is_kept`` is true if the annotation on the Secret has the same revisions. ``is_new`` is true until Keyturn has
-    written the annotation for the first time, as far as this replica knows."""
+    written the annotation for the first time, as far as this replica knows. ``before`` is the record of the former
+    revisions while the annotation has these. Otherwise, or if the former revisions are not known, it is None."""
 
     record: Record
     is_kept: bool
     is_new: bool
+    before: Record | None = None
 
 
 def has_watch_label(metadata: Mapping[str, object]) -> bool:
@@ -157,7 +161,7 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
     kept = seen.kept
     if kept is None and known:
         before = known.record
-        kept = Kept(before.digest, before.revisions, before.write_times, before.unknown_until)
+        kept = Kept(before.digest, before.revisions, before.write_times, before.unknown_until, before.unsettled)
     if kept is None:
         if seen.kept_at is not None and seen.written_at is not None and seen.written_at > seen.kept_at:
             times = dict.fromkeys(seen.revisions, WriteTime(seen.written_at))
@@ -166,9 +170,13 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
     else:
         times = {**_times(kept, seen), **_seen_times(known, seen)}
     until = kept.unknown_until if kept else seen.written_at
-    record = replace(present, write_times=times, unknown_until=until)
+    record = replace(present, write_times=times, unknown_until=until, unsettled=kept.unsettled if kept else None)
     is_kept = seen.kept is not None and seen.kept.digest == present.digest
-    return Watched(record, is_kept, is_new=seen.kept is None and (known is None or known.is_new))
+    is_new = seen.kept is None and (known is None or known.is_new)
+    former = None
+    if kept and kept.revisions is not None and kept.digest != present.digest:
+        former = replace(record, revisions=kept.revisions, write_times=kept.times)
+    return Watched(record, is_kept, is_new, former)
 
 
 def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> str:
@@ -180,6 +188,8 @@ def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> s
         "revisions": dict(record.revisions),
         "unknown-until": record.unknown_until,
     }
+    if record.unsettled:
+        body["unsettled-since"] = write_unsettled(record.unsettled)
     if len(compact_json(body)) > MAX_KEPT:
         body["revisions"] = None
         body["changed-at"] = json.loads(write_times(_together(times, record.revisions), record.revisions) or "{}")
@@ -251,7 +261,8 @@ def _read_kept(
     changed_at = resolve(compact_json(body["changed-at"]), WATCH_MANAGER, fields)
     before = body["revisions"]
     keys = revisions if before is None else {**before, **revisions}
-    return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"])
+    unsettled = read_unsettled(body.get("unsettled-since", ""))
+    return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"], unsettled)
 
 
 def _proof(keyed: KeyedHash, namespace: str, name: str, body: Mapping[str, object]) -> str:

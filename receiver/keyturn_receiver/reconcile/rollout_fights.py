@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_names
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.unsettled import without_suffix
 from keyturn_receiver.resilience.backoff import Backoff
 from keyturn_receiver.resilience.fair_map import FairMap
 
@@ -28,7 +29,9 @@ MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds without a change after which the earlier states of a mark are forgotten
 
-_State = tuple[str | None, str | None]  # the mark on the workload and the one on its pod template
+# The mark on the workload and the one on its pod template, without suffixes: a value that returns again and again has a
+# new suffix each time.
+_State = tuple[str | None, str | None]
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class RolloutFights:
     def delay(self, consumer: Consumer, mark: RolloutAnnotation) -> float:
         """Return the seconds to wait before this mark is written."""
         fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
-        if fight is None or not any(mark.value in state for state in fight.states):
+        if fight is None or not _is_repeated(fight, mark):
             return 0.0
         return max(0.0, fight.free_at - self._now())
 
@@ -116,7 +119,7 @@ class RolloutFights:
         now = self._now()
         if fight is None or not self._is_on(fight):
             return False
-        if not any(mark.value in state for state in fight.states):
+        if not _is_repeated(fight, mark):
             return False
         if now >= fight.free_at:
             fight.repeats += 1
@@ -156,7 +159,13 @@ class RolloutFights:
 
 
 def _state(consumer: Consumer, name: str) -> _State:
-    return consumer.baseline.get(name), consumer.marks.get(name)
+    settled, on_template = consumer.baseline.get(name), consumer.marks.get(name)
+    return settled and without_suffix(settled), on_template and without_suffix(on_template)
+
+
+def _is_repeated(fight: _Fight, mark: RolloutAnnotation) -> bool:
+    """Return whether the workload has had this mark before."""
+    return any(without_suffix(mark.value) in state for state in fight.states)
 
 
 def _is_removal(earlier: _State, state: _State) -> bool:

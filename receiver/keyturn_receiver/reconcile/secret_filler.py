@@ -1,7 +1,7 @@
 """Filler of one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks
 for deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,8 @@ from keyturn_receiver.core.partial import check_size, has_news, sources_to_read,
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record, compound_version, status_of, version_key
-from keyturn_receiver.core.rollout import is_due
+from keyturn_receiver.core.rollout import is_due, is_waiting, next_unsettled
+from keyturn_receiver.core.unsettled import Unsettled
 from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -163,8 +164,9 @@ class SecretFiller:
         record = replace(planned.record, moved_at=_moved_at(live.record, planned, request))
         history = await self._secrets.read_history(live)
         if planned.changed_keys:
-            due = await _count_due(live.target.name, consumers, planned)
-            history = add(history, self._change(live, planned, record.moved_at, due, request))
+            record = replace(record, unsettled=await self._unsettled(live, consumers, record))
+            due = await _filter(consumers, lambda consumer: is_due(consumer, live.target.name, record, planned.before))
+            history = add(history, self._change(live, planned, record.moved_at, len(due), request))
         with self._legs.time(Leg.APPLY):
             resource_version = await self._secrets.apply(live, record, data, history)
         if live.record.revisions.keys() <= data.keys():
@@ -186,6 +188,11 @@ class SecretFiller:
             unavailable=unavailable,
         )
 
+    async def _unsettled(self, live: LiveSecret, consumers: Sequence[Consumer], record: Record) -> Unsettled | None:
+        name = live.target.name
+        waiting = await _filter(consumers, lambda consumer: is_waiting(consumer, name, live.record))
+        return next_unsettled(waiting, name, live.record, record, int(self._secrets.now().timestamp()))
+
     def _change(self, live: LiveSecret, planned: Plan, moved_at: int | None, due: int, request: Request) -> Change:
         before = live.record.version_ids
         return Change(
@@ -200,13 +207,15 @@ class SecretFiller:
         )
 
 
-async def _count_due(secret_name: str, consumers: Sequence[Consumer], planned: Plan) -> int:
-    """Return the number of consumers that are due for a restart because of the planned write."""
-    count, time_slice = 0, TimeSlice()
+async def _filter(consumers: Sequence[Consumer], condition: Callable[[Consumer], bool]) -> list[Consumer]:
+    """Return the consumers for which a condition holds. Other tasks run in between, because a Secret may have thousands
+    of consumers."""
+    found, time_slice = [], TimeSlice()
     for consumer in consumers:
-        count += is_due(consumer, secret_name, planned.record, planned.before)
+        if condition(consumer):
+            found.append(consumer)
         await time_slice.pause_if_over()
-    return count
+    return found
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:

@@ -14,6 +14,7 @@ from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
 from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.rollout import is_waiting, next_unsettled
 from keyturn_receiver.errors import Conflict, Contended, KeyturnError, NotFound, Permanent, detached, first_retryable
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.reconciler import CONFLICT_BACKOFF, CONFLICT_RETRIES
@@ -104,7 +105,8 @@ class WatchReconciler:
         # The annotations of an earlier namespace with this name must not decide about this Secret.
         await self._namespaces.confirm(target.namespace, secret.first_seen_at)
         consumers = self._restarter.permitted(consumers, target, secret.spec)
-        kept = await self._keep(secret)
+        kept = await self._keep(secret, consumers)
+        secret = kept.secret
         # The consumers are restarted even if the annotation could not be written, because the marks do not need it. If
         # the watch has just shown the change, the pods of all consumers with a mark are older than the change.
         # Otherwise the ages of the pods decide.
@@ -125,9 +127,10 @@ class WatchReconciler:
             terminal_version=secret.resource_version if is_terminal and isinstance(error, Permanent) else "",
         )
 
-    async def _keep(self, secret: WatchedSecret) -> KeepResult:
+    async def _keep(self, secret: WatchedSecret, consumers: Sequence[Consumer]) -> KeepResult:
         if secret.watched.is_kept:
             return KeepResult(secret)
+        secret = _with_unsettled(secret, consumers)
         try:
             await self._client.keep(secret)
         except (Conflict, NotFound):
@@ -135,3 +138,13 @@ class WatchReconciler:
         except KeyturnError as error:
             return KeepResult(secret, error=detached(error))
         return KeepResult(secret, written=True)
+
+
+def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:
+    """Return a changed Secret whose record tells since when the pods of waiting consumers are uncertain."""
+    name, watched, before = secret.target.name, secret.watched, secret.watched.before
+    if before is None:
+        return secret
+    waiting = [consumer for consumer in consumers if is_waiting(consumer, name, before)]
+    unsettled = next_unsettled(waiting, name, before, secret.record, int(time.time()))
+    return replace(secret, watched=replace(watched, record=replace(secret.record, unsettled=unsettled)))

@@ -1,0 +1,193 @@
+"""Values that return while consumers wait for their restarts (core/unsettled.py)."""
+
+from dataclasses import replace
+
+import pytest
+
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.revision import Record, digest, read_record, write_record
+from keyturn_receiver.core.rollout import has_mark_of, is_behind, is_waiting, next_unsettled, present_mark, rollout
+from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.unsettled import Unsettled, read_unsettled, without_suffix, write_unsettled
+from keyturn_receiver.core.write_times import REMOVED, WriteTime
+
+MARK = "revision.keyturn.dev/db"
+OPTIONAL = Reads(keys=frozenset("a"), optional=True)
+WHOLE = Reads(whole=True)
+CREATED, LEFT, BETWEEN, RETURNED, LATER = 100, 1000, 1500, 2000, 3000  # seconds since 1970
+NOW = 2001  # by the receiver's clock
+
+
+def consumer(mark: str = "", on_template: str = "", reads: Reads = WHOLE, name: str = "web") -> Consumer:
+    return Consumer(
+        WorkloadRef("Deployment", "team", name),
+        "1",
+        {"db": reads},
+        baseline={MARK: mark} if mark else {},
+        marks={MARK: on_template} if on_template else {},
+        switch=Switch.ENABLED,
+        created=CREATED,
+    )
+
+
+def record(revision: str, at: int | None, before: Record | None = None, *waiting: Consumer, now: int = NOW) -> Record:
+    """Return the record after a write of the revision at a time. ``waiting`` are all consumers that the writer sees."""
+    made = Record(revisions={"a": revision}, write_times={"a": WriteTime(at)})
+    if before is None:
+        return made
+    behind = [each for each in waiting if is_waiting(each, "db", before)]
+    return replace(made, unsettled=next_unsettled(behind, "db", before, made, now))
+
+
+A = digest({"a": "A"}, "a")
+WAITS = consumer(A)
+FIRST = record("A", CREATED - 50)
+SECOND = record("B", LEFT, FIRST, WAITS)
+THIRD = record("A", RETURNED, SECOND, WAITS)
+
+
+def is_restarted(pod: Pod, record: Record, workload: Consumer = WAITS) -> bool:
+    mark = rollout(workload, "db", record)
+    return mark is not None and mark.undecided and is_behind(pod, "db", record, mark, False)
+
+
+def test_change_for_which_nobody_waits_is_settled() -> None:
+    assert SECOND.unsettled is None
+    up_to_date = consumer(digest({"a": "B"}, "a"))
+    assert record("A", RETURNED, SECOND, up_to_date).unsettled is None
+    assert record("A", RETURNED, SECOND, consumer()).unsettled is None  # without a mark, the ages of its pods decide
+
+
+def test_value_that_returns_restarts_only_workloads_with_a_pod_of_the_time_in_between() -> None:
+    assert rollout(WAITS, "db", FIRST) is None
+    assert rollout(WAITS, "db", SECOND, FIRST)
+    assert THIRD.unsettled == Unsettled(LEFT, NOW)
+    assert present_mark(consumer(on_template=A), "db", THIRD) is None
+    assert not has_mark_of(WAITS, "db", THIRD)
+    pod = Pod({"db": WHOLE}, LEFT - 1, marks={MARK: A})
+    assert not is_restarted(pod, THIRD)
+    for created in (LEFT, BETWEEN, RETURNED):
+        assert is_restarted(replace(pod, created=created), THIRD)
+    assert not is_restarted(replace(pod, created=RETURNED + 1), THIRD)
+    # The writer that has just made the change knows no more than the pods tell, although the workload has a mark.
+    mark = rollout(WAITS, "db", THIRD, SECOND)
+    assert mark
+    assert (mark.restart, mark.undecided, mark.returned_since) == (False, True, LEFT)
+
+
+def test_container_that_was_started_again_in_between_has_read_the_value_in_between() -> None:
+    pod = Pod({"db": WHOLE}, CREATED)
+    assert not is_restarted(replace(pod, last_started=LEFT - 61), THIRD)
+    assert is_restarted(replace(pod, last_started=LEFT - 60), THIRD)  # the kubelet's clock may be slow
+    assert is_restarted(replace(pod, last_started=BETWEEN), THIRD)
+    started_after = replace(pod, last_started=RETURNED + 61, started={"db": RETURNED + 61})
+    assert not is_restarted(started_after, THIRD)
+
+
+def test_pods_of_a_workload_that_was_restarted_in_between_are_behind_whatever_their_age() -> None:
+    """Its mark does not tell what its older pods have read."""
+    restarted = consumer(on_template=digest({"a": "B"}, "a"))
+    assert is_restarted(Pod({"db": WHOLE}, CREATED), THIRD, restarted)
+    mark = rollout(restarted, "db", THIRD, SECOND)
+    assert mark
+    assert mark.restart
+
+
+def test_restart_for_a_returned_value_changes_the_template_and_settles_it() -> None:
+    mark = rollout(WAITS, "db", THIRD)
+    assert mark
+    assert mark.value == f"{A}~{NOW}"
+    for settled in (consumer(mark.value), consumer(on_template=mark.value)):
+        assert rollout(settled, "db", THIRD) is None
+        assert has_mark_of(settled, "db", THIRD)
+        assert rollout(settled, "db", record("B", LATER, THIRD, settled), THIRD)
+    new = Pod({"db": WHOLE}, BETWEEN, marks={MARK: mark.value})
+    assert not is_behind(new, "db", THIRD, mark, False)
+
+
+def test_suffix_of_an_earlier_return_does_not_matter_later() -> None:
+    """Once a change has reached every workload, or the Secret is made anew, no suffix is left in the record."""
+    settled = consumer(f"{A}~{NOW}")
+    assert rollout(settled, "db", FIRST) is None
+    assert has_mark_of(settled, "db", FIRST)
+    assert rollout(settled, "db", record("B", LATER, FIRST, settled))
+
+
+def test_value_that_returns_twice_gets_two_marks() -> None:
+    again = record("A", LATER + 10, record("B", LATER, THIRD, WAITS), WAITS, now=0)
+    assert THIRD.unsettled
+    assert again.unsettled == Unsettled(LEFT, THIRD.unsettled.suffix + 1)
+    assert rollout(consumer(f"{A}~{NOW}"), "db", again)
+    assert is_restarted(Pod({"db": WHOLE}, BETWEEN), again)
+    assert not is_restarted(Pod({"db": WHOLE}, CREATED), again)
+
+
+def test_several_values_in_between_count_from_the_first() -> None:
+    other = record("C", BETWEEN, SECOND, WAITS)
+    assert other.unsettled == Unsettled(LEFT)
+    assert rollout(WAITS, "db", other)
+    back = record("A", RETURNED, other, WAITS)
+    assert back.unsettled == Unsettled(LEFT, NOW)
+    assert is_restarted(Pod({"db": WHOLE}, LEFT + 1), back)
+
+
+def test_workload_that_was_not_looked_at_after_a_return_is_not_forgotten_by_the_next_change() -> None:
+    """Another key changes meanwhile. Without the suffix, the mark of the workload would count as right."""
+    key = Reads(keys=frozenset("a"))
+    waits, other = consumer(A, reads=key), consumer(digest({"b": "1"}, "b"), reads=Reads(keys=frozenset("b")))
+
+    def of(before: Record | None, a: tuple[str, int], b: tuple[str, int]) -> Record:
+        pairs = {"a": a, "b": b}
+        times = {key: WriteTime(at) for key, (_, at) in pairs.items()}
+        made = Record(revisions={key: revision for key, (revision, _) in pairs.items()}, write_times=times)
+        if before is None:
+            return made
+        waiting = [each for each in (waits, other) if is_waiting(each, "db", before)]
+        return replace(made, unsettled=next_unsettled(waiting, "db", before, made, NOW))
+
+    old_key = ("1", CREATED - 50)
+    second = of(of(None, ("A", CREATED - 50), old_key), ("B", LEFT), old_key)
+    third = of(second, ("A", RETURNED), old_key)
+    fourth = of(third, ("A", RETURNED), ("2", LATER))
+    assert is_restarted(Pod({"db": key}, BETWEEN), fourth, waits)
+    assert not is_restarted(Pod({"db": key}, CREATED), fourth, waits)
+    # The other workload is looked at, too. None of its pods is behind, whatever their age.
+    for created in (CREATED, BETWEEN):
+        assert not is_restarted(Pod({"db": other.reads["db"]}, created), third, other)
+    assert is_restarted(Pod({"db": other.reads["db"]}, BETWEEN), fourth, other)
+
+
+def test_optional_key_that_goes_and_returns_restarts_pods_that_started_without_it() -> None:
+    waits = consumer(A, reads=OPTIONAL)
+    gone = Record(revisions={"b": "1"}, write_times={REMOVED: WriteTime(LEFT)})
+    assert is_waiting(waits, "db", gone)
+    back = Record(revisions={"a": "A", "b": "1"}, write_times={"a": WriteTime(RETURNED, appeared=True)})
+    back = replace(back, unsettled=next_unsettled([waits], "db", gone, back, NOW))
+    assert back.unsettled == Unsettled(LEFT, NOW)
+    assert is_restarted(Pod({"db": OPTIONAL}, BETWEEN), back, waits)
+    assert not is_restarted(Pod({"db": OPTIONAL}, CREATED), back, waits)
+
+
+def test_unknown_time_of_the_change_makes_every_pod_uncertain() -> None:
+    """An older release may have written the value in between without its time."""
+    unknown = Record(revisions={"a": "B"})
+    back = record("A", RETURNED, unknown, WAITS)
+    assert back.unsettled == Unsettled(0, NOW)
+    assert is_restarted(Pod({"db": WHOLE}, CREATED), back)
+
+
+@pytest.mark.parametrize("unsettled", [None, Unsettled(LEFT), Unsettled(LEFT, NOW)])
+def test_record_keeps_the_unsettled_change(unsettled: Unsettled | None) -> None:
+    made = Record({"arn#s": "v"}, {"a": "A"}, unsettled=unsettled)
+    annotations = write_record(made, "now")
+    assert read_record(annotations).unsettled == unsettled
+    assert ("keyturn.dev/unsettled-since" in annotations) == (unsettled is not None)
+    assert read_record(annotations) == made
+
+
+@pytest.mark.parametrize("text", ["", "~1", "now~1", "1970-01-01T00:16:40Z~x", "1970-01-01T00:16:40Z~" + "9" * 30])
+def test_annotation_of_somebody_else_counts_as_none(text: str) -> None:
+    assert read_unsettled(text) is None
+    assert read_unsettled(write_unsettled(Unsettled(LEFT))) == Unsettled(LEFT)
+    assert without_suffix(A) == A
