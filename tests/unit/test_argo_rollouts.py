@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,6 +189,25 @@ async def test_rollout_is_restarted_by_time_without_a_change_of_its_template() -
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("is_borrowed", [False, True])
+async def test_rollout_that_restarts_for_two_secrets_keeps_the_later_time(is_borrowed: bool) -> None:
+    """Both Secrets are due, and the one that was written last is served first."""
+    api, later = Api(), "1970-01-01T00:16:51Z"
+    borrowers, _ = cached(obj(BORROWED, way="restart-at")) if is_borrowed else (Borrowers(), None)
+    consumer = consumer_of(obj({"template": {"spec": POD}}, way="restart-at"))
+    if is_borrowed:
+        lender = read_consumer(DEPLOYMENT, lent())
+        assert lender
+        consumer = lender
+    client = WorkloadClient(api, borrowers=borrowers, wall=lambda: 1060)  # type: ignore[arg-type]
+    for name, written_at in (("cache", 1010), ("db", 1000)):
+        await client.mark(consumer, replace(MARK, name=f"revision.keyturn.dev/{name}"), written_at)
+        api.objects["rollouts/web"]["spec"] |= {"restartAt": later}
+    times = [body["spec"]["restartAt"] for _, _, body in api.patches if "restartAt" in body.get("spec", {})]
+    assert times == [later, later]
+
+
+@pytest.mark.anyio
 async def test_definition_that_lacks_the_field_is_told() -> None:
     consumer = consumer_of(obj({"template": {"spec": POD}}, way="restart-at"))
     with pytest.raises(ClusterRefused, match=r"Rollout team/web: its definition .* has no spec.restartAt: .*template"):
@@ -305,4 +325,20 @@ def test_key_without_a_time_was_written_at_the_latest_when_times_were_first_kept
 
 
 def test_restart_spares_no_pod_of_the_second_of_the_write() -> None:
-    assert restart_time(0) == "1970-01-01T00:00:01Z"
+    assert restart_time({}, 0, now=0) == "1970-01-01T00:00:01Z"
+
+
+@pytest.mark.parametrize(
+    ("present", "restart_at"),
+    [
+        (None, "1970-01-01T00:16:41Z"),
+        ("no time", "1970-01-01T00:16:41Z"),
+        ("1970-01-01T00:16:40Z", "1970-01-01T00:16:41Z"),
+        ("1970-01-01T00:16:42Z", "1970-01-01T00:16:42Z"),  # a Secret that was written later needs it
+        ("1970-01-01T00:18:20Z", "1970-01-01T00:18:20Z"),  # within a minute, these pods restart anyway
+        ("1970-01-01T00:18:21Z", "1970-01-01T00:16:41Z"),  # somebody has planned a restart, which is too late
+    ],
+)
+def test_restart_for_an_earlier_write_does_not_move_the_time_back(present: str | None, restart_at: str) -> None:
+    rollout = {"spec": {} if present is None else {"restartAt": present}}
+    assert restart_time(rollout, 1000, now=1040) == restart_at

@@ -1,7 +1,8 @@
 """Client for single workloads. It reads workloads and their pods, writes Keyturn's annotations on workloads, and evicts
 pods."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -47,14 +48,19 @@ class Workload:
 class WorkloadClient:
     """Client for workloads. It writes marks, which are Keyturn's annotations on workloads. A mark on the pod template
     makes Kubernetes restart the pods. ``reloader`` tells whether Reloader's annotations count. ``borrowers`` finds the
-    Argo Rollouts that take their pod template from a workload."""
+    Argo Rollouts that take their pod template from a workload. ``wall`` returns the seconds since 1970."""
 
     def __init__(
-        self, api: Api, reloader: ReloaderMode = ReloaderMode.ABSENT, borrowers: Borrowers | None = None
+        self,
+        api: Api,
+        reloader: ReloaderMode = ReloaderMode.ABSENT,
+        borrowers: Borrowers | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
         self._reloader = reloader
         self._borrowers = Borrowers() if borrowers is None else borrowers
+        self._wall = wall
 
     async def read(self, ref: WorkloadRef) -> Consumer | None:
         """Read a workload. Return None if the workload is not a consumer (``read_consumer``). Raises NotFound, or
@@ -176,7 +182,8 @@ class WorkloadClient:
         query = {"fieldManager": FIELD_MANAGER}
         if mark.restart and written_at is not None:
             if consumer.by_time:
-                body["spec"] = {"restartAt": restart_time(written_at)}
+                rollout = await self._get(consumer.ref)
+                body["spec"] = {"restartAt": restart_time(rollout, written_at, self._wall())}
                 query |= STRICT
             for borrower in self._borrowers.of(consumer.ref):
                 await self._restart_borrower(borrower, mark, written_at)
@@ -198,12 +205,13 @@ class WorkloadClient:
         The Rollout gets the mark, too. The mark shows that the Rollout was restarted. So if the later write of the mark
         on the workload fails, the next attempt does not restart the Rollout's pods again.
         """
-        metadata = (await self._get(borrower.rollout))["metadata"]
+        rollout = await self._get(borrower.rollout)
+        metadata = rollout["metadata"]
         if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
             return
         body: Json = {
             "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": {mark.name: mark.value}},
-            "spec": {"restartAt": restart_time(written_at)},
+            "spec": {"restartAt": restart_time(rollout, written_at, self._wall())},
         }
         await self._patch(borrower.rollout, {"fieldManager": FIELD_MANAGER, **STRICT}, body)
 

@@ -12,6 +12,7 @@ https://github.com/argoproj/argo-rollouts/blob/master/rollout/restart.go
 
 from collections.abc import Mapping
 
+from keyturn_receiver.core.argo_rollouts import MAX_LEAD
 from keyturn_receiver.core.conditions import condition
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.rollout_progress import (
@@ -26,9 +27,6 @@ from keyturn_receiver.core.rollout_progress import (
 from keyturn_receiver.core.write_times import parse_time
 
 HEALTHY, PAUSED, DEGRADED = "Healthy", "Paused", "Degraded"
-# ``restartAt`` is at most this many seconds after Keyturn's write of it. If ``restartAt`` is later, somebody else
-# has planned a restart.
-MAX_LEAD = 60
 _FAILURES = ("ProgressDeadlineExceeded", "RolloutAborted")
 
 

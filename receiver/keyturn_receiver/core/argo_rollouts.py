@@ -20,9 +20,12 @@ from msgspec.json import decode
 from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.restart_way import RESTART, RESTART_AT, restart_way
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
-from keyturn_receiver.core.write_times import rfc3339
+from keyturn_receiver.core.write_times import parse_time, rfc3339
 
 RELOADER_STRATEGY = "reloader.stakater.com/rollout-strategy"
+# ``restartAt`` is at most this many seconds after Keyturn's write of it. If ``restartAt`` is later, somebody else
+# has planned a restart.
+MAX_LEAD = 60
 MAX_STEPS = 16 * 1024  # bytes of a canary's steps; a longer list is not searched for pauses
 
 PAUSED = RolloutHold("is paused: its pods restart when you set spec.paused to false")
@@ -87,14 +90,17 @@ def read_argo_hold(workload: Mapping[str, object], by_time: bool) -> RolloutHold
     return STOPS if any(not as_object(pause).get("duration") for pause in pauses) else None
 
 
-def restart_time(written_at: int) -> str:
-    """Return the value of ``spec.restartAt`` (RFC 3339) for a Secret that was written at ``written_at`` (seconds since
-    1970).
+def restart_time(workload: Mapping[str, object], written_at: int, now: float) -> str:
+    """Return the value of ``spec.restartAt`` (RFC 3339) with which a Rollout restarts the pods that were created before
+    ``written_at`` (seconds since 1970).
 
     Argo does not restart pods that were created in the same second as ``restartAt``. So the result is one second later
-    than ``written_at``.
+    than ``written_at``. The present ``restartAt`` stays if it is later, because a later write of another Secret may
+    need it. It is replaced if it is more than MAX_LEAD seconds after ``now`` (seconds since 1970).
     """
-    return rfc3339(written_at + 1)
+    present = parse_time(as_object(workload.get("spec")).get("restartAt"))
+    at = written_at + 1
+    return rfc3339(present if present is not None and at < present <= now + MAX_LEAD else at)
 
 
 def _template_ref(workload: Mapping[str, object]) -> Mapping[str, object]:
