@@ -134,6 +134,25 @@ def test_settled_mark_that_keeps_being_removed_is_left_off_and_asked_for_ever_la
     assert not observer.fights.keeps_off(consumer(None), RolloutAnnotation(MARK, "v2", restart=False))
     observer.clock.advance(RESET_AFTER + 1)
     assert not observer.fights.keeps_off(consumer(None), mark)  # the owner may have gone
+    assert [(fight.removed, fight.restarts) for fight in observer.told] == [(True, True)]
+
+
+@pytest.mark.parametrize("has_old_pod", [False, True])
+def test_consumer_whose_settled_mark_is_left_off_needs_no_mark_if_no_pod_is_old(has_old_pod: bool) -> None:
+    observer = Observer()
+    mark = RolloutAnnotation(MARK, "v1", restart=False, undecided=True)
+    gone = consumer(None)
+    for number in range(4):
+        assert not observer.fights.leaves_off(gone, mark)
+        settled = replace(gone, baseline={MARK: "v1"}, resource_version=f"settled-{number}")
+        observer.show(settled, replace(gone, resource_version=f"gone-{number}"))
+    assert [(fight.removed, fight.restarts) for fight in observer.told] == [(True, False)]
+    assert not observer.fights.leaves_off(gone, mark)  # nobody has looked at the pods yet
+    observer.fights.note_pods(gone, replace(mark, restart=has_old_pod))
+    assert observer.fights.leaves_off(gone, mark) is not has_old_pod
+    assert not observer.fights.leaves_off(gone, replace(mark, value="v2"))  # the next rotation
+    observer.clock.advance(RESET_AFTER + 1)
+    assert not observer.fights.leaves_off(gone, mark)
 
 
 def test_marks_of_other_secrets_and_workloads_are_not_concerned() -> None:
@@ -220,3 +239,14 @@ def test_message_says_who_and_what_to_do() -> None:
     assert told.endswith("or keyturn.dev/rollout: disabled")
     assert "back and forth" in message(fight, None)
     assert "probably keeps removing" in message(Fight(consumer("v1"), MARK, removed=True), "operator")
+
+
+@pytest.mark.parametrize(("removed", "what"), [(True, "keeps removing"), (False, "keeps reverting")])
+def test_message_about_a_settled_mark_says_that_no_pod_is_restarted(removed: bool, what: str) -> None:
+    """The mark on the workload itself restarts nothing, so the pods have the value, and nothing has to be evicted."""
+    fight = Fight(consumer("v1"), MARK, removed, restarts=False)
+    for writer, who in (("operator", 'field manager "operator"'), (None, "somebody")):
+        told = message(fight, writer)
+        assert told.startswith(f"{who} {what} annotation {MARK} of this Deployment, which says that the pods have the")
+        assert "no pod is restarted" in told
+        assert "old value" not in told

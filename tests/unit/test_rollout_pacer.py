@@ -12,6 +12,7 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.core.binding import RESUME, Target, read_spec
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_halt import change_of
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_schedule import WaitReason
@@ -68,7 +69,7 @@ class Replica:
         self.index.add_handler(self.woken.append)
         for each in consumers:
             self.index.add(each)
-        fights = RolloutFights()
+        self.fights = fights = RolloutFights()
         self.evictor = PodEvictor(ports, ports, ports, fights, lambda: True)
         self.leads = True
         self.now = now
@@ -218,3 +219,22 @@ async def test_pods_that_fail_after_the_rollout_has_ended_take_no_slot_and_halt_
     ended = consumer("ended", "StatefulSet", RECORD.digest, progress=failing, order=1)
     replica = Replica(ended, consumer("web"), now=now, limits=limits)
     assert started(replica.turn()) == ["web"]
+
+
+async def test_canary_whose_settled_mark_is_stripped_does_not_hold_the_order() -> None:
+    """Its pods have the value, and its mark is not written any more."""
+    canary = consumer("canary", order=1)
+    bare = replace(canary, marks={})
+    replica = Replica(bare, consumer("later", order=2))
+    mark = rollout(bare, "db", RECORD)
+    assert mark
+    for number in range(4):
+        settled = replace(bare, baseline={MARK: mark.value}, resource_version=f"settled-{number}")
+        replica.fights.observe(bare, settled)
+        replica.fights.observe(settled, replace(bare, resource_version=f"bare-{number}"))
+    assert replica.fights.is_fought(bare, MARK)
+    assert waits(replica.turn()) == {"canary": WaitReason.BACKOFF, "later": WaitReason.ORDER}
+    replica.fights.note_pods(bare, replace(mark, restart=True))
+    assert waits(replica.turn()) == {"canary": WaitReason.BACKOFF, "later": WaitReason.ORDER}
+    replica.fights.note_pods(bare, mark)
+    assert (started(replica.turn()), waits(replica.turn())) == (["later"], {})

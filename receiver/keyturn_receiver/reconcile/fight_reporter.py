@@ -112,6 +112,14 @@ class FightReporter:
 
 def message(fight: Fight, writer: str | None) -> str:
     """Return the message of the Event. ``writer`` is the field manager of the other writer, if it is known."""
+    if not fight.restarts:
+        who = f'field manager "{writer}"' if writer else "somebody"
+        what = "removing" if fight.removed else "reverting"
+        return (
+            f"{who} keeps {what} annotation {fight.mark} of this {fight.consumer.ref.kind}, which says that the pods"
+            " have the value: no pod is restarted, and Keyturn does not write the annotation for some time. Let the"
+            f" other writer ignore annotations that begin with {MARK_PREFIX}"
+        )
     slower = f"Keyturn restarts this {fight.consumer.ref.kind} more and more slowly, and pods may keep an old value"
     if writer:
         # Kubernetes does not record the writer that removes a field.

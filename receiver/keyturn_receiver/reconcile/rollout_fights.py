@@ -42,6 +42,7 @@ class _Fight:
     changed_at: float = 0.0
     free_at: float = 0.0  # monotonic time; until then, Keyturn does not write a state that the mark has had before
     removed: bool = False
+    restarts: bool = False
     # The mark for which the pods were last read, and whether a pod was older than the value that the mark stands for.
     old_pods: tuple[str, bool] | None = None
 
@@ -49,11 +50,13 @@ class _Fight:
 @dataclass(frozen=True, slots=True)
 class Fight:
     """A fight about a mark. Another writer keeps reverting the mark, so Keyturn writes it more and more slowly from now
-    on. ``removed`` tells whether a change has removed the mark."""
+    on. ``removed`` tells whether a change has removed the mark. ``restarts`` is false if only the mark on the workload
+    itself has changed, which restarts no pods."""
 
     consumer: Consumer
     mark: str
     removed: bool
+    restarts: bool = True
 
 
 class RolloutFights:
@@ -126,6 +129,12 @@ class RolloutFights:
             fight.changed_at, fight.free_at = now, now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
         return True
 
+    def leaves_off(self, consumer: Consumer, mark: RolloutAnnotation) -> bool:
+        """Return whether a consumer needs no mark for now. It lacks the mark only because another writer keeps
+        reverting it, and the last read of the pods showed none that is older than the value."""
+        fight = self._fights.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        return fight is not None and self._is_on(fight) and fight.old_pods == (mark.value, False)
+
     def _note_end(self, before: Consumer, name: str) -> None:
         """Note that no old pod is left, if the rollout for the mark was complete before a change of the consumer."""
         fight, mark = self._fights.get(before.ref.namespace, (before.ref, name)), before.marks.get(name)
@@ -146,6 +155,7 @@ class RolloutFights:
         self._fights.put(consumer.ref.namespace, key, fight)
         fight.versions.append(consumer.resource_version)
         fight.changed_at = now
+        fight.restarts |= consumer.by_time or earlier[1] != state[1]
         if state not in fight.states:
             fight.states.append(state)
         elif now >= fight.free_at:  # otherwise the change reverts a write that was counted already
@@ -155,7 +165,7 @@ class RolloutFights:
                 fight.free_at = now + FIGHT_BACKOFF.delay(fight.repeats - FREE_REPEATS + 1)
             if fight.repeats == FREE_REPEATS:
                 for on_fight in self._handlers:
-                    on_fight(Fight(consumer, name, fight.removed))
+                    on_fight(Fight(consumer, name, fight.removed, fight.restarts))
 
 
 def _state(consumer: Consumer, name: str) -> _State:

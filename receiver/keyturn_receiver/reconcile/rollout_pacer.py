@@ -114,7 +114,8 @@ class RolloutPacer:
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
             current = [self._crashes.told(each, target, record) for each in current]
-        marks = {each.ref: mark for each in current if (mark := rollout(each, target.name, record))}
+        needed = ((each, rollout(each, target.name, record)) for each in current)
+        marks = {each.ref: mark for each, mark in needed if mark and not self._fights.leaves_off(each, mark)}
         if not marks:
             self.forget(target)
             return Turn()
