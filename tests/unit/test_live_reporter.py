@@ -237,6 +237,26 @@ async def test_time_counts_from_the_move_or_from_the_write(
     assert env.told[0][2].endswith(words)
 
 
+async def test_value_that_returns_within_the_hour_is_told_again(env: Env) -> None:
+    """Its mark is that of the former time if nobody waited for the value in between."""
+    for number in range(2):
+        at = T0 + 600 * number
+        env.now = at
+        env.bound = Bound(replace(RECORD, write_times={"password": WriteTime(at - 1)}, moved_at=at - 3))
+        await env.see(replace(UNFINISHED, marked_at=at))
+        await env.see(replace(COMPLETE, marked_at=at, finished_at=at + 6))
+        env.bound = Bound(replace(RECORD, revisions={"password": "v1"}))
+        await env.see(replace(UNFINISHED, marked_at=at + 300), mark="of-the-value-in-between")
+        target, evicted = DB, Consumer(WorkloadRef("Deployment", "team", "evicted"), "1", {}, {}, {}, Switch.UNSET)
+        env.bound = Bound(replace(RECORD, write_times={"password": WriteTime(at - 1)}))
+        evicted = replace(evicted, reads={"db": Reads(whole=True)}, baseline={mark_name("db"): MARK}, uid="evicted")
+        env.reporter.on_evicted(target, evicted, 1, at + 9)
+        env.reporter.on_evicted(target, evicted, 1, at + 9)  # a new leader reports the same end once more
+    told = [about for about, reason in env.reasons() if reason == "Live"]
+    assert told == ["Deployment web", "Secret db", "Deployment evicted", "Secret db"] * 2
+    assert env.observed() == 4
+
+
 async def test_deployment_that_has_failed_is_stuck_until_it_is_live(env: Env) -> None:
     failed = replace(UNFINISHED, state=RolloutState.FAILED, updated=1, reason="ProgressDeadlineExceeded")
     await env.see(failed)

@@ -34,7 +34,7 @@ LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one
 # Seconds. A replica also reports a rollout that it has not followed, if the rollout was marked or has ended within this
 # time. The API server keeps Events for an hour. So if another replica has reported such a rollout, its Event still
-# exists.
+# exists. After this time, nothing tells whether somebody else has begun another rollout of the workload since the mark.
 RECENT = 2700
 GRACE = 60  # a rollout is stuck this many seconds after its deadline, unless Kubernetes reports it earlier
 TICK = 5.0  # seconds between two checks of the deadlines, while there is a rollout
@@ -151,7 +151,7 @@ class LiveReporter:
         """
         bound = self._secrets.get(target)
         if bound and has_mark_of(consumer, target.name, bound.record):
-            mark = f"evicted/{bound.record.digest}"
+            mark = f"evicted/{bound.record.digest}/{bound.record.changed_at}"
             words = self._tell_live(consumer, bound, mark, pods, self._wall() if ready_at is None else ready_at)
             message = f"{event_messages.workloads([consumer])}: {event_messages.pods(pods)} {words}"
             self._events.event(target, bound.uid, False, LIVE, message, once_for=f"{consumer.ref}/{mark}")
@@ -289,7 +289,8 @@ class LiveReporter:
             names = event_messages.workloads(others)
             pods = event_messages.pods(progress.wanted)
             message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {pods} {words}"
-            self._events.event(bound.target, bound.uid, False, LIVE, message, once_for=bound.record.digest)
+            change = f"{bound.record.digest}/{bound.record.changed_at}"
+            self._events.event(bound.target, bound.uid, False, LIVE, message, once_for=change)
 
     def _tell_live(
         self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
@@ -300,8 +301,10 @@ class LiveReporter:
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)
         words = event_messages.live(record, seconds, moved)
+        # A value may return within the hour for which an Event exists. The mark is then that of the former time.
+        change = f"{mark}/{written_at(consumer, target.name, record)}"
         observe = partial(self._observe, consumer, target, seconds, tuple(sorted(record.version_ids.values())))
-        self._tell(consumer, target, False, LIVE, f"{event_messages.pods(pods)} {words}", mark, observe)
+        self._tell(consumer, target, False, LIVE, f"{event_messages.pods(pods)} {words}", change, observe)
         return words
 
     def _all_live(self, bound: BoundSecret | WatchedSecret) -> list[Consumer]:
