@@ -307,14 +307,15 @@ def test_pods_are_evicted_one_by_one_where_the_workload_asks_for_it(
 @pytest.mark.fault("S24")
 def test_eviction_without_the_right_is_told(env: FaultEnv) -> None:
     """A workload asks for evictions, and the chart does not allow them. An Event on the workload says
-    which value of the chart to set."""
-    env.receiver()
+    which value of the chart to set. The restart is not counted."""
+    receiver = env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web", **{"keyturn.dev/restart": "evict"})
     env.let_settle(1.1)
     assert env.send(env.rotate()).status == 200
     (told,) = eventually(lambda: messages(env, "Deployment", "web", "ClusterRefused"))
     assert "rollouts.evict: true" in told
+    assert receiver.metric("keyturn_rollouts_total") == 0
     assert not restarts(env, "Deployment", "web")
 
 

@@ -56,6 +56,7 @@ class Cluster:
         self.replicas = len(pods)
         self.slowness = slowness
         self.evicted: list[str] = []
+        self.begun: list[WorkloadRef] = []
         self.marks: list[RolloutAnnotation] = []
         self.refusals: list[Exception] = []
         self.told: list[tuple[str, str]] = []
@@ -114,6 +115,7 @@ class Cluster:
 def evictor(cluster: Any) -> PodEvictor:
     loop = asyncio.get_running_loop()
     made = PodEvictor(cluster, cluster, cluster, RolloutFights(loop.time), lambda: cluster.leads, loop.time)
+    made.add_begun_handler(lambda consumer: cluster.begun.append(consumer.ref))
     made.add_done_handler(cluster.on_done)
     made.add_release_handler(lambda ref, target: cluster.released.append((ref, target)))
     return made
@@ -130,6 +132,7 @@ async def test_pods_that_are_behind_go_one_by_one_and_the_workload_is_settled() 
     cluster = Cluster(pod("c", 3), pod("a", 1), pod("b", 2), pod("new", WRITTEN + 5))
     made = await run(cluster, 100)
     assert cluster.evicted == ["a", "b", "c"]
+    assert cluster.begun == [REF]
     (mark,) = cluster.marks
     assert not mark.restart
     assert not made.is_busy(consumer())
@@ -181,10 +184,10 @@ async def test_refused_evictions_take_no_slot_until_they_go_on() -> None:
     cluster.refusals = [ClusterRefused("forbidden")] * 2
     made = await run(cluster, 2)
     assert (made.takes_slot(REF), made.slots("team"), made.is_busy(consumer())) == (False, set(), True)
-    assert cluster.released == [(REF, DB)]
+    assert (cluster.released, cluster.begun) == ([(REF, DB)], [])
     cluster.slowness = 1000
     await asyncio.sleep(2 * REFUSED_SECONDS)
-    assert cluster.evicted == ["a"]
+    assert (cluster.evicted, cluster.begun) == (["a"], [REF])
     assert (made.takes_slot(REF), made.slots("team")) == (True, {REF})
     assert cluster.released == [(REF, DB)]
 

@@ -1,6 +1,7 @@
 """Builder of the parts that restart consumers and follow their rollouts."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.secret_lookup import SecretLookup
@@ -8,6 +9,7 @@ from keyturn_receiver.composition.kubernetes import Clients, Kubernetes
 from keyturn_receiver.composition.process import Process
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.reconcile.consumer_reporter import count_restart
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
 from keyturn_receiver.reconcile.crash_loops import CrashLoops
 from keyturn_receiver.reconcile.fight_reporter import FightReporter
@@ -70,5 +72,6 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     restarter = ConsumerRestarter(caches.consumers, clients.workloads, records, legs, restraints)
     restarter.add_owner_handler(fight_reporter.on_owner)
     live = LiveReporter(lookup, restarter, clients.workloads, kube.events, metrics, is_leader)
+    evictor.add_begun_handler(partial(count_restart, metrics))
     evictor.add_done_handler(live.on_evicted)
     return Rollouts(policy, restarter, fights, pacer, crashes, live)

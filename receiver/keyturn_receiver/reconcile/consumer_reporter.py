@@ -47,11 +47,23 @@ def tell_refusals(events: EventRecorder, secret: Target, refused: Sequence[tuple
 
 
 def count_restarts(metrics: Metrics, restarted: Sequence[Consumer]) -> None:
-    """Log each consumer that got a mark (the annotation that restarts pods). Count the consumers whose pods restart."""
+    """Log each consumer that got a mark (the annotation that restarts pods). Count the consumers whose pods restart.
+
+    Evictions may be refused, so a consumer that asks for evictions is counted when the first of its pods is evicted
+    (``count_restart``).
+    """
     for consumer in restarted:
-        fields = {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}
         if event_messages.is_held(consumer):
-            _log.info("not restarted", extra={"fields": fields})
-        else:
-            metrics.rollouts.labels(consumer.ref.kind).inc()
-            _log.info("restarted", extra={"fields": fields})
+            _log.info("not restarted", extra={"fields": _fields(consumer)})
+        elif not consumer.evicts:
+            count_restart(metrics, consumer)
+
+
+def count_restart(metrics: Metrics, consumer: Consumer) -> None:
+    """Log and count a consumer whose pods restart."""
+    metrics.rollouts.labels(consumer.ref.kind).inc()
+    _log.info("restarted", extra={"fields": _fields(consumer)})
+
+
+def _fields(consumer: Consumer) -> dict[str, str]:
+    return {"consumer": str(consumer.ref), **({"hold": consumer.hold.text} if consumer.hold else {})}

@@ -99,8 +99,13 @@ class PodEvictor:
         self._is_leader = is_leader
         self._now = now
         self._runs: FairMap[str, WorkloadRef, _Run] = FairMap(MAX_RUNS + 1)
+        self._begun_handlers: list[Callable[[Consumer], None]] = []
         self._done_handlers: list[Done] = []
         self._release_handlers: list[Callable[[WorkloadRef, Target], None]] = []
+
+    def add_begun_handler(self, on_begun: Callable[[Consumer], None]) -> None:
+        """Register ``on_begun``, which is called with a workload when the first of its pods is evicted for a change."""
+        self._begun_handlers.append(on_begun)
 
     def add_done_handler(self, on_done: Done) -> None:
         """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
@@ -241,6 +246,9 @@ class PodEvictor:
             raise
         except ClusterRefused as error:
             return self._refused(run, ref, error, _FORBIDDEN)
+        if run.replaced_at is None:
+            for on_begun in self._begun_handlers:
+                on_begun(consumer)
         run.waits, run.replaced_at, run.is_blocked = 0, self._now(), False
         return STEP_SECONDS
 
