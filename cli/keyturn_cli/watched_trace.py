@@ -124,7 +124,7 @@ def _record(metadata: Mapping[str, Any], target: Target) -> Record | None:
         status=OK,
         write_times=read_times(changed_at, revisions),
         unknown_until=until if isinstance(until, int) else None,
-        unsettled=read_unsettled(body.get("unsettled-since", "")),
+        unsettled=read_unsettled(str(body.get("unsettled", ""))),
     )
 
 

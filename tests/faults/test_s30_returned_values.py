@@ -16,7 +16,7 @@ from support.wait import eventually
 
 CLOSED = "0 3 29 2 * for 1h"
 MARK = "revision.keyturn.dev/db"
-UNSETTLED = "keyturn.dev/unsettled-since"
+UNSETTLED = "keyturn.dev/unsettled"
 LONG_AGO = "2020-01-01T00:00:00Z"
 RENEWED, STAYS = "renewed", "stays"  # a workload that gets a new pod in between, and one that does not
 
@@ -30,18 +30,17 @@ def create_waiting_workloads(env: FaultEnv, **annotations: str) -> None:
     for name in (RENEWED, STAYS):
         eventually(lambda name=name: MARK in annotations_of(env.cluster, "deployment", env.namespace, name))
         eventually(lambda name=name: is_ready(env, name))
-        age(env, name)
+        for pod in live_pods(env, name):
+            age(env, pod)
     env.let_settle(1.1)  # Kubernetes tells times in whole seconds
 
 
-def age(env: FaultEnv, name: str) -> None:
-    """Make the containers of a Deployment's pod old, because the kubelet's clock may differ by a minute."""
+def age(env: FaultEnv, pod: Any) -> None:
+    """Make the containers of a pod old, because the kubelet's clock may differ by a minute."""
     state = {"name": "main", "state": {"running": {"startedAt": LONG_AGO}}}
     patch = json.dumps({"status": {"containerStatuses": [state]}})
-    (pod,) = live_pods(env, name)
-    env.cluster.kubectl(
-        "patch", "pod", pod["metadata"]["name"], "-n", env.namespace, "--subresource=status", "-p", patch
-    )
+    name = pod["metadata"]["name"]
+    env.cluster.kubectl("patch", "pod", name, "-n", env.namespace, "--subresource=status", "-p", patch)
 
 
 def live_pods(env: FaultEnv, name: str) -> list[Any]:
@@ -49,19 +48,27 @@ def live_pods(env: FaultEnv, name: str) -> list[Any]:
     return [pod for pod in listed if not pod["metadata"].get("deletionTimestamp")]
 
 
+def uids(env: FaultEnv, name: str) -> set[str]:
+    return {str(pod["metadata"]["uid"]) for pod in live_pods(env, name)}
+
+
 def uid(env: FaultEnv, name: str) -> str:
     """Return the UID of the only pod of a Deployment."""
-    (pod,) = live_pods(env, name)
-    return str(pod["metadata"]["uid"])
+    (found,) = uids(env, name)
+    return found
 
 
 def is_ready(env: FaultEnv, name: str) -> bool:
+    return available(env, name) == 1 and len(live_pods(env, name)) == 1
+
+
+def available(env: FaultEnv, name: str) -> int:
     status = env.cluster.get("deployment", name, env.namespace).get("status", {})
-    return status.get("availableReplicas") == 1 and len(live_pods(env, name)) == 1
+    return int(status.get("availableReplicas", 0))
 
 
 def is_replaced(env: FaultEnv, name: str, former: str) -> bool:
-    return is_ready(env, name) and uid(env, name) != former
+    return is_ready(env, name) and former not in uids(env, name)
 
 
 def renew_pod(env: FaultEnv) -> str:
@@ -119,6 +126,41 @@ def test_roll_back_restarts_only_workloads_with_a_pod_of_the_time_in_between(
     eventually(lambda: is_replaced(env, RENEWED, renewed) and is_replaced(env, STAYS, stays))
     assert UNSETTLED not in annotations_of(env.cluster, "secret", env.namespace, "db")
     env.assert_no_value_leaked()
+
+
+@pytest.mark.fault("S30")
+@pytest.mark.long
+def test_roll_back_during_a_rollout_makes_a_new_template_if_a_pod_of_the_former_one_is_of_the_time_in_between(
+    env: FaultEnv,
+) -> None:
+    """AWSCURRENT moves to a new version and back during the rollouts of two workloads. Meanwhile the old pod of one of
+    them is created again from the former template, so it reads the new value. This workload gets a new template in the
+    end. The other one goes back to its former template, and keeps its pod."""
+    env.receiver()
+    env.create_bound_secret(consumers=())
+    for name in (RENEWED, STAYS):
+        made = workload(env.namespace, name, env_from("db"))
+        made["spec"]["minReadySeconds"] = 12
+        env.cluster.create([made])
+    for name in (RENEWED, STAYS):
+        eventually(lambda name=name: is_ready(env, name))
+    env.send_until_accepted(env.rotate())
+    for name in (RENEWED, STAYS):
+        eventually(lambda name=name: replica_sets(env.cluster, env.namespace, name) == 2 and is_ready(env, name))
+        age(env, *live_pods(env, name))
+    first, stays = env.version_id(), uid(env, STAYS)
+    (old,) = live_pods(env, RENEWED)
+    env.let_settle(1.1)
+    env.send_until_accepted(env.rotate())
+    for name in (RENEWED, STAYS):
+        eventually(lambda name=name: len(live_pods(env, name)) == 2)
+    env.let_settle(1.1)
+    env.cluster.kubectl("delete", "pod", old["metadata"]["name"], "-n", env.namespace, "--wait=false")
+    eventually(lambda: len(live_pods(env, RENEWED)) == 2 and old["metadata"]["uid"] not in uids(env, RENEWED))
+    env.send_until_accepted(env.move_label(first))
+    eventually(lambda: is_ready(env, STAYS) and is_ready(env, RENEWED))
+    assert uid(env, STAYS) == stays
+    assert [replica_sets(env.cluster, env.namespace, name) for name in (RENEWED, STAYS)] == [4, 3]
 
 
 @pytest.mark.fault("S30")

@@ -96,9 +96,20 @@ def test_write_that_both_its_reply_and_the_watch_show_counts_once() -> None:
     assert observer.delay("v2") == FIGHT_BACKOFF.base
 
 
-def test_secret_that_moves_to_and_fro_slows_down() -> None:
+def test_owner_who_puts_the_mark_back_without_its_suffix_is_braked() -> None:
     observer = Observer()
-    observer.show(*(consumer(value) for value in ("v1", "v2", "v1", "v2", "v1")))
+    for number in range(5):
+        observer.show(*(replace(consumer(value), resource_version=f"{value}-{number}") for value in ("v1", "v1~7")))
+    assert [fight.restarts for fight in observer.told] == [True]
+    assert observer.delay("v1~7") == FIGHT_BACKOFF.base
+
+
+@pytest.mark.parametrize("suffixes", [("", "", "", "", ""), ("", "", "~1", "~2", "~3")])
+def test_secret_that_moves_to_and_fro_slows_down(suffixes: tuple[str, ...]) -> None:
+    """A value that returns has a suffix in its mark each time."""
+    observer = Observer()
+    values = ("v1", "v2", "v1", "v2", "v1")
+    observer.show(*(consumer(value + suffix) for value, suffix in zip(values, suffixes, strict=True)))
     assert observer.delay("v2") == FIGHT_BACKOFF.base
     assert [fight.removed for fight in observer.told] == [False]
     observer.clock.advance(RESET_AFTER + 1)

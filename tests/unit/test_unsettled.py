@@ -8,8 +8,9 @@ from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest, read_record, write_record
 from keyturn_receiver.core.rollout import has_mark_of, is_behind, is_waiting, next_unsettled, present_mark, rollout
+from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.core.unsettled import Unsettled, read_unsettled, without_suffix, write_unsettled
+from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, read_unsettled, without_suffix, write_unsettled
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 MARK = "revision.keyturn.dev/db"
@@ -53,16 +54,16 @@ def is_restarted(pod: Pod, record: Record, workload: Consumer = WAITS) -> bool:
 
 
 def test_change_for_which_nobody_waits_is_settled() -> None:
-    assert SECOND.unsettled is None
+    assert SECOND.unsettled == {}
     up_to_date = consumer(digest({"a": "B"}, "a"))
-    assert record("A", RETURNED, SECOND, up_to_date).unsettled is None
-    assert record("A", RETURNED, SECOND, consumer()).unsettled is None  # without a mark, the ages of its pods decide
+    assert record("A", RETURNED, SECOND, up_to_date).unsettled == {}
+    assert record("A", RETURNED, SECOND, consumer()).unsettled == {}  # without a mark, the ages of its pods decide
 
 
 def test_value_that_returns_restarts_only_workloads_with_a_pod_of_the_time_in_between() -> None:
     assert rollout(WAITS, "db", FIRST) is None
     assert rollout(WAITS, "db", SECOND, FIRST)
-    assert THIRD.unsettled == Unsettled(LEFT, NOW)
+    assert THIRD.unsettled == {A: Unsettled(LEFT, NOW)}
     assert present_mark(consumer(on_template=A), "db", THIRD) is None
     assert not has_mark_of(WAITS, "db", THIRD)
     pod = Pod({"db": WHOLE}, LEFT - 1, marks={MARK: A})
@@ -116,8 +117,7 @@ def test_suffix_of_an_earlier_return_does_not_matter_later() -> None:
 
 def test_value_that_returns_twice_gets_two_marks() -> None:
     again = record("A", LATER + 10, record("B", LATER, THIRD, WAITS), WAITS, now=0)
-    assert THIRD.unsettled
-    assert again.unsettled == Unsettled(LEFT, THIRD.unsettled.suffix + 1)
+    assert again.unsettled == {A: Unsettled(LEFT, NOW + 1)}
     assert rollout(consumer(f"{A}~{NOW}"), "db", again)
     assert is_restarted(Pod({"db": WHOLE}, BETWEEN), again)
     assert not is_restarted(Pod({"db": WHOLE}, CREATED), again)
@@ -125,10 +125,10 @@ def test_value_that_returns_twice_gets_two_marks() -> None:
 
 def test_several_values_in_between_count_from_the_first() -> None:
     other = record("C", BETWEEN, SECOND, WAITS)
-    assert other.unsettled == Unsettled(LEFT)
+    assert other.unsettled == {A: Unsettled(LEFT)}
     assert rollout(WAITS, "db", other)
     back = record("A", RETURNED, other, WAITS)
-    assert back.unsettled == Unsettled(LEFT, NOW)
+    assert back.unsettled == {A: Unsettled(LEFT, NOW)}
     assert is_restarted(Pod({"db": WHOLE}, LEFT + 1), back)
 
 
@@ -152,9 +152,10 @@ def test_workload_that_was_not_looked_at_after_a_return_is_not_forgotten_by_the_
     fourth = of(third, ("A", RETURNED), ("2", LATER))
     assert is_restarted(Pod({"db": key}, BETWEEN), fourth, waits)
     assert not is_restarted(Pod({"db": key}, CREATED), fourth, waits)
-    # The other workload is looked at, too. None of its pods is behind, whatever their age.
-    for created in (CREATED, BETWEEN):
-        assert not is_restarted(Pod({"db": other.reads["db"]}, created), third, other)
+    # The suffix is that of the first return, so a workload that was looked at then needs no new mark.
+    assert fourth.unsettled == third.unsettled == {A: Unsettled(LEFT, NOW)}
+    assert rollout(consumer(f"{A}~{NOW}", reads=key), "db", fourth) is None
+    assert rollout(other, "db", third) is None  # the other workload has nothing to do with the return
     assert is_restarted(Pod({"db": other.reads["db"]}, BETWEEN), fourth, other)
 
 
@@ -164,7 +165,7 @@ def test_optional_key_that_goes_and_returns_restarts_pods_that_started_without_i
     assert is_waiting(waits, "db", gone)
     back = Record(revisions={"a": "A", "b": "1"}, write_times={"a": WriteTime(RETURNED, appeared=True)})
     back = replace(back, unsettled=next_unsettled([waits], "db", gone, back, NOW))
-    assert back.unsettled == Unsettled(LEFT, NOW)
+    assert back.unsettled == {A: Unsettled(LEFT, NOW)}
     assert is_restarted(Pod({"db": OPTIONAL}, BETWEEN), back, waits)
     assert not is_restarted(Pod({"db": OPTIONAL}, CREATED), back, waits)
 
@@ -173,21 +174,80 @@ def test_unknown_time_of_the_change_makes_every_pod_uncertain() -> None:
     """An older release may have written the value in between without its time."""
     unknown = Record(revisions={"a": "B"})
     back = record("A", RETURNED, unknown, WAITS)
-    assert back.unsettled == Unsettled(0, NOW)
+    assert back.unsettled == {A: Unsettled(0, NOW)}
     assert is_restarted(Pod({"db": WHOLE}, CREATED), back)
 
 
-@pytest.mark.parametrize("unsettled", [None, Unsettled(LEFT), Unsettled(LEFT, NOW)])
-def test_record_keeps_the_unsettled_change(unsettled: Unsettled | None) -> None:
-    made = Record({"arn#s": "v"}, {"a": "A"}, unsettled=unsettled)
+def test_workload_that_waits_for_ever_makes_no_pod_of_another_uncertain() -> None:
+    """One workload has waited since the first change, and has the mark of the oldest value. The others have followed,
+    and wait only for the last change, which is rolled back."""
+    b = consumer(digest({"a": "B"}, "a"), name="other")
+    third = record("C", BETWEEN, record("B", LEFT, FIRST, WAITS), WAITS, b)
+    back = record("B", RETURNED, third, WAITS, b)
+    assert back.unsettled == {A: Unsettled(LEFT), without_suffix(b.baseline[MARK]): Unsettled(BETWEEN, NOW)}
+    assert not is_restarted(Pod({"db": WHOLE}, LEFT + 20), back, b)
+    assert is_restarted(Pod({"db": WHOLE}, BETWEEN), back, b)
+    assert is_restarted(Pod({"db": WHOLE}, LEFT + 20), back, WAITS)
+
+
+def test_workload_in_the_middle_of_a_rollout_restarts_whatever_the_age_of_its_pods() -> None:
+    """Its older pods have the template before the mark, so they may have read anything. A settled mark says what all
+    pods have read, so an unfinished rollout of somebody else does not matter."""
+    unfinished = RolloutProgress(RolloutState.UNFINISHED, 2, 1, 1)
+    for workload, restarts in (
+        (consumer(on_template=A), True),
+        (replace(consumer(A), by_time=True), True),
+        (consumer(A), False),
+        (consumer(A, on_template="of-an-older-value"), False),
+    ):
+        for progress in (unfinished, replace(unfinished, has_ended=True), None):
+            mark = rollout(replace(workload, progress=progress), "db", THIRD)
+            assert mark
+            assert mark.restart is (restarts and progress is unfinished)
+            assert mark.undecided is not mark.restart
+
+
+def test_marks_beyond_the_limit_are_not_remembered() -> None:
+    count = MAX_MARKS + 5
+    revisions = {f"k{number}": "1" for number in range(count)}
+    before = Record(revisions=dict.fromkeys(revisions, "2"), write_times=dict.fromkeys(revisions, WriteTime(LEFT)))
+    waiting = [
+        consumer(digest(revisions, [key]), reads=Reads(keys=frozenset([key])), name=key) for key in sorted(revisions)
+    ]
+    made = next_unsettled(waiting, "db", before, replace(before, revisions=revisions), NOW)
+    assert len(made) == MAX_MARKS
+    assert set(made.values()) == {Unsettled(LEFT, NOW)}
+    text = write_unsettled(made)
+    assert read_unsettled(text) == made
+    assert read_unsettled(text + " " * 20_000) == {}
+
+
+@pytest.mark.parametrize("marks", [{}, {A: Unsettled(LEFT)}, {A: Unsettled(LEFT, NOW), "w1.2": Unsettled(0)}])
+def test_record_keeps_the_unsettled_marks(marks: dict[str, Unsettled]) -> None:
+    made = Record({"arn#s": "v"}, {"a": "A"}, unsettled=marks)
     annotations = write_record(made, "now")
-    assert read_record(annotations).unsettled == unsettled
-    assert ("keyturn.dev/unsettled-since" in annotations) == (unsettled is not None)
+    assert read_record(annotations).unsettled == marks
+    assert ("keyturn.dev/unsettled" in annotations) == bool(marks)
     assert read_record(annotations) == made
 
 
-@pytest.mark.parametrize("text", ["", "~1", "now~1", "1970-01-01T00:16:40Z~x", "1970-01-01T00:16:40Z~" + "9" * 30])
+TIME = "1970-01-01T00:16:40Z"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "~1",
+        "[]",
+        "1",
+        '{"m":1}',
+        '{"m":"now~1"}',
+        f'{{"m":"{TIME}~x"}}',
+        f'{{"m":"{TIME}~{"9" * 30}"}}',
+        "[" * 9000,
+    ],
+)
 def test_annotation_of_somebody_else_counts_as_none(text: str) -> None:
-    assert read_unsettled(text) is None
-    assert read_unsettled(write_unsettled(Unsettled(LEFT))) == Unsettled(LEFT)
-    assert without_suffix(A) == A
+    assert read_unsettled(text) == {}
+    assert read_unsettled(f'{{"m":"{TIME}~0","n":2}}') == {"m": Unsettled(1000)}

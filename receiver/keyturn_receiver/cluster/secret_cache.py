@@ -49,6 +49,7 @@ from keyturn_receiver.core.revision import (
     read_record,
     split_version_key,
 )
+from keyturn_receiver.core.unsettled import MAX_TEXT as MAX_UNSETTLED
 from keyturn_receiver.core.unsettled import UNSETTLED
 from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
@@ -60,6 +61,7 @@ MAX_LARGE = 8  # the number of Secrets with larger annotations (up to 256 KiB) t
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, UNSETTLED, *_RECORD)
 _SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOUNT, STATUS, VERSION_IDS))
+_LIMITS = {DATA: MAX_DATA_ANNOTATION + 1, UNSETTLED: MAX_UNSETTLED + 1, **dict.fromkeys((CHANGED_AT, *_RECORD))}
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the positions of the record in ``texts``
 
 MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
@@ -194,8 +196,7 @@ def _other_keys(keys: Iterable[str], record: Record) -> tuple[str, ...] | None:
 
 def _kept(name: str, text: str | None) -> str | None:
     # An annotation that was cut is still too long to be valid. So the error is the same as without the cut.
-    limit = MAX_DATA_ANNOTATION + 1 if name == DATA else None if name in (CHANGED_AT, *_RECORD) else MAX_TEXT
-    return text[:limit] if text is not None else None
+    return text[: _LIMITS.get(name, MAX_TEXT)] if text is not None else None
 
 
 def _without_record(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:

@@ -6,7 +6,7 @@ Tenants decide how many Secrets and keys there are, so the memory per namespace 
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.api import Json
@@ -31,7 +31,7 @@ class WatchedSecret:
 
     ``spec`` has the settings for restarts that the Secret's annotations contain. ``first_seen_at`` and ``changed_at``
     are in monotonic seconds. ``first_seen_at`` is the time at which this replica first saw any version of the Secret.
-    ``changed_at`` is the time at which this replica first saw the present values. ``followed`` has the revisions of the
+    ``changed_at`` is the time at which this replica first saw the present values. ``followed`` is the record of the
     last version that this replica saw with an up-to-date annotation. It is None if this replica has not seen such a
     version.
     """
@@ -43,7 +43,7 @@ class WatchedSecret:
     spec: BindingSpec
     first_seen_at: float
     changed_at: float
-    followed: Mapping[str, str] | None
+    followed: Record | None
 
     @property
     def record(self) -> Record:
@@ -175,7 +175,7 @@ class WatchedCache:
             item.spec,
             first_seen_at=known.first_seen_at if known else now,
             changed_at=known.changed_at if known and is_same else now,
-            followed=watched.record.revisions if watched.is_kept else known.followed if known else None,
+            followed=watched.record if watched.is_kept else known.followed if known else None,
         )
 
     def _delete(self, target: Target) -> None:

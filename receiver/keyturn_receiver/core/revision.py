@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.compact_json import compact_json
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.unsettled import UNSETTLED, Unsettled, read_unsettled, write_unsettled
+from keyturn_receiver.core.unsettled import UNSETTLED, UnsettledMarks, read_unsettled, write_unsettled
 from keyturn_receiver.core.write_times import (
     CHANGED_AT,
     WriteTime,
@@ -78,9 +78,9 @@ class Record:
     last written at this time (in seconds since 1970) or earlier. It is None if nothing is known about this time.
     ``notice`` is the text of the status if a failed rollout halts the others (``core/rollout_halt.py``), or if another
     writer reverts a restart (``core/rollout_revert.py``). Otherwise it is empty. A notice is no error of the Secret
-    itself, so ``status`` is OK while there is a notice. ``unsettled`` tells since when the pods of a consumer that
-    waits for its restart are uncertain. It is None if no consumer waited when the values last changed. Two records that
-    differ only in ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
+    itself, so ``status`` is OK while there is a notice. ``unsettled`` has the marks of older values on workloads that
+    waited for their restart when the values last changed (``core/unsettled.py``). Two records that differ only in
+    ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Record:
     moved_at: int | None = field(default=None, compare=False)
     mark_prefix: str = ""
     unknown_until: int | None = None
-    unsettled: Unsettled | None = None
+    unsettled: UnsettledMarks = field(default_factory=dict)
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property
@@ -161,7 +161,7 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
         write_times=read_times(annotations.get(CHANGED_AT), revisions),
         notice=notice,
         moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
-        unsettled=read_unsettled(annotations[UNSETTLED]) if UNSETTLED in annotations else None,
+        unsettled=read_unsettled(annotations[UNSETTLED]) if UNSETTLED in annotations else {},
     )
 
 

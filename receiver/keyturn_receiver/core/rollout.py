@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.unsettled import Unsettled, with_suffix, without_suffix
+from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, UnsettledMarks, with_suffix, without_suffix
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 # At a first installation, a pod is expected to take longer than this from its creation to the start of a container. So
@@ -80,14 +80,19 @@ def rollout(
     """
     reads = consumer.reads.get(secret_name, Reads())
     current = _current_mark(consumer, secret_name, record)
-    revisions_mark = _required_mark(reads, record, current)
-    if not revisions_mark or (current and _is_up_to_date(current, revisions_mark, record)):
+    required = _required_mark(reads, record, current)
+    if not required or (current and _is_up_to_date(current, required, record)):
         return None
-    name, value, marked = mark_name(secret_name), with_suffix(revisions_mark, record.unsettled), bool(current)
-    since = None
-    if current and record.unsettled and without_suffix(current) == revisions_mark:
-        since = record.unsettled.since
-    elif marked and before and _concerns(reads, before, record):
+    name, marked = mark_name(secret_name), bool(current)
+    unsettled = record.unsettled.get(required)
+    value = with_suffix(required, unsettled.suffix) if unsettled else required
+    since = unsettled.since if unsettled and current and without_suffix(current) == required else None
+    if since is not None:
+        # In the middle of a rollout, some pods have an older template, so the mark does not tell what they have read.
+        has_to_restart = is_unfinished(consumer) and (consumer.by_time or name not in consumer.baseline)
+    else:
+        has_to_restart = before is not None and _concerns(reads, before, record)
+    if marked and has_to_restart:
         return RolloutAnnotation(name, value, restart=True, marked=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
     return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, returned_since=since)
@@ -95,23 +100,24 @@ def rollout(
 
 def next_unsettled(
     waiting: Iterable[Consumer], secret_name: str, before: Record, after: Record, now: int
-) -> Unsettled | None:
+) -> UnsettledMarks:
     """Return ``Record.unsettled`` for a write that replaces the record ``before`` by ``after``.
 
     ``waiting`` has the consumers that are not up to date with ``before`` (``is_waiting``). ``now`` is in seconds since
     1970.
     """
-    times, has_returned = [], False
+    marks: dict[str, Unsettled] = {}
     for consumer in waiting:
-        times.append(written_at(consumer, secret_name, before) or 0)
-        current = _current_mark(consumer, secret_name, after) or ""
-        reads = consumer.reads.get(secret_name, Reads())
-        has_returned |= without_suffix(current) == _required_mark(reads, after, current)
-    if not times:
-        return None
-    known = before.unsettled or Unsettled(min(times))
-    # The suffix grows, so that a value that returns twice does not get the same mark twice.
-    return replace(known, suffix=max(now, known.suffix + 1)) if has_returned else known
+        reads, mark = consumer.reads.get(secret_name, Reads()), _current_mark(consumer, secret_name, before)
+        if not mark or (len(marks) >= MAX_MARKS and without_suffix(mark) not in marks):
+            continue
+        mark = without_suffix(mark)
+        known = before.unsettled.get(mark) or Unsettled(written_at(consumer, secret_name, before) or 0)
+        if mark == _required_mark(reads, after, mark) != _required_mark(reads, before, mark):
+            # The suffix grows, so that a value that returns twice does not get the same mark twice.
+            known = replace(known, suffix=max(now, known.suffix + 1))
+        marks[mark] = known
+    return marks
 
 
 def is_waiting(consumer: Consumer, secret_name: str, record: Record) -> bool:
@@ -168,13 +174,19 @@ def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
     return current is not None and _is_up_to_date(current, settled, record)
 
 
+def is_unfinished(consumer: Consumer) -> bool:
+    """Return whether pods of a workload may have an older template than the present one."""
+    progress = consumer.progress
+    return progress is not None and not (progress.is_complete or progress.has_ended)
+
+
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
     """Return whether a pod may have read an older value than the Secret has now. ``mark`` is the result of ``rollout``
     for the pod's workload, and ``seen_late`` is ``Consumer.seen_late`` of this workload.
 
     A pod with this mark is not behind, because its template was marked after the write.
     """
-    if pod.marks.get(mark.name) == mark.value or _is_older_than(mark.returned_since, pod):
+    if _has_mark(pod, mark) or (mark.returned_since is not None and is_older(pod, mark.returned_since)):
         return False
     return has_older_value(pod, secret_name, record, seen_late, mark.marked)
 
@@ -190,12 +202,17 @@ def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool 
     return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
 
 
-def _is_older_than(changed_at: int | None, pod: Pod) -> bool:
+def is_older(pod: Pod, changed_at: int) -> bool:
     """Return whether a pod and its running containers are older than a change of the Secret. A container that was
-    started again has read the Secret again. ``changed_at`` is None if there is no such change."""
-    if changed_at is None or pod.created >= changed_at:
-        return False
-    return pod.last_started < changed_at - CLOCK_SECONDS
+    started again has read the Secret again."""
+    return pod.created < changed_at and pod.last_started < changed_at - CLOCK_SECONDS
+
+
+def _has_mark(pod: Pod, mark: RolloutAnnotation) -> bool:
+    """Return whether the template of a pod was marked with this mark. If the mark has no suffix, the template may have
+    one that the restart has added (``ConsumerRestarter``)."""
+    text = pod.marks.get(mark.name)
+    return text is not None and mark.value in (text, without_suffix(text))
 
 
 def _may_be_behind(
@@ -321,9 +338,10 @@ def _mark_when_settled(consumer: Consumer, secret_name: str, record: Record) -> 
     return _mark_value(consumer.reads.get(secret_name, Reads()), record) or _mark_without_keys(record)
 
 
-def _is_up_to_date(mark: str, revisions_mark: str, record: Record) -> bool:
-    """Return whether a mark stands for the present revisions. ``revisions_mark`` is the mark of these revisions without
-    a suffix. If they have no suffix, the suffix that a mark has from an earlier return does not matter."""
-    if record.unsettled and record.unsettled.suffix:
-        return mark == with_suffix(revisions_mark, record.unsettled)
-    return without_suffix(mark) == revisions_mark
+def _is_up_to_date(mark: str, required: str, record: Record) -> bool:
+    """Return whether a mark stands for the present revisions. ``required`` is the mark of these revisions without a
+    suffix. If they have no suffix, the suffix that a mark has from an earlier return does not matter."""
+    unsettled = record.unsettled.get(required)
+    if unsettled and unsettled.suffix:
+        return mark == with_suffix(required, unsettled.suffix)
+    return without_suffix(mark) == required

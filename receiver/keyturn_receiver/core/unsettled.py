@@ -1,50 +1,68 @@
-"""Unsettled changes of a Secret: changes that overtook a restart.
+"""Unsettled marks: marks of values that a Secret no longer has, on workloads that still wait for their restart.
 
-A change is unsettled if the Secret changes again before each of its consumers was restarted for the former change. The
-waiting consumers still have the marks of an older value. If that value returns, such a mark is right again, but a pod
-that was created in the meantime has read the value in between. So the record of the Secret says since when pods are
-uncertain, and the marks of the returned value get a suffix that no earlier mark has.
+If such a value returns, the mark is right again, but a pod that was created in the meantime has read the value in
+between. So the record of the Secret remembers each such mark, with the time since which pods are uncertain. If the
+value returns, its mark gets a suffix, so the workloads with the former mark need a new one, and their pods are looked
+at.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keyturn_receiver.core.compact_json import compact_json
 from keyturn_receiver.core.write_times import parse_time, rfc3339
 
-UNSETTLED = "keyturn.dev/unsettled-since"
+UNSETTLED = "keyturn.dev/unsettled"
+# At most this many marks of one Secret are remembered. The pods of workloads with other marks are not looked at.
+MAX_MARKS = 200
+MAX_TEXT = 100 * MAX_MARKS  # characters of the annotation; a longer text is not one that Keyturn has written
 _MAX_SUFFIX = 20  # characters; no number of seconds is longer
-_MARK = "~"  # separates a mark from its suffix; neither a digest nor a prefix of a mark contains it
+_SEPARATOR = "~"  # between a mark and its suffix; neither a digest nor a prefix of a mark contains it
 
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """Since when pods are uncertain. ``since`` is in seconds since 1970 by the API server's clock: pods that were
-    created earlier have read the value that the mark of their workload stands for. ``suffix`` is a number that the
-    marks of the present revisions end with. It is 0 if no older value has returned, and the marks then have no
-    suffix."""
+    """What is known about an unsettled mark. ``since`` is the time at which its value was replaced, in seconds since
+    1970 by the API server's clock. Pods that were created earlier have read the value. ``suffix`` is 0 until the value
+    has returned. Then it is the number that its mark ends with."""
 
     since: int
     suffix: int = 0
 
 
-def read_unsettled(text: object) -> Unsettled | None:
-    """Read the annotation UNSETTLED. Returns None if the text is not one that ``write_unsettled`` has returned."""
-    stamp, _, suffix = str(text).partition(_MARK)
-    since = parse_time(stamp)
-    if since is None or not (suffix.isascii() and suffix.isdecimal() and len(suffix) <= _MAX_SUFFIX):
-        return None
-    return Unsettled(since, int(suffix))
+UnsettledMarks = Mapping[str, Unsettled]
+"""Unsettled marks without their suffixes."""
 
 
-def write_unsettled(unsettled: Unsettled) -> str:
-    """Return the annotation UNSETTLED, such as ``2027-01-15T08:00:00Z~1800000009``."""
-    return f"{rfc3339(unsettled.since)}{_MARK}{unsettled.suffix}"
+def read_unsettled(text: str) -> UnsettledMarks:
+    """Read the annotation UNSETTLED. Returns no marks if the text is not one that ``write_unsettled`` has returned."""
+    try:
+        content = json.loads(text) if len(text) <= MAX_TEXT else None
+    except (ValueError, RecursionError):
+        return {}
+    read = {mark: _read(each) for mark, each in content.items()} if isinstance(content, dict) else {}
+    return {mark: each for mark, each in read.items() if each}
 
 
-def with_suffix(mark: str, unsettled: Unsettled | None) -> str:
-    """Return a mark with the suffix of the present revisions, if they have one."""
-    return f"{mark}{_MARK}{unsettled.suffix}" if unsettled and unsettled.suffix else mark
+def write_unsettled(marks: UnsettledMarks) -> str:
+    """Return the annotation UNSETTLED: JSON with a text such as ``2027-01-15T08:00:00Z~1800000009`` for each mark."""
+    return compact_json({mark: f"{rfc3339(each.since)}{_SEPARATOR}{each.suffix}" for mark, each in marks.items()})
+
+
+def with_suffix(mark: str, suffix: int) -> str:
+    """Return a mark with a suffix, or without one if the suffix is 0."""
+    return f"{mark}{_SEPARATOR}{suffix}" if suffix else mark
 
 
 def without_suffix(mark: str) -> str:
     """Return a mark without its suffix. Two marks stand for the same revisions if this result is the same."""
-    return mark.partition(_MARK)[0]
+    return mark.partition(_SEPARATOR)[0]
+
+
+def _read(text: object) -> Unsettled | None:
+    stamp, _, suffix = str(text).partition(_SEPARATOR)
+    since = parse_time(stamp)
+    if since is None or not (suffix.isascii() and suffix.isdecimal() and len(suffix) <= _MAX_SUFFIX):
+        return None
+    return Unsettled(since, int(suffix))

@@ -64,7 +64,7 @@ WRITTEN: Mapping[str, tuple[Place, ...]] = dict.fromkeys(
         "applied-at",
         "changed-at",
         "label-moved-at",
-        "unsettled-since",
+        "unsettled",
         "reconciled",
         "watched",
         "history",

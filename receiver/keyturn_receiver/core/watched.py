@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from keyturn_receiver.core.binding import RESUME, BindingSpec, is_bound, read_spec, tell_all
@@ -22,7 +22,7 @@ from keyturn_receiver.core.reloader import IGNORE, MATCH
 from keyturn_receiver.core.revision import KeyedHash, Record
 from keyturn_receiver.core.rollout_pace import PACE
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
-from keyturn_receiver.core.unsettled import Unsettled, read_unsettled, write_unsettled
+from keyturn_receiver.core.unsettled import UnsettledMarks, read_unsettled, write_unsettled
 from keyturn_receiver.core.vocabulary import BIND_LABEL, MAX_FAULTS, WATCH_LABEL, Place, is_bind_value, name_faults
 from keyturn_receiver.core.write_times import (
     REMOVED,
@@ -60,7 +60,7 @@ class Kept:
     revisions: Mapping[str, str] | None
     times: WriteTimes
     unknown_until: int | None
-    unsettled: Unsettled | None = None
+    unsettled: UnsettledMarks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def judge(seen: Observation, known: Watched | None) -> Watched:
     else:
         times = {**_times(kept, seen), **_seen_times(known, seen)}
     until = kept.unknown_until if kept else seen.written_at
-    record = replace(present, write_times=times, unknown_until=until, unsettled=kept.unsettled if kept else None)
+    record = replace(present, write_times=times, unknown_until=until, unsettled=kept.unsettled if kept else {})
     is_kept = seen.kept is not None and seen.kept.digest == present.digest
     is_new = seen.kept is None and (known is None or known.is_new)
     former = None
@@ -189,7 +189,7 @@ def write_kept(keyed: KeyedHash, namespace: str, name: str, record: Record) -> s
         "unknown-until": record.unknown_until,
     }
     if record.unsettled:
-        body["unsettled-since"] = write_unsettled(record.unsettled)
+        body["unsettled"] = write_unsettled(record.unsettled)
     if len(compact_json(body)) > MAX_KEPT:
         body["revisions"] = None
         body["changed-at"] = json.loads(write_times(_together(times, record.revisions), record.revisions) or "{}")
@@ -261,7 +261,7 @@ def _read_kept(
     changed_at = resolve(compact_json(body["changed-at"]), WATCH_MANAGER, fields)
     before = body["revisions"]
     keys = revisions if before is None else {**before, **revisions}
-    unsettled = read_unsettled(body.get("unsettled-since", ""))
+    unsettled = read_unsettled(str(body.get("unsettled", "")))
     return Kept(body["digest"], before, read_times(changed_at, keys), body["unknown-until"], unsettled)
 
 

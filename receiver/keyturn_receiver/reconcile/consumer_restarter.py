@@ -5,7 +5,7 @@ The write of a mark fails if the workload has changed since the restart was deci
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,8 +16,17 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout import (
+    RolloutAnnotation,
+    baseline,
+    is_behind,
+    is_older,
+    is_unfinished,
+    rollout,
+    written_at,
+)
 from keyturn_receiver.core.rollout_turn import Turn
+from keyturn_receiver.core.unsettled import with_suffix
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -76,7 +85,8 @@ class ConsumerRestarter:
     """Consumer restarter. Writes marks on those consumers of a Secret that may be restarted according to the rollout
     policy. If a consumer asks for evictions instead, the evictor restarts its pods.
 
-    ``wall`` returns the time in seconds since 1970. It is used only for a Secret whose last write has no known time.
+    ``wall`` returns the time in seconds since 1970. It is used only for a Secret whose last write has no known time,
+    and for the suffix of a mark.
     """
 
     def __init__(
@@ -168,20 +178,19 @@ class ConsumerRestarter:
         return min(delays, default=0.0)
 
     async def baseline(
-        self, target: Target, consumers: Sequence[Consumer], before: Mapping[str, str], after: Record
+        self, target: Target, consumers: Sequence[Consumer], before: Record, after: Record
     ) -> Sequence[Consumer]:
-        """Write a baseline to each consumer that has no mark, if the coming write of the record ``after`` changes a key
-        that the consumer reads.
+        """Write a baseline to each consumer that has no mark, if the coming write changes a key that the consumer
+        reads. The write replaces the record ``before`` by ``after``.
 
-        A baseline is a mark with the revisions that the Secret has before that write (``before``). Return all consumers
-        in their new state.
+        A baseline is a mark with the revisions that the Secret has before that write. Return all consumers in their new
+        state.
 
         If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` then gets
         the same refusal and reports it. Other errors are raised after all consumers have been tried. If there are
         several errors, ``first_retryable`` selects the one to raise.
         """
-        former = Record(revisions=before)
-        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, former, after))
+        marked, error = await _gather(consumers, lambda consumer: self._baseline(target, consumer, before, after))
         if error:
             raise error
         return marked
@@ -192,21 +201,23 @@ class ConsumerRestarter:
         spec: BindingSpec,
         consumers: Sequence[Consumer],
         record: Record,
-        before: Mapping[str, str] | None,
+        before: Record | None,
+        may_have_returned: bool = False,
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
-        ``spec`` is the binding of the Secret. If this reconcile has just written ``record``, ``before`` has the
-        revisions that the write has replaced. Otherwise ``before`` is None, and the record is read again. If the
-        restart of one consumer fails, the others are still restarted. If there are several errors, ``first_retryable``
-        selects the one in the result. That error may be a Conflict.
+        ``spec`` is the binding of the Secret. If this reconcile has just written ``record``, ``before`` is the record
+        that the write has replaced, and ``may_have_returned`` tells whether the Secret may have had one of the new
+        values before. Otherwise ``before`` is None, and the record is read again. If the restart of one consumer fails,
+        the others are still restarted. If there are several errors, ``first_retryable`` selects the one in the result.
+        That error may be a Conflict.
         """
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
         if not turn.start and not turn.unpaced:
             if before is not None and turn.waits:
                 waiting = frozenset(consumer.ref for consumer in consumers)
-                self._pending.keep(target, Write(record, Record(revisions=before)), waiting)
+                self._pending.keep(target, Write(record, before, may_have_returned), waiting)
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
@@ -220,7 +231,7 @@ class ConsumerRestarter:
                     return RolloutResult(error=failure)
                 write = self._pending.get(target)
             else:
-                write = Write(record, Record(revisions=before))
+                write = Write(record, before, may_have_returned)
             refused: list[tuple[Consumer, ClusterRefused]] = []
             left = {consumer.ref for consumer in consumers} if write else set()
 
@@ -348,10 +359,12 @@ class ConsumerRestarter:
                 return None  # the evictor writes the mark
         if not mark.restart and self._fights.keeps_off(consumer, mark):
             return None  # its pods have the value, and another writer would revert the mark again
-        written_at = None
+        restarts_from = None
         if mark.restart and self._workloads.restarts_by_time(consumer):
-            written_at, record = await self._written_at(target, consumer, record)
-        marked = await self._mark(target, consumer, mark, written_at)
+            restarts_from, record = await self._written_at(target, consumer, record)
+        elif mark.restart and before and write and write.may_have_returned and is_unfinished(consumer):
+            mark = await self._with_new_template(target, consumer, mark, before)
+        marked = await self._mark(target, consumer, mark, restarts_from)
         return marked if mark.restart else None
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
@@ -379,6 +392,24 @@ class ConsumerRestarter:
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
+
+    async def _with_new_template(
+        self, target: Target, consumer: Consumer, mark: RolloutAnnotation, before: Record
+    ) -> RolloutAnnotation:
+        """Return the mark of a workload that is in the middle of a rollout. It gets a suffix if a pod would stay that
+        may have read another value.
+
+        If the value has returned, the mark is that of a former pod template, and Kubernetes goes back to this template.
+        Its pods stay, also one that was created again while the Secret had the value in between. ``before`` is the
+        record with that value.
+        """
+        since = written_at(consumer, target.name, before) or 0
+        workload = await self._workloads.inspect(consumer.ref, mark.name)
+        async with aclosing(self._workloads.pods(workload)) as pods:
+            async for pod in pods:
+                if pod.marks.get(mark.name) == mark.value and not is_older(pod, since):
+                    return replace(mark, value=with_suffix(mark.value, int(self._wall())))
+        return mark
 
     async def _has_pod_behind(
         self, target: Target, consumer: Consumer, record: Record, mark: RolloutAnnotation

@@ -24,12 +24,14 @@ SECONDS = 60.0
 class Write:
     """A write of the record ``after`` in place of ``before``.
 
-    ``left`` has the consumers that are left to restart. All their pods are older than the write. None stands for all
-    consumers that the writing reconcile knew.
+    ``may_have_returned`` tells whether the Secret may have had one of the new values before. ``left`` has the consumers
+    that are left to restart. All their pods are older than the write. None stands for all consumers that the writing
+    reconcile knew.
     """
 
     after: Record
     before: Record
+    may_have_returned: bool = False
     left: frozenset[WorkloadRef] | None = None
 
     def before_of(self, consumer: Consumer, secret_name: str, record: Record, unchanged: bool) -> Record | None:

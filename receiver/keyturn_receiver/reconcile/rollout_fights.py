@@ -29,9 +29,7 @@ MAX_MARKS = 2_000
 FIGHT_BACKOFF = Backoff(base=20.0, cap=300.0, jitter=0)  # seconds between two writes of the same mark
 RESET_AFTER = 900.0  # seconds without a change after which the earlier states of a mark are forgotten
 
-# The mark on the workload and the one on its pod template, without suffixes: a value that returns again and again has a
-# new suffix each time.
-_State = tuple[str | None, str | None]
+_State = tuple[str | None, str | None]  # the mark on the workload and the one on its pod template
 
 
 @dataclass(slots=True)
@@ -85,7 +83,7 @@ class RolloutFights:
         for name in names:
             earlier, state = _state(before, name), _state(after, name)
             if earlier != state:
-                self._observe(after, name, earlier, state)
+                self._observe(after, name, _without_suffixes(earlier), _without_suffixes(state))
                 self._note_end(before, name)
 
     def delay(self, consumer: Consumer, mark: RolloutAnnotation) -> float:
@@ -169,7 +167,13 @@ class RolloutFights:
 
 
 def _state(consumer: Consumer, name: str) -> _State:
-    settled, on_template = consumer.baseline.get(name), consumer.marks.get(name)
+    return consumer.baseline.get(name), consumer.marks.get(name)
+
+
+def _without_suffixes(state: _State) -> _State:
+    """Return a state in the form in which it is remembered: a value that returns again and again has a new suffix each
+    time."""
+    settled, on_template = state
     return settled and without_suffix(settled), on_template and without_suffix(on_template)
 
 

@@ -1,7 +1,7 @@
 """Filler of one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks
 for deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,9 +15,10 @@ from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
+from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import OK, Record, compound_version, status_of, version_key
 from keyturn_receiver.core.rollout import is_due, is_waiting, next_unsettled
-from keyturn_receiver.core.unsettled import Unsettled
+from keyturn_receiver.core.unsettled import UnsettledMarks
 from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -43,7 +44,8 @@ class FillResult:
     """The state of a Secret after a reconcile has tried to fill it.
 
     ``consumers`` have their baselines (marks with the revisions from before the write). ``written`` is true if this
-    reconcile has written ``record``. The record is then current, and ``before`` has the revisions that it replaces.
+    reconcile has written ``record``. The record is then current, and ``before`` is the record that it replaces.
+    ``may_have_returned`` tells whether the Secret may have had one of the new versions before.
     ``status_outdated`` is true if the only thing left to write is the status, to clear an earlier refusal. The status
     is cleared after the restarts. Otherwise each retry would write the Secret twice, and each write triggers this
     receiver's watch. ``resource_version`` is the Secret's resource version after the write. If ``written`` is true and
@@ -59,7 +61,8 @@ class FillResult:
     deleted: bool = False
     error: KeyturnError | None = None
     resource_version: str = ""
-    before: Mapping[str, str] | None = None
+    before: Record | None = None
+    may_have_returned: bool = False
     met: frozenset[Source] = frozenset()
     unavailable: frozenset[Source] = frozenset()
 
@@ -160,11 +163,12 @@ class SecretFiller:
         same_content = not planned.changed_keys and planned.record == replace(live.record, status=OK)
         if same_content and live.integrity is Integrity.INTACT and live.record.has_reason(ClusterRefused.reason):
             return FillResult(live.record, consumers, status_outdated=True)
-        consumers = await self._restarter.baseline(live.target, consumers, planned.before, planned.record)
+        before = replace(live.record, revisions=planned.before)
+        consumers = await self._restarter.baseline(live.target, consumers, before, planned.record)
         record = replace(planned.record, moved_at=_moved_at(live.record, planned, request))
         history = await self._secrets.read_history(live)
         if planned.changed_keys:
-            record = replace(record, unsettled=await self._unsettled(live, consumers, record))
+            record = replace(record, unsettled=await self._unsettled(live, record))
             due = await _filter(consumers, lambda consumer: is_due(consumer, live.target.name, record, planned.before))
             history = add(history, self._change(live, planned, record.moved_at, len(due), request))
         with self._legs.time(Leg.APPLY):
@@ -182,14 +186,16 @@ class SecretFiller:
             changed_keys,
             written=True,
             resource_version=resource_version,
-            before=planned.before,
+            before=before,
+            may_have_returned=_may_have_returned(live.record, versions.values()),
             error=error,
             met=rendering.met,
             unavailable=unavailable,
         )
 
-    async def _unsettled(self, live: LiveSecret, consumers: Sequence[Consumer], record: Record) -> Unsettled | None:
-        name = live.target.name
+    async def _unsettled(self, live: LiveSecret, record: Record) -> UnsettledMarks:
+        # Consumers that may not be restarted now count, too, because they may be restarted later.
+        name, consumers = live.target.name, self._restarter.consumers(live.target)
         waiting = await _filter(consumers, lambda consumer: is_waiting(consumer, name, live.record))
         return next_unsettled(waiting, name, live.record, record, int(self._secrets.now().timestamp()))
 
@@ -216,6 +222,14 @@ async def _filter(consumers: Sequence[Consumer], condition: Callable[[Consumer],
             found.append(consumer)
         await time_slice.pause_if_over()
     return found
+
+
+def _may_have_returned(before: Record, versions: Iterable[SecretVersion]) -> bool:
+    """Return whether one of the versions that replace those of the record ``before`` is older than the last change of
+    the Secret. The Secret may then have had this version before, for example before a roll-back."""
+    changed_at, known = before.changed_at, before.version_ids.values()
+    ages = (each.created for each in versions if each.version_id not in known)
+    return changed_at is not None and any(created is not None and created < changed_at for created in ages)
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:

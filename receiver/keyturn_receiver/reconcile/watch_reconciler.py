@@ -104,15 +104,18 @@ class WatchReconciler:
         target = secret.target
         # The annotations of an earlier namespace with this name must not decide about this Secret.
         await self._namespaces.confirm(target.namespace, secret.first_seen_at)
-        consumers = self._restarter.permitted(consumers, target, secret.spec)
+        # Consumers that may not be restarted now also count for the annotation, because they may be restarted later.
         kept = await self._keep(secret, consumers)
+        consumers = self._restarter.permitted(consumers, target, secret.spec)
         secret = kept.secret
         # The consumers are restarted even if the annotation could not be written, because the marks do not need it. If
         # the watch has just shown the change, the pods of all consumers with a mark are older than the change.
         # Otherwise the ages of the pods decide.
         is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
         before = secret.followed if is_fresh else None
-        rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
+        rollout = await self._restarter.restart(
+            target, secret.spec, consumers, secret.record, before, may_have_returned=before is not None
+        )
         if isinstance(rollout.error, Conflict):
             self._reporter.report(secret, kept.written, replace(rollout, error=None), None)
             raise rollout.error
@@ -141,7 +144,7 @@ class WatchReconciler:
 
 
 def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:
-    """Return a changed Secret whose record tells since when the pods of waiting consumers are uncertain."""
+    """Return a changed Secret whose record has the unsettled marks (``core/unsettled.py``)."""
     name, watched, before = secret.target.name, secret.watched, secret.watched.before
     if before is None:
         return secret

@@ -322,7 +322,9 @@ class SecretsManager:
     def _version(self, response: Mapping[str, Any]) -> SecretVersion:
         self._seen_accounts.put(account_scope(response["ARN"]), True)
         value = response["SecretString"] if "SecretString" in response else response["SecretBinary"]
-        return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value)
+        created = response.get("CreatedDate")
+        at = created.timestamp() if isinstance(created, datetime) else None
+        return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value, at)
 
     def _metadata(self, entry: Mapping[str, Any]) -> SecretMetadata:
         self._seen_accounts.put(account_scope(entry["ARN"]), True)
