@@ -8,7 +8,7 @@ ROOTS = {
     **dict.fromkeys(find_packages("lambda", include=["keyturn_contract*"]), "lambda"),
     **dict.fromkeys(find_packages("receiver", include=["keyturn_receiver", "keyturn_receiver.core*"]), "receiver"),
 }
-# Of the receiver itself, the command line imports these modules alone.
+# Of the package keyturn_receiver itself (without core), the command line imports only these modules.
 RECEIVER = {"__init__", "errors"}
 
 

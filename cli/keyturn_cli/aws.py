@@ -23,8 +23,9 @@ DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Aut
 
 
 class AwsError(CliError):
-    """AWS refuses a call, or does not answer. ``code`` is AWS's error code, or else the name of the exception's
-    class."""
+    """An error in the use of AWS: AWS refuses a call or does not answer, the configuration cannot be used, or the stack
+    is not Keyturn's. ``code`` is AWS's error code, the name of the exception's class, or a short text such as "no
+    credentials"."""
 
     def __init__(self, call: str, code: str, advice: str) -> None:
         super().__init__(f"AWS: {call}: {code}", advice)
@@ -35,7 +36,7 @@ class AwsError(CliError):
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A deployed stack of template.yaml. ``resources`` maps each logical id to its physical id. ``date`` is the time by
-    AWS's clock at which the stack was read. ``skew`` is the difference in seconds between this machine's clock and
+    AWS's clock at which the stack was read. ``skew`` is the number of seconds by which this machine's clock is ahead of
     AWS's clock."""
 
     name: str
@@ -77,7 +78,8 @@ class Aws:
 
     @functools.cache  # noqa: B019 - one object lives as long as the process
     def client(self, service: str, region_name: str = "") -> Any:
-        """Return the client for an AWS service. Raises AwsError if no region is known."""
+        """Return the client for an AWS service. Raises AwsError if no region is known, or if the configuration cannot
+        be used."""
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, NoRegionError
 

@@ -1,4 +1,5 @@
-"""Reads of AWS Secrets Manager, with the credentials and the rights of the caller."""
+"""Versions and values of AWS secrets: reads of AWS Secrets Manager, with the credentials and the rights of the caller,
+and reads of a file with a new value."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def read_version(secret_id: str, stage: str, in_region: str = "") -> SecretVersi
 
 def version_at(secret_id: str, in_region: str = "", stage: str = CURRENT, instead: str = "--version ID") -> str:
     """Return the id of the version that has a staging label. The version's value is not read. ``in_region`` is the
-    secret's region if ``secret_id`` is not an ARN. Raises CliError."""
+    secret's region if ``secret_id`` is not an ARN. ``instead`` is an option that the error suggests. Raises
+    CliError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

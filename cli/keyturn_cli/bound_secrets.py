@@ -1,4 +1,4 @@
-"""Metadata of bound Secrets. The values of the Secrets never reach this process."""
+"""Metadata of bound Secrets. This module never reads the values of the Secrets."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class Bound:
 
     @property
     def status(self) -> str:
-        """The status: "ok", or a reason with advice. It is empty if no receiver has handled the Secret yet."""
+        """The status: "ok", or a reason with advice. It is empty if no receiver has handled the Secret yet, or if a
+        watched Secret has no fault."""
         return self.record.notice or self.record.status
 
     @property
@@ -57,7 +58,7 @@ class Bound:
         return tuple(dict.fromkeys(self.record.version_ids.values()))
 
     def sources_of(self, secret_id: str) -> tuple[Source, ...]:
-        """Return those AWS secrets of the binding that may have the name or ARN ``secret_id``."""
+        """Return those sources of the binding whose AWS secret may have the name or ARN ``secret_id``."""
         return tuple(source for source in self.spec.sources if may_be_same(source.secret_id, secret_id))
 
     def versions_of(self, secret_id: str) -> frozenset[str]:
@@ -111,13 +112,13 @@ def get_bound(cluster: Cluster, target: Target) -> Bound | None:
 
 def list_bound(cluster: Cluster, namespace: str | None = None, secret_id: str | None = None) -> Iterator[Bound]:
     """Yield the bound Secrets of a namespace, or of all namespaces. If ``secret_id`` is given, yield only the Secrets
-    that are bound to this AWS secret."""
+    that may be bound to this AWS secret."""
     names = [name.encode() for name in candidate_names(secret_id)] if secret_id else []
     query = {"labelSelector": BIND_LABEL}
     for raw in cluster.list(path("v1", "secrets", namespace), query, _RAW, METADATA_LIST):
         text = memoryview(raw).tobytes()
         if names and not any(name in text for name in names):
-            continue  # only the possible Secrets are parsed: parsing all would take ten times as long
+            continue  # a Secret without the name is not parsed: parsing all would take ten times as long
         obj = OBJECT.decode(text)
         if is_bound(as_object(obj.get("metadata"))):
             bound = read_bound(obj)

@@ -55,9 +55,10 @@ class Cluster:
     """One cluster. Its methods can be called from several threads.
 
     ``context`` is the name of the kubeconfig's context, and ``namespace`` is the namespace of this context. ``in_pod``
-    is true if the process runs in a pod, with the pod's rights. Each method raises Unreachable if the API server does
-    not answer, Forbidden if the caller does not have a right, NotFound if the object does not exist, and Refused for
-    any other refusal.
+    is true if the process runs in a pod, with the pod's rights. If a method's docstring does not name other errors, the
+    method raises Unreachable if the API server does not answer, does not accept the credentials, or cannot handle the
+    request now (429 or 5xx). It raises Forbidden if the caller does not have a right, NotFound if the object does not
+    exist, and Refused for any other refusal.
     """
 
     def __init__(self, client: "ApiClient", context: str, namespace: str, in_pod: bool = False) -> None:
@@ -75,7 +76,7 @@ class Cluster:
         """Read the kubeconfig, or the pod's own configuration. This method makes no request.
 
         Raises Unreachable if there is no configuration, or if its credentials cannot be obtained. Raises UsageError if
-        the kubeconfig does not have the context.
+        the kubeconfig cannot be read, or does not have the context.
         """
         # It takes half a second to import the official client. Help and completion do not need it.
         from keyturn_cli.kubeconfig import IN_POD, load
@@ -144,7 +145,7 @@ class Cluster:
         """Send a request, and return the reply with any status. ``path`` may lead to a pod through the API server's
         proxy.
 
-        Raises Unreachable only if there is no reply.
+        Raises only Unreachable: if there is no reply, or if the credentials cannot be obtained.
         """
         reply = self._call(method, path, body, {"Accept": "*/*", **(headers or {})})
         return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.data)
@@ -153,8 +154,8 @@ class Cluster:
         """Open a connection to a port of a pod, and return its socket. Raises Refused, also if the API server does not
         answer.
 
-        The client sends a GET for a WebSocket, so the caller needs the right to get pods/portforward, and since
-        Kubernetes 1.35 also the right to create them.
+        The client sends a GET for a WebSocket. So the caller needs the right to get pods/portforward and, since
+        Kubernetes 1.35, also the right to create pods/portforward.
         https://kubernetes.io/docs/reference/command-line-tools-reference/feature-gates/AuthorizePodWebsocketUpgradeCreatePermission/
         """
         from kubernetes.client import ApiException, CoreV1Api
@@ -165,7 +166,8 @@ class Cluster:
             with self._dial_lock:  # the client replaces a method of its own during the call
                 return portforward(call, pod, namespace, ports=str(port)).socket(port)
         except ApiException as error:
-            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # the client turns them into errors
+            # The client turns these two exceptions into an ApiException.
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
                 raise error.__context__ from None
             # In the client's text, the headers and the body of the reply follow the reason.
             reason = str(error.reason).split(" -+-+- ")[0]

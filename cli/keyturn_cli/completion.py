@@ -61,7 +61,7 @@ def _names(row: Row) -> Iterator[str]:
 
 
 def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row], Any]) -> list[str]:
-    """Return the names that begin with ``incomplete``. If they are not complete within the time limit, return no
+    """Return the names that begin with ``incomplete``. If the names are not known within the time limit, return no
     names."""
     listed: list[set[str]] = []
 
@@ -79,7 +79,7 @@ def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row],
 
 def _rows(params: dict[str, Any]) -> Iterator[Row]:
     context, namespace = params.get("context"), params.get("namespace")
-    if isinstance(context, list | tuple):  # the command takes several contexts
+    if isinstance(context, list | tuple):  # the command takes several contexts, of which the first one counts
         context = context[0] if context else None
     cluster = Cluster.connect(context)
     try:

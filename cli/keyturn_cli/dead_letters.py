@@ -44,9 +44,11 @@ class DeadLetterQueue:
         self._queue_url = queue_url
 
     def letters(self) -> list[DeadLetter]:
-        """Return at most MAX_LISTED letters, oldest first.
+        """Return the letters, oldest first. If the queue has more than MAX_LISTED letters, return only about MAX_LISTED
+        of them.
 
-        SQS hides them from other readers while this method reads. They are visible again when it returns.
+        While this method reads, SQS hides the letters from other readers. When it returns, they are visible again, or
+        become visible after at most LEASE_SECONDS seconds.
         """
         seen: set[str] = set()
         letters = self._receive(MAX_LISTED, seen)
@@ -84,8 +86,9 @@ class DeadLetterQueue:
                 self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=handle)
 
     def _receive(self, limit: int, seen: set[str]) -> list[DeadLetter]:
-        """Receive letters, and hide them from other readers for LEASE_SECONDS seconds. Leave out messages whose ids are
-        in ``seen``. Add the ids of the other messages to ``seen``."""
+        """Receive about ``limit`` messages at most, and return their letters. SQS hides the messages from other readers
+        for LEASE_SECONDS seconds. Leave out messages whose ids are in ``seen``. Add the ids of the other messages to
+        ``seen``."""
         messages: dict[str, Mapping[str, Any]] = {}
         empty = 0
         while empty < EMPTY_REPLIES and len(messages) < limit:

@@ -63,7 +63,8 @@ class RolloutFailed(CliError):
 
 
 class Unreachable(CliError):
-    """The API server cannot be reached, or the kubeconfig names no API server."""
+    """The API server cannot be reached or cannot answer now, or there is no usable configuration or credential for
+    it."""
 
 
 class Refused(CliError):
@@ -103,8 +104,8 @@ def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """End the process without flushing stdout. At its exit, Python would otherwise flush stdout and print a second
-    error.
+    """End the process, and discard the rest of stdout. Python would otherwise flush stdout at its exit, and print a
+    second error.
 
     https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """

@@ -54,7 +54,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def post(url: SplitResult, body: bytes, headers: Mapping[str, str], ca_file: Path | None = None) -> HttpReply:
-    """Send one POST. Raises NoReply."""
+    """Send one POST. Raises NoReply, and UsageError if ``ca_file`` cannot be read."""
     host = url.hostname or ""
     connection = (
         http.client.HTTPSConnection(host, url.port, timeout=TIMEOUT, context=tls_context(ca_file))

@@ -27,7 +27,7 @@ class Leg:
 class Trace:
     """The legs of one rotation.
 
-    ``version`` is the beginning of the version id. A watched Secret has no version. For a watched Secret, ``version``
+    ``version`` has the beginning of each version id. A watched Secret has no version. For a watched Secret, ``version``
     is the name by which the receiver's Events call the change. ``open_secrets``, ``open_workloads`` and
     ``open_clusters`` are the numbers of Secrets, workloads and clusters that the rotation has not reached yet. Clusters
     are known only from receipts. ``off_workloads`` is the number of workloads that Keyturn does not restart.

@@ -1,6 +1,6 @@
 """Output: tables, JSON and YAML on stdout; notes and progress on stderr.
 
-On a terminal, the output has colours, and its lines are as long as the terminal is wide. In a pipe or a file, the
+On a terminal, the output has colours, and long lines are folded to the width of the terminal. In a pipe or a file, the
 output has no colours, no line is folded, and blanks align the columns, as in kubectl. No information is shown by a
 colour alone.
 """
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from keyturn_receiver.core.printable import printable
 
-MIN_LAST = 24  # cells; if the last column had fewer, the rows are shown as blocks
+MIN_LAST = 24  # cells; if the last column would have fewer, the rows are written as blocks
 
 
 class Format(StrEnum):
@@ -90,8 +90,9 @@ class Output:
             self.note(f"note: {text}")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """Write a table. On a terminal, the last column is folded. If the last column would be narrower than MIN_LAST,
-        each row is written as a block of lines. ``styles`` has a style of rich for each row."""
+        """Write a table. On a terminal, the last column is folded. If the last column would be narrower than MIN_LAST
+        and than its longest text, each row is written as a block of lines. ``styles`` has a style of rich for each
+        row."""
         texts = [[printable(each) for each in row] for row in rows]
         widths = [max(map(_width, column)) for column in zip(columns, *texts, strict=True)]
         room = self._out.width - sum(widths[:-1]) - 2 * (len(columns) - 1)

@@ -33,7 +33,7 @@ class Disconnected(CliError):
 
 class Forwarder(socketserver.ThreadingTCPServer):
     """TCP server on loopback. For each connection to it, it opens a connection to the pod with ``dial``, and relays
-    between the two. ``failed`` is set once ``dial`` has failed, and ``failure`` is its first error."""
+    data between the two. ``failed`` is set once ``dial`` has failed, and ``failure`` is its first error."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -45,7 +45,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Relay)
 
     def fail(self, failure: CliError) -> None:
-        """Keep an error of ``dial``."""
+        """Keep the first error of ``dial``, and set ``failed``."""
         self.failure = self.failure or failure
         self.failed.set()
 
@@ -89,7 +89,7 @@ def free_port(preferred: int) -> int:
 
 
 class _Words:
-    """Reader of kubectl's output. It reads on until the output ends, because kubectl stops if a pipe is full."""
+    """Reader of kubectl's output. It reads until the output ends, because kubectl would stop at a full pipe."""
 
     def __init__(self, output: IO[str]) -> None:
         self.last = "kubectl gives no reason"
@@ -113,7 +113,7 @@ class _Words:
         return self.is_ready
 
     def wait_for_end(self) -> None:
-        """Wait until the output is read to its end."""
+        """Wait until the output is read to its end, but at most one second."""
         self._thread.join(1)
 
 

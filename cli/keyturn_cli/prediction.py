@@ -50,9 +50,9 @@ class Change:
     """The predicted change of one Secret.
 
     ``before`` has the revisions before the write, and ``after`` is the record after the write. ``keys`` are the keys
-    whose values change. ``present`` are all keys of the Secret after the write. ``unknown`` are keys that may change,
-    because they also depend on an AWS secret whose value is not known here. ``error`` is the reason why the Secret
-    would not be filled, or an empty text. If there is an error, nothing changes.
+    whose values change or may change. ``unknown`` are the keys among them that only may change, because they also
+    depend on an AWS secret whose value is not known here. ``present`` are all keys of the Secret after the write.
+    ``error`` is the reason why the Secret would not be filled, or an empty text. If there is an error, nothing changes.
     """
 
     before: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +65,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """The predicted outcome for one workload, with the reason."""
+    """The predicted outcome for one workload, with the reason. ``missing`` are keys that the workload reads and that
+    the Secret does not have."""
 
     ref: WorkloadRef
     outcome: Outcome
@@ -245,8 +246,9 @@ def _due_fate(consumer: Consumer, reads: Reads, missing: tuple[str, ...]) -> Fat
 def _waits(
     scene: Scene, due: Sequence[Consumer], others: Sequence[Consumer], after: Record
 ) -> Mapping[WorkloadRef, Wait]:
-    """Return the consumers that have to wait, each with the reason. ``due`` are the consumers that need a restart. A
-    failed rollout would also make later consumers wait, but a failure cannot be predicted."""
+    """Return the consumers that have to wait, each with the reason. ``due`` are the consumers that need a restart, and
+    ``others`` are the remaining ones. A rollout that fails after the rotation would also make later consumers wait, but
+    such a failure cannot be predicted."""
     bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
     candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
     candidates += (other_candidate(each, bound.target.name, after, now) for each in others)

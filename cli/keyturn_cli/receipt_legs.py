@@ -12,7 +12,9 @@ from keyturn_cli.receipts import KIND_APPLIED, KIND_LIVE, KIND_STUCK, KIND_WAITI
 from keyturn_cli.times import seconds_of
 from keyturn_contract.message import REASON_NO_LONGER_BOUND, REASON_NOT_BOUND
 
-SLACK = 2.0  # seconds; AWS gives the time at which the staging label moved in whole seconds
+# Seconds. Receipts count from this long before the move of the staging label, because AWS gives the time of the move in
+# whole seconds.
+SLACK = 2.0
 _GOOD = ("applied", "unchanged", "superseded", "taken")
 _OPEN = ("retrying", "failed", "not taken")
 Receipt = Mapping[str, Any]

@@ -25,7 +25,7 @@ KIND_APPLIED, KIND_WAITING = "Keyturn Secret Applied", "Keyturn Secret Waiting"
 KIND_LIVE, KIND_STUCK = "Keyturn Secret Live", "Keyturn Rollout Stuck"
 SOURCE = "dev.keyturn"
 LOOK_BACK = 7 * 24 * 3600  # seconds before the start of the wait; older receipts are ignored
-POLL_SECONDS = 3.0  # CloudWatch shows a line some seconds after it was written
+POLL_SECONDS = 3.0  # seconds between two reads; CloudWatch shows a line some seconds after it was written
 _UNNAMED = "a cluster that the receipt does not name"
 _NOT_CONCERNED = (REASON_HEARTBEAT, REASON_NOT_BOUND, REASON_NO_LONGER_BOUND)
 _VERSION_ID = re.compile(r"[A-Za-z0-9-]{32,64}")
@@ -60,8 +60,8 @@ class Arrival:
             self._take_applied(detail)
 
     def is_reached(self, goal: str, hosts: Sequence[str] = ()) -> bool:
-        """Return whether the goal is reached in the clusters ``hosts``. If ``hosts`` is empty, it has to be reached in
-        every cluster that uses the version."""
+        """Return whether the goal is reached. APPLIED is reached when every receiver has taken the version. LIVE has to
+        be reached in the clusters ``hosts`` or, if ``hosts`` is empty, in every cluster that uses the version."""
         if goal == APPLIED:
             return self.applied
         wanted = set(hosts) or self.hosts
@@ -158,8 +158,8 @@ def await_version(
     hosts: Sequence[str] = (),
     group: str = LOG_GROUP,
 ) -> ExitCode:
-    """Call ``wait_for_receipts``, and print the result. The exit code is FINDING if a binding has refused the
-    version."""
+    """Call ``wait_for_receipts``, and print the result. The exit code is FINDING if a binding has refused the version,
+    and otherwise FINE."""
     arrival = wait_for_receipts(logs, secret_id, version_id, goal, seconds, hosts, group)
     names = sorted(arrival.live if goal == LIVE else arrival.hosts)
     if out.is_data:

@@ -12,7 +12,7 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.rollout_switch import Switch
 
-PER_SECRET = 10  # at most this many unfinished rollouts of one Secret at a time
+PER_SECRET = 10  # the chart's default: at most this many unfinished rollouts of one Secret at a time
 CHART = "keyturn"
 COMPONENT, RECEIVER = "app.kubernetes.io/component", "receiver"
 PART_OF, INSTANCE = "app.kubernetes.io/part-of", "app.kubernetes.io/instance"
@@ -54,8 +54,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
 def find_deployment(cluster: Cluster, release: Release) -> Mapping[str, Any]:
     """Return the Deployment of a release's receivers.
 
-    It is found by the chart's labels (charts/keyturn/templates/_names.tpl), because its name may differ from the name
-    of the release. Raises NotFound, and the other errors of ``Cluster``.
+    If ``full_name`` is not known, the Deployment is found by the chart's labels (charts/keyturn/templates/_names.tpl),
+    because its name may differ from the name of the release. Raises NotFound, and the other errors of ``Cluster``.
     """
     if release.full_name:
         deployment: Mapping[str, Any] = cluster.get(
@@ -81,7 +81,8 @@ def _receivers(cluster: Cluster, namespace: str | None, labels: str) -> Iterator
 
 
 def _present(cluster: Cluster) -> str:
-    """Return the releases that the cluster has, for an advice. The text is empty if the caller may not list them."""
+    """Return the releases that the cluster has, for an advice. The text is empty if there are none, or if the caller
+    may not list them."""
     try:
         receivers = _receivers(cluster, None, f"{PART_OF}={CHART}")
         metadata = [as_object(each.get("metadata")) for each in receivers]

@@ -72,8 +72,8 @@ class Row:
     is_watched: bool = False
 
     def needs_somebody(self, now: float) -> bool:
-        """Return whether the Secret has a fault. A Secret without a status counts as faulty once it is older than NEW
-        seconds."""
+        """Return whether the Secret has a fault. A bound Secret without a status counts as faulty once it is older than
+        NEW seconds."""
         if self.status or self.is_watched:
             return self.status not in ("", OK)
         created_at = seconds_of(self.created_at)

@@ -1,4 +1,4 @@
-"""Cache of the objects that one command reads from one cluster: workloads, other readers, and annotations of
+"""Cache of the objects that a command reads from one cluster: workloads, other readers, and annotations of
 namespaces."""
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from keyturn_receiver.core.workload_kinds import ROLLOUT
 
 @dataclass(slots=True)
 class Sight:
-    """The objects that one command has read so far, so that it reads each of them only once.
+    """The objects that were read so far. Each of them is read only once.
 
     ``notes`` say which objects the caller may not read. The answer leaves these objects out. ``denied`` are the rights
     to workloads and namespaces that the caller does not have. Both are in the order of the reads.
@@ -43,7 +43,8 @@ class Sight:
         return self._consumers[namespace]
 
     def readers(self, namespace: str) -> Sequence[Reader]:
-        """Return the pods and CronJobs of a namespace. Pods whose controllers Keyturn restarts are left out."""
+        """Return the pods and CronJobs of a namespace. A pod is left out if its controller is of a kind that Keyturn
+        restarts. The pods of a Deployment are not left out, because their controller is a ReplicaSet."""
         if namespace not in self._readers:
             self._readers[namespace], denied = list_readers(self.cluster, namespace)
             self._deny(denied, namespace)

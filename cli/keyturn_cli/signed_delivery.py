@@ -1,5 +1,5 @@
-"""Notifications that a person sends. A notification goes to a receiver, signed as by the notifier, or into the queue as
-an event.
+"""Notifications that a person sends. A notification goes either to a receiver, signed as the notifier signs it, or into
+the queue as an event.
 
 A notification only says "this secret may have changed". The receiver then reads the secret in AWS. So a notification
 that a person sends does no harm.
@@ -39,8 +39,8 @@ and body."""
 
 
 class NotDelivered(CliError):
-    """The receiver did not accept the notification. The text has the receiver's answer, and the advice says what to
-    do."""
+    """The notification could not be written or signed, or the receiver did not accept it. The text gives the reason,
+    and the advice says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

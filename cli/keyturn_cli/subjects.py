@@ -41,8 +41,8 @@ class Subject:
         return next((named for arn in arns if (named := region(arn))), "")
 
     def only_secret_id(self, otherwise: str) -> str:
-        """Return the name or ARN of the subject's only AWS secret. If there are several AWS secrets, raise UsageError
-        with the advice ``otherwise``."""
+        """Return the name or ARN of the subject's only AWS secret. If there is not exactly one, raise UsageError with
+        the advice ``otherwise``."""
         ids = [self.secret_id] if self.secret_id else sorted({each for one in self.bound for each in one.secret_ids})
         if len(ids) != 1:
             raise UsageError(f"{self.name} is made from {len(ids)} AWS secrets", otherwise)

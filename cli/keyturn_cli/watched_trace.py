@@ -39,10 +39,10 @@ _NO_PREFIX = "w."  # no mark begins with it
 class Recorded:
     """What a watched Secret shows of its changes.
 
-    ``record`` has what the annotation of the receiver says. It is None if there is no such annotation.
-    ``last_write`` is the time at which somebody else last wrote data, in seconds since 1970, and ``kept_at`` the time
-    at which the receiver last wrote the annotation. Each time is None if it is not known. ``writer`` is the field
-    manager that last wrote data, or an empty text.
+    ``record`` has what the annotation of the receiver says. It is None if the annotation is missing, or cannot be read.
+    ``last_write`` is the time at which somebody other than Keyturn last wrote data, in seconds since 1970, and
+    ``kept_at`` the time at which the receiver last wrote the annotation. Each time is None if it is not known.
+    ``writer`` is the field manager that last wrote data, or an empty text.
     """
 
     record: Record | None = None

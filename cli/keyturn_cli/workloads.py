@@ -40,8 +40,9 @@ def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMo
 
 
 def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[str]]:
-    """Return the pods and CronJobs of a namespace, and the kinds that the caller may not list. Pods of controllers that
-    Keyturn restarts are left out."""
+    """Return the pods and CronJobs of a namespace, and the kinds that the caller may not list. A pod is left out if its
+    controller is of a kind that Keyturn restarts. The pods of a Deployment are not left out, because their controller
+    is a ReplicaSet."""
     readers: list[Reader] = []
     denied: list[str] = []
     try:

@@ -24,7 +24,7 @@ RECEIVER_HEADER = "Keyturn-Receiver"
 CONTRACT_VERSION = "1"
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_MAX_TEXT = 2048  # characters in one field; the longest real value is an ARN of about 600 characters
+_MAX_TEXT = 2048  # at most this many characters in one field; the longest real value is an ARN of about 600 characters
 
 
 class MalformedMessage(ValueError):
@@ -63,7 +63,7 @@ class Notification:
     """One CloudEvent.
 
     ``id`` is the event id of EventBridge. It is the same in every retry. ``subject`` is the secret's ARN, or its name
-    if AWS gave no ARN. ``time`` is in the format of RFC 3339.
+    if AWS gave no ARN, or "heartbeat". ``time`` is in the format of RFC 3339.
     """
 
     id: str

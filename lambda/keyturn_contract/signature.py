@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 PREFIX = "whsec_"
 PUBLIC_PREFIX = "whpk_"
 TOLERANCE = 300.0  # seconds by which the timestamp of a signature may be in the past or in the future
-MAX_SIGNATURES = 8  # signatures in one header: three keys during a rotation, each with two schemes, and two spare
-MAX_ED25519 = 3  # asymmetric signatures in one header; anybody can send them, and a check takes 0.1 ms per key
+# Only this many signatures of a header count: three keys during a rotation, each with two schemes, and two spare.
+MAX_SIGNATURES = 8
+# Only this many asymmetric signatures of a header count. Anybody can send them, and a check takes 0.1 ms per key.
+MAX_ED25519 = 3
 
 _ID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,256}")  # printable ASCII except the dot, which separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -35,8 +37,8 @@ class InvalidKey(ValueError):
 
 
 class NotVerified(Exception):
-    """The signature does not match, or the timestamp is out of range. ``reason`` is for logs. The sender must not see
-    it."""
+    """A header is missing or malformed, the timestamp is out of range, or no signature matches. ``reason`` is for logs.
+    The sender must not see it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("not verified")
@@ -66,8 +68,8 @@ def new_key(random: bytes) -> str:
 
 
 def parse_public_key(text: str) -> bytes:
-    """Parse an Ed25519 public key: ``whpk_`` and base64 of 32 bytes, or the output of ``aws kms get-public-key``. The
-    output is the base64 of a SubjectPublicKeyInfo.
+    """Parse an Ed25519 public key: base64 of 32 bytes, with or without ``whpk_`` in front, or the output of ``aws kms
+    get-public-key``. That output is the base64 of a SubjectPublicKeyInfo.
 
     Raises InvalidKey.
     """

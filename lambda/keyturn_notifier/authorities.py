@@ -13,17 +13,19 @@ from keyturn_notifier.signing import error_code
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-CA_FAULT = "fault in a private CA"  # a log message; its field ``reason`` names the CA and says what to do
-RELOAD_SECONDS = 60.0  # the shortest time between two reads of the secret, in seconds
+# A log message. Its field ``reason`` names the parameter of the CA, and describes the fault.
+CA_FAULT = "fault in a private CA"
+RELOAD_SECONDS = 60.0  # the shortest time between two reloads of the secret, in seconds
 
 
 class Authorities:
-    """The TLS context for the calls to all receivers. It trusts the public and the private CAs. It is thread-safe.
+    """The TLS context for the calls to all receivers. It trusts the public CAs and the private CAs of ``private`` and
+    of an AWS secret. It is thread-safe.
 
     If a CA is added to the secret, it is also added to the context. So an operator can replace a CA without a
     deployment. If a CA is removed from the secret, it stays trusted until Lambda replaces the execution environment.
     ``report`` is called with a description of each fault of a private CA. ``read`` returns the content of the secret,
-    which is a PEM file.
+    which is a PEM file. It is None if there is no secret.
     """
 
     def __init__(

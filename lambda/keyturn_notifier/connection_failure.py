@@ -63,7 +63,7 @@ def _refused(error: NewConnectionError) -> str:
 def _proxy(error: Exception, connect_seconds: float, reply_seconds: float) -> str:
     if isinstance(error, HTTPError):
         return describe(error, connect_seconds, reply_seconds)
-    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the proxy writes the rest
+    status = re.search(r"Tunnel connection failed: (\d{3})\b", str(error))  # the proxy wrote the rest of the text
     return f"it refuses the receiver with status {status[1]}" if status else f"no answer: {type(error).__name__}"
 
 

@@ -72,10 +72,10 @@ class ReceiverClient:
         """Post the notifications in as few batches as possible. If a batch might not end before ``deadline``, it is not
         posted.
 
-        If there is no answer, or the status is 408, 429 or 5xx, the notifications have to be retried, except those that
-        the reply lists as done. After a 401, the keys are read again, and the batch is posted a second time. After any
-        other 4xx, each notification is posted separately. If the receiver itself refuses it again, the notification is
-        poison.
+        After a 401, the keys are read again, and the batch is posted a second time. After any other 4xx except 408 and
+        429, each notification of the batch is posted separately. A notification is poison if the receiver itself
+        refuses it when it is alone in a batch. In all other cases, the notifications that the reply does not list as
+        done have to be retried.
         """
         results = {
             notification.id: self._delivered[notification.id]

@@ -27,8 +27,8 @@ class DeliveryResult:
     """The result of one notification at one receiver.
 
     ``status`` is the HTTP status. It is 0 if there was no answer, or if nothing was sent. ``retry_after`` is in
-    seconds. It is 0 if the receiver named no time. ``result`` is the receiver's own result, if the reply lists the
-    notification.
+    seconds. It is the Retry-After of the receiver, or the rest of a cooldown, or 0 if there is neither. ``result`` is
+    the receiver's own result, if the reply lists the notification.
     """
 
     disposition: Disposition
@@ -135,6 +135,6 @@ def unavailable(reply: Reply) -> bool:
 
 def _results(reply: Reply) -> Sequence[Result]:
     if reply.status in (200, 503):
-        with suppress(MalformedMessage):  # the reply is not from a Keyturn receiver, so no notification counts as done
+        with suppress(MalformedMessage):  # a malformed reply is not from a receiver, so it lists nothing as done
             return decode_reply(reply.body)
     return ()

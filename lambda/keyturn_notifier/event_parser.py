@@ -37,7 +37,7 @@ class MalformedEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event that changes no value in use. ``reason`` says why."""
+    """An event that becomes no notification. ``reason`` says why."""
 
     reason: str
 
@@ -57,8 +57,8 @@ def parse_event(
     """Parse an EventBridge event. Raises MalformedEvent.
 
     Events about the secret ``signing_key_id`` (a name or an ARN) are ignored. If ``name_prefixes`` is not empty, an
-    event is also ignored if the name of its secret has none of these prefixes. EventBridge itself cannot filter events
-    by the secret's name, because some CloudTrail events have only an ARN.
+    event is also ignored if the name of its secret begins with none of these prefixes. EventBridge itself cannot filter
+    events by the secret's name, because some CloudTrail events have only an ARN.
     """
     if not isinstance(event, dict):
         raise MalformedEvent("the event is not an object")
@@ -86,7 +86,7 @@ def parse_event(
 
 def _name(notification: Notification) -> str:
     """Return the secret's name. If the event has only an ARN, the name is the last part of the ARN without the random
-    suffix. AWS wrote the ARN, so it always has the suffix."""
+    suffix that AWS appends."""
     _, separator, resource = notification.subject.partition(":secret:")
     return notification.data.name or (_SUFFIX.sub("", resource) if separator else notification.subject)
 
@@ -136,7 +136,7 @@ def _parse_cloudtrail(event: Mapping[str, Any], detail: Mapping[str, Any], detai
 
 
 def _labels(detail: Mapping[str, Any]) -> frozenset[str]:
-    """Return the staging labels that the call names. If it names none, the call moves AWSCURRENT."""
+    """Return the staging labels that the call names. If a call that writes a value names none, it moves AWSCURRENT."""
     request = detail.get("requestParameters")
     stages = request.get("versionStages") if isinstance(request, dict) else None
     labels = [stage for stage in stages if isinstance(stage, str)] if isinstance(stages, list) else []

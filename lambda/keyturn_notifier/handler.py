@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_NAMES = 100  # at most this many names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds at the end of an invocation that are kept free for the calls to SQS
 
-MARGIN_SECONDS = 0.5  # all waits end this number of seconds before the end of an invocation
+MARGIN_SECONDS = 0.5  # the wait for receipts ends at least this number of seconds before the end of an invocation
 
 Record = Mapping[str, Any]
 
@@ -248,7 +248,8 @@ def _notifier() -> Notifier:
     ]
     bus = settings.receipts_bus and ReceiptBus(aws.client("events", proxy), settings.receipts_bus, _report_receipts)
     receipts = ReceiptWriter(bus, settings.receipt_details) if bus else None
-    # Each receiver has two threads. If a delivery outlives its invocation, the second thread makes the next delivery.
+    # There are two threads for each receiver. If a delivery outlives its invocation, another thread makes the next
+    # delivery.
     threads = ThreadPoolExecutor(2 * len(receivers))
     return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads, receipts)
 

@@ -1,8 +1,8 @@
 """Best-effort publisher of receipts on their event bus. It raises no error, and delays an invocation by at most
 MAX_SECONDS.
 
-Circuit breaker: after a failed call, receipts are dropped for a minute. So in a network without a route to EventBridge,
-at most one invocation per minute is delayed.
+Circuit breaker: if some receipts could not be put, all further receipts are dropped for a minute. So in a network
+without a route to EventBridge, at most one invocation per minute is delayed.
 """
 
 import time

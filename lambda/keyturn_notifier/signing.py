@@ -104,7 +104,8 @@ class KeyRing:
 def read_key(
     secrets_manager: "SecretsManagerClient", secret_id: str, stage: str, version_id: str | None = None
 ) -> bytes | None:
-    """Read the key that has the staging label ``stage``. Return None if no version has this staging label.
+    """Read the key that has the staging label ``stage``. Return None if no version has this staging label, or if the
+    version has no value yet.
 
     If ``version_id`` is given, this version must have the staging label. Raises SigningUnavailable.
     """

@@ -1,4 +1,4 @@
-"""The wall clock. Parts that need the time get ``utc_now`` as a function, which a test can replace."""
+"""The wall clock. Some parts get ``utc_now`` as an argument, so that a test can replace it."""
 
 from datetime import UTC, datetime
 

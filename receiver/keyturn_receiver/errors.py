@@ -8,11 +8,11 @@
     │   │   ├── ActionDenied             AWS: the role may not call an action such as ListSecrets
     │   │   ├── SourceNotFound           AWS: the secret does not exist (any more)
     │   │   └── SourcePendingDeletion    AWS: the secret is scheduled for deletion and can be restored
-    │   ├── InvalidValue         the value in AWS does not contain what the binding asks for
+    │   ├── InvalidValue         the Secret cannot be filled from the value in AWS as the binding asks
     │   ├── ClusterRefused       Kubernetes: forbidden, invalid, immutable, or denied by admission
     │   │   ├── NotFound                 the object does not exist (any more)
     │   │   └── UnknownField             the kind has no such field
-    │   └── NoSigningKey         a source of signing keys contains no key
+    │   └── NoSigningKey         a source of signing keys has no valid key, or its file is missing or unreadable
     └── Temporary            retry after ``retry_after`` seconds
         ├── SourceUnavailable    AWS: throttled, 5xx, or no response
         │   └── NoCredentials            AWS rejects the credentials, or there are none
@@ -89,7 +89,8 @@ class SourcePendingDeletion(SourceRefused):
 
 
 class InvalidValue(Permanent):
-    """The value in AWS does not contain what the binding asks for."""
+    """The Secret cannot be filled from the value in AWS as the binding asks. For example, the value lacks a property,
+    the record of the Secret would be too long, or another writer holds a key."""
 
     reason = "InvalidValue"
 
@@ -109,7 +110,8 @@ class UnknownField(ClusterRefused):
 
 
 class NoSigningKey(Permanent):
-    """A source of signing keys contains no usable key. This error appears only in logs and in the self test."""
+    """A source of signing keys has no valid key, for example because its keys are malformed, or its file is missing or
+    cannot be read. This error appears only in logs and in the self test."""
 
 
 class Temporary(KeyturnError):

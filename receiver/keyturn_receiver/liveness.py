@@ -1,8 +1,8 @@
 """Liveness: detection of parts that make no progress. ``/livez`` reports such parts, and Kubernetes then restarts the
 container.
 
-Each part pings in every iteration of its loop, even after a failed attempt. So the liveness probe does not fail while
-the API server is down. It does fail after a deadlock.
+A part with a loop pings in every iteration, even after a failed attempt. So the liveness probe does not fail while the
+API server is down. It does fail after a deadlock.
 """
 
 import time
@@ -25,8 +25,8 @@ def no_ping(expected_idle: float = 0.0) -> None:
 
 
 class Watchdog:
-    """Watchdog. A part is stuck if its last ping is too long ago: by ``timeout`` seconds more than its expected idle
-    time.
+    """Watchdog. A part is stuck if its last ping is longer ago than the part's expected idle time plus ``timeout``
+    seconds.
 
     ``now`` returns monotonic seconds.
     """

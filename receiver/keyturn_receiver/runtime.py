@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Informer(Protocol):
-    """An informer fills a cache, and sets ``synced`` when its first list is complete."""
+    """An informer fills a cache. It sets ``synced`` when its first list, or its first read, is complete."""
 
     synced: asyncio.Event
 

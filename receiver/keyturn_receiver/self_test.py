@@ -3,8 +3,8 @@ reply.
 
 ``helm test`` runs this program in a pod with the receiver's image, ServiceAccount and settings. The test covers the
 whole way of a delivery, from the signing key to the receiver's reply. If deliveries are off (KEYTURN_DELIVERIES), there
-is no URL. The test then makes the same call to AWS as the poller, with the same identity as the receiver's pods. The
-exit status is 0 if the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
+is no URL. The test then calls ListSecrets, as the poller does by default, with the same identity as the receiver's
+pods. The exit status is 0 if the test passed, 1 if it failed, and 2 if the settings or arguments are invalid.
 """
 
 import argparse
@@ -155,7 +155,7 @@ def signing_key(settings: Settings) -> tuple[bytes, str] | None:
 
 
 def ask_as_poller() -> Conclusion:
-    """Make the same call as a sweep of the poller, with this pod's identity and region."""
+    """Call ListSecrets, as a sweep of the poller does by default, with this pod's identity and region."""
     aws_region = clients.default_region()
     if not aws_region:
         return Conclusion(False, "Failed: the region of the secrets is not known: set AWS_REGION.")

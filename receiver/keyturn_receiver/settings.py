@@ -24,7 +24,7 @@ _FOR_DELIVERIES = (
 class PollMode(StrEnum):
     """The way in which the poller asks AWS for versions.
 
-    LIST gets the names and versions of a whole account, 100 per call. DESCRIBE makes one call for each bound secret.
+    LIST gets all secrets of an account in one region, 100 per call. DESCRIBE makes one call for each bound secret.
     """
 
     LIST = "list"
@@ -204,7 +204,8 @@ class Settings(BaseSettings):
 
     @property
     def poll_interval(self) -> float:
-        """Seconds between two sweeps: as set, or the default of the poll mode."""
+        """Seconds between two sweeps: as set, or the default of the poll mode. Without deliveries, the default is that
+        of LIST."""
         mode = self.poll_mode if self.deliveries else PollMode.LIST
         return self.poll_interval_seconds or POLL_INTERVALS[mode]
 

@@ -49,7 +49,8 @@ class StoreFactory:
     async def make(self, key: StoreKey, identity: Identity) -> Store:
         """Make the store for ``key``, with the credentials of ``identity``.
 
-        Raises SourceRefused, SourceUnavailable, InvalidBinding, or an error of the Kubernetes API client.
+        Raises SourceRefused, SourceUnavailable, InvalidBinding, Conflict, or another error of the Kubernetes API
+        client.
         """
         if not key.region:
             raise SourceRefused("the AWS region is not known: set it in the chart (aws.region) or as AWS_REGION")

@@ -16,7 +16,8 @@ from support.wait import eventually
 MARK = "revision.keyturn.dev/db"
 SETTINGS = {"KEYTURN_ARGO_ROLLOUTS": "true"}
 RIGHTS = {"rollouts": {"argoRollouts": True}}
-# A pause without an end: Argo waits until somebody promotes the new revision. Other consumers do not wait for it.
+# A pause without an end: Argo waits until somebody promotes the new revision. Other consumers do not wait for
+# such a pause.
 PAUSE = [{"setWeight": 50}, {"pause": {}}]
 LONG_PAUSE = [{"setWeight": 50}, {"pause": {"duration": "1h"}}]
 MakeEnv = Callable[..., FaultEnv]
@@ -40,7 +41,7 @@ def pods(env: FaultEnv, name: str) -> set[str]:
 
 
 def live(env: FaultEnv, name: str, count: int) -> bool:
-    """Return whether ``count`` restarts of a Rollout have been told as live."""
+    """Return whether a Rollout has exactly ``count`` Live Events."""
     return len(live_events(env, name)) == count
 
 
@@ -77,7 +78,7 @@ def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_en
         eventually(lambda: phase(env, "canary") == "Paused")
         eventually(lambda n=rotations: live(env, "timed", n))
         assert before.isdisjoint(pods(env, "timed"))
-        assert live(env, "canary", rotations - 1)  # half of its pods still have the old value
+        assert live(env, "canary", rotations - 1)  # half of the canary's pods still have the old value
         promote(env.cluster, env.namespace, "canary")
         eventually(lambda n=rotations: live(env, "canary", n))
         assert phase(env, "canary") == "Healthy"
@@ -94,7 +95,7 @@ def test_rollouts_of_argos_own_controller_are_restarted_and_followed_to_their_en
 
 def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None:
     """A blue-green Rollout without automatic promotion gets new pods, and is not live before somebody promotes it. A
-    blue-green Rollout with automatic promotion is live without that."""
+    blue-green Rollout with automatic promotion is live although nobody promotes it."""
     env = make_env(**RIGHTS)
     env.receiver(**SETTINGS)
     env.create_bound_secret(consumers=())
@@ -118,8 +119,9 @@ def test_blue_green_is_live_once_argo_has_promoted_it(make_env: MakeEnv) -> None
 
 
 def test_revision_that_argo_aborts_is_stuck_and_halts_the_others_until_it_is_retried(make_env: MakeEnv) -> None:
-    """Somebody aborts the new revision of a canary, which goes first. A Warning says that it is stuck, and the next
-    consumer waits. Once the revision is retried and promoted, both are live."""
+    """A canary goes first, and somebody aborts its new revision. A Warning says that the canary is stuck, and the next
+    consumer waits. Once the revision is retried and promoted, the canary is live, and the next consumer is
+    restarted."""
     env = make_env(**RIGHTS)
     env.receiver(**SETTINGS)
     env.create_bound_secret(consumers=())

@@ -98,7 +98,7 @@ def test_receipts_bus_denies_everybody_but_the_notifier() -> None:
         ({"aws:PrincipalArn": role}, True),
         ({"aws:PrincipalArn": f"{role}2"}, False),
         ({"aws:PrincipalArn": "arn:aws:iam::123456789012:user/administrator"}, False),
-        ({}, False),  # no principal ARN: a service, such as a rule of another bus that has no role
+        ({}, False),  # no principal ARN: a service, such as a rule without a role on another bus
     ):
         assert allows([allow, deny], "events:PutEvents", "*", context) is expected, context
 

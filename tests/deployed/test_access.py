@@ -1,4 +1,5 @@
-"""Least privilege: a user with only the deployer's policy deploys, and a role receives.
+"""Least privilege: a user who has only the deployer's policy deploys the stack, and a receiver uses only the receiver's
+role.
 
 The emulator enforces the policies of both.
 """

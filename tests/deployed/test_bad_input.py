@@ -58,7 +58,8 @@ def test_sam_prints_why_parameters_are_refused(emulator: Emulator) -> None:
 def test_receivers_that_cannot_take_an_event_are_told_in_words(
     emulator: Emulator, packaged: str, tmp_path: Path
 ) -> None:
-    """The receivers: one with a CA that Python 3.13 refuses, a web page in a receiver's place, and none at all."""
+    """The receivers are one whose CA Python 3.13 refuses, a web page in a receiver's place, and a port without a
+    listener."""
     good, lax = Authority(), Authority(key_identifier=False)
     (nobody,) = free_ports(1)
     urls = {"refused": f"https://127.0.0.1:{nobody}/v1/notifications"}

@@ -268,7 +268,8 @@ def test_all_events_are_sent_back(installed: InstalledSite) -> None:
 
 
 def test_sample_of_redeliver_is_what_is_printed(installed: InstalledSite) -> None:
-    """A gateway changes the path of the receiver's URL. After the correction, the event arrives."""
+    """The URL of the receiver has a wrong path at first, so the event becomes a dead letter. After the correction, the
+    event arrives."""
     site = installed.site
     site.bind("moved")
     url = site.receiver.url.replace("/v1/notifications", "/v1/moved")

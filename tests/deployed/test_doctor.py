@@ -72,7 +72,7 @@ def silent_poller(installed: InstalledSite) -> Iterator[None]:
     receiver = installed.site.receiver
     receiver.pause()
     try:
-        time.sleep(32)  # the Lease counts as stale after 30 s; its age is what is tested
+        time.sleep(32)  # the doctor tests the Lease's age, and 30 s are its limit
         yield
     finally:
         receiver.resume()
@@ -82,7 +82,7 @@ def silent_poller(installed: InstalledSite) -> Iterator[None]:
 
 @contextmanager
 def silent_event_path(installed: InstalledSite) -> Iterator[None]:
-    """The receivers write the Lease with each heartbeat, so the doctor has to look before the next one."""
+    """The receivers write the Lease with each heartbeat, so the doctor has to look before the next heartbeat."""
     installed.patch("lease", "keyturn-event-path", {"spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}})
     yield
     installed.doctor("--send")
@@ -271,7 +271,7 @@ def test_one_broken_thing_is_the_only_finding(name: str, installed: InstalledSit
 
 
 def test_everything_is_mended_again(installed: InstalledSite) -> None:
-    """Nothing of the earlier tests is left, so each of them broke only one thing."""
+    """The tests above have mended everything that they broke."""
     eventually(lambda: findings(installed) == [], 90)
 
 

@@ -1,6 +1,6 @@
 """What the emulator cannot do by itself: the rows of docs/emulator.md. A test fails when the emulator closes a gap.
 
-Then the row has to be removed, or the part of launch.py that closes the gap.
+Then the row of the gap has to be removed. If a part of launch.py closes the gap, this part has to be removed, too.
 """
 
 import io
@@ -224,7 +224,8 @@ def session_is_not_known_by_its_role(emulator: Emulator) -> bool:
 
 @gap("`aws:SourceAccount`, when a service assumes a role")
 def services_assume_roles_without_their_account(emulator: Emulator) -> bool:
-    """The root user assumes a service's role here, if the trust policy has no condition."""
+    """In the emulator, the root user can assume a service's role, but not if the trust policy demands
+    aws:SourceAccount."""
     roles = [role(emulator), role(emulator, {"StringEquals": {"aws:SourceAccount": sdk.ACCOUNT}})]
     sts = emulator.client("sts")
     sts.assume_role(RoleArn=roles[0], RoleSessionName="service")
@@ -301,7 +302,7 @@ def messages_cannot_be_moved(emulator: Emulator) -> bool:
 
 @gap("policies of event buses")
 def policy_of_a_bus_forbids_nothing(emulator: Emulator) -> bool:
-    """The bus admits only one role, but a user can put an event."""
+    """The policy of the bus admits only one role, but a user can put an event nevertheless."""
     events, bus = emulator.client("events"), f"gap-{uuid4().hex[:6]}"
     arn = events.create_event_bus(Name=bus)["EventBusArn"]
     condition = {"ArnNotEquals": {"aws:PrincipalArn": role(emulator)}}

@@ -36,7 +36,7 @@ def shown(body: str) -> set[str]:
 
 
 def test_alarms_and_dashboard_name_metrics_that_are_emitted(emulator: Emulator, tmp_path: Path) -> None:
-    """A receiver answers in each way that makes a metric."""
+    """The test makes the notifier emit each of its metrics, most of them by the answers of a receiver."""
     endpoints = Endpoints(tmp_path)
     given = endpoints.parameters()
     bundle = given["CaBundle"] + "," + base64.b64encode(b"no certificate").decode()

@@ -43,7 +43,7 @@ def test_prefixes_labels_and_lifecycle_events_deliver_what_they_name(
         eventually(lambda: "SourcePendingDeletion" in status(site, "db"))
         site.secrets_manager.restore_secret(SecretId=arn)
         eventually(lambda: status(site, "db") == "ok")
-        # GREEN and the other secret have sent nothing.
+        # The label GREEN and the other secret have sent nothing.
         moves = [line for line in site.log() if line.get("event_name") == "SecretLabelUpdated"]
         assert sorted({line["version_id"] for line in moves}) == sorted([first, second])
         assert len([line for line in moves if line["message"] == "delivered"]) == 2

@@ -26,7 +26,7 @@ from support.receipt_queue import ReceiptQueue
 from support.site import Endpoints, Site
 from support.wait import eventually
 
-ROTATIONS = int(os.environ.get("KEYTURN_RECEIPT_ROTATIONS", "50"))  # issue 19 asks for 500: 12 minutes
+ROTATIONS = int(os.environ.get("KEYTURN_RECEIPT_ROTATIONS", "50"))  # issue 19 asks for 500, which take 12 minutes
 SECRETS = 10
 # What is killed with SIGKILL in each turn of rotations.
 RECEIVER = "the receiver"
@@ -40,7 +40,7 @@ MARK = "revision.keyturn.dev/db"
 
 @pytest.fixture(scope="module")
 def site(control_plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    # Few processes of the function: when one is killed in its start, the emulator ends the others, too.
+    # The function runs in few processes, because the emulator ends all of them if one is killed during its start.
     parameters = {"Receipts": "true", "MaximumConcurrency": "2"}
     with Site.run(control_plane, emulator, tmp_path_factory.mktemp("site"), **parameters) as running:
         yield running
@@ -101,7 +101,7 @@ class Rotations:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.names = [f"r{number}" for number in range(SECRETS)]
-        self.turns: list[Sequence[str]] = []  # version ids, in the order of the names
+        self.turns: list[Sequence[str]] = []  # the version ids of each turn, in the order of the names
         self.arns = [
             str(site.secrets_manager.create_secret(Name=f"{site.team}/{name}", SecretString="first")["ARN"])
             for name in self.names
@@ -125,7 +125,9 @@ class Rotations:
 
 
 def turn_under_a_kill(kind: str, rotations: Rotations, killer: FunctionKiller) -> Sequence[str]:
-    """Rotate each AWS secret once, and kill a process in the middle of it."""
+    """Rotate each AWS secret once, and return the version ids. If ``kind`` names the receiver, the receiver is killed
+    before the rotations and started after them. If it names the function, the function is killed while it handles
+    them."""
     site, function = rotations.site, killer.function
     failures = function.failures()
     if kind == RECEIVER:
@@ -224,7 +226,8 @@ def retirements(emulator: Emulator, function: str) -> list[dict[str, Any]]:
 def test_old_credential_is_revoked_once_when_the_last_pod_of_the_last_cluster_runs_the_new_one(
     control_plane: ControlPlane, emulator: Emulator, tmp_path: Path
 ) -> None:
-    """Two receivers stand for two clusters; the second one is down at first."""
+    """Two receivers stand for two clusters. The second one is killed once the rotation is applied. It starts again
+    after the version is live in the first cluster."""
     user = f"app-{uuid4().hex[:6]}"
     emulator.client("iam").create_user(UserName=user)
     first, second = access_key(emulator, user), access_key(emulator, user)

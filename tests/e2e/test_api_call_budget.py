@@ -11,7 +11,7 @@ from support.fault_proxy import Call, Edit, Fault, Reply
 from support.manifests import secret
 from support.wait import eventually
 
-OF_READERS = ("/pods", "/cronjobs")  # the ends of paths that list readers that nobody restarts
+OF_READERS = ("/pods", "/cronjobs")  # the ends of the paths by which the receiver lists readers that nobody restarts
 PLURAL = ("/secrets", "/deployments", "/statefulsets", "/daemonsets", "/namespaces")
 
 

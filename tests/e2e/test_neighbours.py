@@ -78,9 +78,9 @@ def own_fields(env: FaultEnv, name: str) -> list[Any]:
 
 
 def test_owners_and_rotations_leave_each_other_alone(env: FaultEnv, tmp_path: Path) -> None:
-    """Each owner writes its Deployment, and a rotation restarts it. The owner writes again without a change of the pod
-    template, which restarts nothing. The next rotation restarts the Deployment once more. Keyturn owns no field except
-    its annotation."""
+    """Each owner writes its Deployment, and a rotation restarts it. The owner writes twice more without a change of its
+    own pod template. This makes no new ReplicaSet, not even if a PUT removes Keyturn's annotation. The next rotation
+    restarts the Deployment once more. Keyturn owns no field except its annotation."""
     env.receiver(via_proxy=False)
     env.create_bound_secret(consumers=())
     ours = {"f:metadata": {"f:annotations": {f"f:{MARK}": {}}}}

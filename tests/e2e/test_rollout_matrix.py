@@ -89,7 +89,8 @@ class Matrix:
             eventually(lambda name=name: data_of(self.env.cluster, namespace, name).keys() == BEFORE.keys(), 60)
 
     def seen(self, namespaces: Iterable[str], on_template: bool) -> set[Cell]:
-        """Return the workloads that bear a mark, on the pod template or on themselves."""
+        """Return the workloads that bear a mark: on their pod templates if ``on_template``, and otherwise on
+        themselves."""
         found = set()
         for kind in WORKLOAD_KINDS:
             for namespace in namespaces:

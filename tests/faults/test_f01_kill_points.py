@@ -15,8 +15,8 @@ from support.fault_proxy import Call
 from support.killer import Killer, is_effect, kind_of, revive
 from support.wait import eventually
 
-# The calls that one rotation makes. The tests kill the receiver twice at each of these calls: once before the call
-# reaches the server, and once after the server has answered it.
+# The kinds of calls that one rotation makes. The tests kill the receiver twice at each of these calls: once before the
+# call reaches the server, and once after the server has answered it.
 EFFECTS = ("GetSecretValue", "PATCH secrets", "PATCH deployments", "POST events")
 
 
@@ -25,7 +25,7 @@ class Victim:
 
     def __init__(self, env: FaultEnv) -> None:
         self.env = env
-        self.receiver = env.receiver()  # because this is the only replica, it also polls after a restart
+        self.receiver = env.receiver()  # the only replica, so it leads and sweeps after each restart
         env.create_bound_secret()
 
     def revive(self) -> None:
@@ -47,7 +47,7 @@ def shared_victim(
 
 @pytest.fixture
 def victim(shared_victim: Victim) -> Victim:
-    """The victim, running and converged, even if the previous test left its receiver dead."""
+    """The victim with a running receiver, even if the previous test left the receiver dead."""
     shared_victim.env.kubernetes_proxy.heal()
     shared_victim.env.aws_proxy.heal()
     if not shared_victim.receiver.running:
@@ -57,7 +57,7 @@ def victim(shared_victim: Victim) -> Victim:
 
 @pytest.mark.fault("F1")
 def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
-    """One rotation makes exactly the calls at which the receiver is killed."""
+    """One rotation makes exactly the kinds of calls at which the receiver is killed."""
     assert {kind_of(call) for call in effects_of_one_rotation(victim.env)} == set(EFFECTS)
 
 
@@ -66,8 +66,8 @@ def test_effects_of_one_rotation_are_the_kill_points(victim: Victim) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_receiver_killed_at_a_side_effect_converges_after_its_restart(victim: Victim, effect: str, after: bool) -> None:
-    """The receiver is killed with SIGKILL before and after each of its calls to AWS and Kubernetes. After a restart it
-    converges, although the notification is not sent again."""
+    """The receiver is killed with SIGKILL before or after it reads the value from AWS, writes the Secret, writes the
+    Deployment, or posts an Event. After a restart it converges, although the notification is not sent again."""
     first = [True]
 
     def due(call: Call) -> bool:

@@ -27,7 +27,7 @@ class Targets:
     names: Sequence[str]
 
     def changes(self) -> list[int]:
-        """Return, for each Secret, how many different states its data has had, including the empty one."""
+        """Return, for each Secret, how many states its data has gone through, including the empty one."""
         return [len(self.env.history.data_history(name)) for name in self.names]
 
 
@@ -55,7 +55,8 @@ def targets(
 @pytest.mark.parametrize("after", [7, 25, 49])
 def test_receiver_killed_among_fifty_targets_writes_the_rest_once(targets: Targets, after: int) -> None:
     """Fifty Secrets are bound to one AWS secret, and the receiver is killed when 7, 25 or 49 of them are written. After
-    a restart it writes the remaining ones, and writes no Secret twice."""
+    a restart, the notification is sent again, and the receiver writes the remaining Secrets. The data of each Secret
+    changes exactly once."""
     env, receiver, before = targets.env, targets.receiver, targets.changes()
     written: list[str] = []
 

@@ -12,7 +12,7 @@ from support.wait import eventually
 
 
 def stalled(call: Call) -> Fault:
-    """Return a fault that holds back every event of a watch on Secrets."""
+    """Return a fault that drops every event if the call is a watch on Secrets, and None otherwise."""
     return Edit(lambda line: None) if call.watch and call.path.endswith("/secrets") else None
 
 
@@ -65,7 +65,7 @@ def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
     env.kubernetes_proxy.fault_for, env.aws_proxy.fault_for = old, stale_value
     answer = env.send(one, to=behind)
     assert answer.status == 503
-    assert env.kubernetes_proxy.matching("PATCH", "/secrets/db")  # the refused write of the receiver
+    assert env.kubernetes_proxy.matching("PATCH", "/secrets/db")  # the receiver tried to write, and was refused
     values = [state["value"] for state in env.history.data_history("db") if state]
     assert [value.split(b"-")[2] for value in values] == [b"first", b"one", b"two"]
     # AWS heals first, because a receiver that sees the newest Secret and an older version in AWS assumes a roll-back.
@@ -79,8 +79,9 @@ def test_older_version_never_overwrites_a_newer_one(env: FaultEnv) -> None:
 @pytest.mark.fault("F6")
 @pytest.mark.parametrize("times", [2, 100])
 def test_stale_value_of_aws_is_read_again_and_never_written(env: FaultEnv, times: int) -> None:
-    """GetSecretValue returns the previous version, twice or a hundred times. The receiver repeats the read until it
-    gets the version that has the label, answers 503 until then, and never writes the old value as the new one."""
+    """If GetSecretValue returns the previous version twice, the receiver repeats the read until it gets the version
+    that has the label, and applies this version. If GetSecretValue returns the previous version a hundred times, the
+    receiver answers 503, and applies the new version once AWS has recovered."""
     env.receiver()
     env.create_bound_secret()
     before = env.client.get_secret_value(SecretId=f"{env.namespace}/db")

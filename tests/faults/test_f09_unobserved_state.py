@@ -16,7 +16,7 @@ from support.wait import eventually
 @pytest.mark.fault("F9")
 def test_lost_notifications_are_recovered_within_one_poll_period(env: FaultEnv) -> None:
     """The notifications of three rotations are all lost. Each rotation still arrives within one poll period of 5 s plus
-    its jitter, and is counted as recovered by the poller."""
+    its jitter and 4 s, and is counted as recovered by the poller."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="5")
     env.create_bound_secret()
     for number in range(3):
@@ -38,8 +38,8 @@ def a_binding_is_seen(env: FaultEnv, name: str, seconds: float = 15) -> None:
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize("how", ["in the stream", "at once"])
 def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, how: str) -> None:
-    """Watches are answered with 410 Gone, either at once or within the stream. The receiver starts them again and
-    misses no change."""
+    """One watch each of Secrets, Deployments and namespaces is answered with 410 Gone, either at once or within the
+    stream. The receiver starts them again and misses no change."""
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="2")
     env.create_bound_secret()
     gone = {"kind": "Status", "code": 410, "reason": "Expired", "metadata": {}}
@@ -64,8 +64,8 @@ def test_watch_answered_with_410_is_started_again_without_a_loss(env: FaultEnv, 
 
 @pytest.mark.fault("F10")
 def test_silent_watch_is_replaced_and_its_events_are_recovered(env: FaultEnv) -> None:
-    """A watch stays open but delivers nothing. The receiver replaces it, and then sees the changes that the silent
-    watch did not deliver."""
+    """All watches stay open but deliver nothing. The receiver replaces them, and then sees the changes that the silent
+    watches did not deliver."""
     env.receiver(KEYTURN_WATCH_SECONDS="5")  # watches last long enough for the steps that need silent watches
     env.create_bound_secret()
     silent = threading.Event()
@@ -137,8 +137,8 @@ def test_watch_cut_in_the_middle_of_an_object_delivers_the_whole_object(env: Fau
 
 @pytest.mark.fault("F11")
 def test_binding_added_while_its_notification_is_in_flight_is_filled(env: FaultEnv) -> None:
-    """Ten bindings are added, each just before or just after the notification about its secret is sent. The receiver
-    fills all ten Secrets."""
+    """Ten bindings are added, each just before or just after the notification about its secret is sent. Each secret
+    rotates once more after that. The receiver fills all ten Secrets with the last values."""
     env.receiver()
     for number in range(10):
         name = f"new-{number}"
@@ -158,8 +158,8 @@ def test_binding_added_while_its_notification_is_in_flight_is_filled(env: FaultE
 
 @pytest.mark.fault("F12")
 def test_edit_by_hand_is_restored_without_a_restart(env: FaultEnv) -> None:
-    """A Secret is edited by hand, once while the receiver runs and once while it is down. The receiver restores the
-    data of the Secret and restarts no consumer."""
+    """A Secret is edited by hand, once while the receiver runs and once while it is down, and in the end its key is
+    removed. Each time the receiver restores its own key, leaves a key of the editor alone, and restarts no consumer."""
     receiver = env.receiver()
     env.create_bound_secret()
     for looking in (True, False):

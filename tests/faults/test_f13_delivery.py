@@ -45,8 +45,8 @@ def test_notification_sent_a_thousand_times_is_applied_once(env: FaultEnv) -> No
     told = env.rotate()
     urls = [each.url for each in replicas]
     answers = asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * 1000))
-    # The receiver closes a connection whose head takes longer than ten seconds, which happens on an overloaded machine.
-    # Such deliveries are sent again, as the notifier would do.
+    # The receiver closes a connection if the head of the request takes longer than ten seconds, which happens on an
+    # overloaded machine. Such deliveries are sent again, as the notifier would do.
     answers = [answer for answer in answers if answer.status]
     answers += asyncio.run(env.deliveries.send_concurrently(urls, [[told]] * (1000 - len(answers))))
     assert Counter(answer.status for answer in answers) == {200: 1000}
@@ -78,7 +78,7 @@ def test_change_under_fifty_ids_is_applied_once(env: FaultEnv) -> None:
 
 @pytest.mark.fault("F15")
 def test_deliveries_over_the_limit_get_503_with_retry_after(env: FaultEnv) -> None:
-    """A receiver that serves four deliveries at a time gets sixty, and later AWS takes 5 s to answer although the
+    """A receiver that serves four deliveries at a time gets sixty at once. Later AWS takes 5 s to answer, although the
     receiver's deadline is 4 s. The receiver answers 503 with Retry-After, and never answers 200 for work that is not
     done."""
     receiver = env.receiver(KEYTURN_MAX_DELIVERIES="4", KEYTURN_DEADLINE_SECONDS="4")
@@ -151,7 +151,7 @@ def test_retry_has_the_same_ids_and_a_signature_of_its_own(tmp_path: Path) -> No
 
     def refuse_twice(headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         events = decode(CONTENT_TYPE_BATCH, body)
-        if all(event.type is EventType.HEARTBEAT for event in events):  # the stack sends them, too
+        if all(event.type is EventType.HEARTBEAT for event in events):  # the stack sends heartbeats, too
             return 200, reply_to_all(body, Outcome.IGNORED)
         tries.append(headers)
         ids.update(event.id for event in events)

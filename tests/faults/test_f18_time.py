@@ -80,7 +80,7 @@ def test_step_of_the_wall_clock_stops_neither_lead_nor_work(env: FaultEnv, tmp_p
 @pytest.mark.fault("F19")
 def test_replayed_delivery_changes_nothing_and_expires(env: FaultEnv) -> None:
     """A delivery that is replayed unchanged while its timestamp is still accepted changes nothing, even if the secret
-    has been rotated again. Later the receiver refuses it."""
+    has been rotated again. The receiver refuses the same body if its signature is 302 s old."""
     env.receiver()
     env.create_bound_secret()
     first = encode([env.rotate(text="first")])

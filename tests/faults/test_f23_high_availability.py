@@ -74,8 +74,8 @@ def frozen(pid: int) -> Iterator[None]:
 @pytest.mark.fault("F23")
 @pytest.mark.parametrize(("mode", "action"), [("list", "ListSecrets"), ("describe", "DescribeSecret")])
 def test_sweep_ends_when_its_lease_is_lost(env: FaultEnv, mode: str, action: str) -> None:
-    """Another replica takes the Lease while a sweep waits for AWS. The sweep stops at that point and changes nothing,
-    and the next leader finds all the rotations."""
+    """Another replica takes the Lease while a sweep waits for AWS. The sweep stops at that point and changes nothing.
+    The replica that leads next finds all the rotations."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1", KEYTURN_POLL_MODE=mode)
     for name in ("db", "other"):
         env.create_bound_secret(name, consumers=(f"web-{name}",))
@@ -143,8 +143,8 @@ def test_leader_frozen_in_a_write_overwrites_nothing_newer(env: FaultEnv) -> Non
 
 @pytest.mark.fault("F23")
 def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv) -> None:
-    """Two replicas both believe that they lead, and sweep and write at the same moment. They write the same bytes, and
-    each rotation restarts each consumer once."""
+    """Two replicas both believe that they lead, and sweep and write at the same moment. Apart from annotations that
+    record times, they write the same bytes, and each rotation restarts each consumer once."""
     own = FaultProxy(env.kubernetes_proxy.url)
     misled = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret(consumers=("web", "api"))
@@ -193,8 +193,8 @@ def test_two_leaders_at_once_write_the_same_bytes_and_restart_once(env: FaultEnv
 
 @pytest.mark.fault("F23")
 def test_replica_that_misses_its_election_does_not_lead_or_block_others(env: FaultEnv) -> None:
-    """The API server grants the Lease to a replica, but the answer never reaches that replica. It does not act as
-    leader, and another replica leads within a minute."""
+    """The API server grants the Lease to a replica, but the answer never reaches that replica. The replica does not act
+    as leader, and another one leads within a minute."""
     own = FaultProxy(env.kubernetes_proxy.url)
     own.fault_for = lambda call: CutAfter() if LEASE[:7] in call.path and call.method in ("POST", "PUT") else None
     deaf = env.receiver(proxies=(own, env.aws_proxy), KEYTURN_POLL_INTERVAL_SECONDS="1")
@@ -256,8 +256,8 @@ def test_answer_of_aws_byte_by_byte_ends_and_delays_no_other(env: FaultEnv) -> N
 @pytest.mark.fault("F24")
 def test_slow_api_server_gets_no_reconcile_stuck(env: FaultEnv) -> None:
     """The API server answers at one byte a second or not at all, and a dozen writes queue because the receiver sends
-    only two requests at a time. The receiver replaces its watches, does not count queued writes as stuck, and catches
-    up afterwards."""
+    only two requests at a time. The queued writes do not count as stuck, so the liveness probe succeeds throughout. The
+    receiver catches up afterwards."""
     settings = {"KEYTURN_STUCK_SECONDS": "25", "KEYTURN_DEADLINE_SECONDS": "3", "KEYTURN_KUBERNETES_REQUESTS": "2"}
     receiver = env.receiver(KEYTURN_WATCH_SECONDS="4", **settings)
     names = [f"db-{number}" for number in range(12)]

@@ -176,7 +176,8 @@ VALUES: Mapping[str, tuple[str | bytes, dict[str, str], str, str]] = {
 
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane for this file alone, because its twenty thousand Secrets would slow down other tests."""
+    """A control plane that only this file uses, because the file's twenty thousand Secrets would slow down other
+    tests."""
     with ControlPlane.start(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
 
@@ -413,8 +414,9 @@ def start(env: FaultEnv, receiver: LocalReceiver) -> Start:
 @pytest.mark.long
 @pytest.mark.fault("F27")
 def test_twenty_thousand_unbound_secrets_cost_neither_memory_nor_calls(env: FaultEnv) -> None:
-    """The cluster holds twenty thousand Secrets, and only about ten of them are bound. The receiver needs as much
-    memory, start-up time and calls to the API server as with those ten alone."""
+    """The cluster holds twenty thousand Secrets, and only eleven of them are bound. Compared with a cluster of the
+    eleven alone, the receiver makes the same list calls, needs less than 15% and less than 8 MiB more memory, and
+    starts in less than three times the time plus 2 s."""
     receiver = env.receiver()
     for number in range(OURS):
         env.create_bound_secret(f"ours-{number}", consumers=())

@@ -28,7 +28,8 @@ def history(env: FaultEnv) -> Sequence[Change]:
 
 
 def every_change(env: FaultEnv) -> list[Change]:
-    """Return all changes that the Secret's history has ever had, in order, and check it in each state of the Secret."""
+    """Return all changes that the Secret's history has ever had, in order, and check the history in each state of the
+    Secret."""
     changes: list[Change] = []
     for state in env.history.states("secrets", "db"):
         text = state["metadata"].get("annotations", {}).get(HISTORY, "")
@@ -52,8 +53,9 @@ def versions(env: FaultEnv) -> list[str]:
 @pytest.mark.long
 @pytest.mark.fault("F23")
 def test_two_replicas_add_each_of_a_hundred_rotations_once(env: FaultEnv) -> None:
-    """A hundred notifications reach two replicas at the same moment, and their writes meet at the API server. The
-    history has each change once, in order, in five entries of at most 1,200 bytes."""
+    """Each of a hundred notifications reaches two replicas at the same moment, so that their writes meet at the API
+    server. The history gets each change once, in order, and keeps at most the last five changes in at most 1,200
+    bytes."""
     replicas = [env.receiver(), env.receiver()]
     env.create_bound_secret()
     both = Barrier(2)
@@ -86,8 +88,8 @@ def test_two_replicas_add_each_of_a_hundred_rotations_once(env: FaultEnv) -> Non
 
 @pytest.mark.fault("F2")
 def test_change_whose_answer_is_lost_is_in_the_history_once(env: FaultEnv) -> None:
-    """The API server takes a write of a Secret, and its answer never arrives. The next attempt writes nothing, and the
-    history has the change once."""
+    """The API server takes a write of a Secret, but its answer never reaches the receiver. The next attempt writes
+    nothing, and the history has the change once."""
     env.receiver()
     env.create_bound_secret()
     lost: list[Call] = []

@@ -298,7 +298,7 @@ class History(RuleBasedStateMachine):
         self.well_at = len(self.steps) + LONGEST_TROUBLE
         if what == STALE:
             # While AWS returns old versions, the receiver cannot tell a late notification about one of them from a
-            # timely one.
+            # timely one. So the order of the versions is no longer checked.
             for oracle in self.oracles.values():
                 oracle.ordered = False
 
@@ -321,7 +321,7 @@ class History(RuleBasedStateMachine):
 
     def let(self, number: int, trouble: Trouble = lambda call: None) -> None:
         """Pass on a replica's requests to Kubernetes, except where ``trouble`` injects a fault. While the replica is
-        deaf, hold back the events of its watches."""
+        deaf, drop the events of its watches."""
 
         def fault(call: Call) -> Fault:
             hears = Edit(lambda line: None if self.deaf[number] else line) if call.watch else None

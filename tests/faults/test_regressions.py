@@ -19,8 +19,8 @@ from support.wait import eventually
 
 @pytest.mark.fault("F5")
 def test_replica_held_up_after_its_read_reads_again_before_writing(env: FaultEnv) -> None:
-    """One replica is delayed between its read of a value and its write, and meanwhile another replica writes a newer
-    value. The delayed replica reads again before it writes."""
+    """One replica has read a value, but its write is delayed, and meanwhile another replica writes a newer value. The
+    older value never gets into the Secret."""
     held_up, quick = env.receiver(), env.receiver(via_proxy=False)
     env.create_bound_secret()
     arrived, released = threading.Event(), threading.Event()
@@ -233,8 +233,8 @@ def test_recreated_secret_with_another_binding_restarts_its_consumer(env: FaultE
 
 @pytest.mark.fault("F12")
 def test_secret_that_is_created_again_with_equal_values_restarts_nobody(env: FaultEnv) -> None:
-    """One of the two keys of a Secret rotates. Then the Secret is deleted and created again, while nothing changes in
-    AWS. The consumers of both keys keep their pods."""
+    """One of the two keys of a Secret rotates. Then the Secret is deleted and created again, twice, while nothing
+    changes in AWS. The consumers of both keys keep their pods."""
     env.receiver()
     env.create_aws_secret("db")
     user = env.new_value("user")
@@ -276,7 +276,7 @@ def test_failure_repaired_by_another_replica_no_longer_counts(env: FaultEnv) -> 
     assert env.send_until_accepted(env.rotate(), to=other).outcome in (
         "applied",
         "unchanged",
-        # The outcome is "unchanged" if the other replica had already applied the value.
+        # The outcome is "unchanged" if the value had already been applied when the delivery arrived.
     )
     eventually(lambda: [each.metric("keyturn_failing_bindings") for each in replicas] == [0, 0])
     env.wait_converged()

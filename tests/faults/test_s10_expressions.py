@@ -15,7 +15,8 @@ DELIVERIES = 5
 SECRETS = 40  # of the hostile tenant
 NUMBERS = 2000  # the length of the list in the hostile AWS secret
 
-# Each expression is as long or as costly as the validation and the cost bound just allow, or slightly more.
+# The expressions of each case are together about as long or as costly as the validation and the cost bound allow:
+# just within a limit, or slightly over it.
 HOSTILE = {
     "dear to parse and weigh": ["[?" * 6 + "[" + ",".join("@" * 230) + "]" + "]" * 6] * 30,
     "refused for its number of parts": ["[?" * 6 + "[" + ",".join("@" * 1900) + "]" + "]" * 6] * 16,
@@ -38,7 +39,8 @@ def hostile_namespace(env: FaultEnv, expressions: list[str]) -> str:
 
 
 def stage(number: int) -> str:
-    """Return the annotation for an edit of a binding. It changes with each round, and its meaning does not."""
+    """Return the annotation for the edit with this number. Its text changes with each round over the Secrets, but means
+    the same."""
     return f"keyturn.dev/version-stage={'AWSCURRENT' if number // SECRETS % 2 else ' AWSCURRENT'}"
 
 

@@ -109,8 +109,8 @@ def test_answer_about_another_secret_is_never_written(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S11")
 def test_batch_refused_because_of_one_secret_switches_batches_off_for_nobody(env: FaultEnv) -> None:
-    """AWS refuses each batch that contains one of the tenant's secrets. All Secrets are filled, the other secrets are
-    still read in batches, and the log does not ask for a permission that the role already has."""
+    """AWS refuses each batch that contains a certain secret of the tenant. All Secrets are filled, the other secrets
+    are still read in batches, and the log does not ask for a permission that the role already has."""
     names = [f"s{number}" for number in range(12)]
     for name in names:
         env.create_aws_secret(name)

@@ -18,7 +18,8 @@ AS_APP = {"keyturn.dev/service-account": "app"}
 @pytest.mark.fault("S12")
 def test_role_goes_with_the_service_account_that_named_it(make_env: Callable[..., FaultEnv]) -> None:
     """A ServiceAccount gets a role that cannot be assumed, loses its role, is deleted, and is created again with
-    another role, as when another team takes over the namespace. From then on, nothing is read with the former role."""
+    another role, as when another team takes over the namespace. From the first of these changes on, nothing is read
+    with the former role."""
     env = make_env(tenantRoles={"enabled": True})
     sts = Sts(env)
     env.create_aws_secret("db")

@@ -115,7 +115,8 @@ def test_namespace_is_read_once_and_rotations_read_it_no_more(env: FaultEnv) -> 
 @pytest.mark.fault("S12")
 def test_secret_that_is_created_again_is_not_filled_by_the_former_ones_binding(env: FaultEnv) -> None:
     """A Secret is deleted and created again under its name, bound to another AWS secret, while the watch of Secrets is
-    blind. A rotation of the former AWS secret writes nothing into the new Secret."""
+    blind. A rotation of the former AWS secret brings none of its values into the new Secret, which gets the value of
+    the other AWS secret."""
     blindness = Blindness("/secrets")
     env.kubernetes_proxy.fault_for = blindness
     env.create_aws_secret("former")

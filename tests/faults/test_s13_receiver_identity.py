@@ -65,7 +65,7 @@ def is_well(env: FaultEnv, receiver: LocalReceiver) -> None:
 @pytest.mark.parametrize("how", ["late", "refusing", "hanging"])
 def test_receiver_waits_for_the_pod_identity_agent(env: FaultEnv, agent: PodIdentityAgent, how: str) -> None:
     """When the receiver starts, the Pod Identity agent is not there yet, refuses, or hangs. The receiver stays alive,
-    says so in readiness, log and Events, and becomes ready once the agent answers."""
+    says so in readiness and an Event, and becomes ready once the agent answers."""
     if how != "late":
         agent.start()
         agent.status = 404
@@ -135,7 +135,7 @@ def refusal(code: str) -> Reply:
 )
 def test_role_that_cannot_be_assumed(env: FaultEnv, tmp_path: Path, fault: Fault, words: tuple[str, ...]) -> None:
     """With IRSA, the role's trust policy does not fit, its account has no OIDC provider, or STS does not answer. The
-    receiver names the role, the ServiceAccount and the remedy, and becomes ready once the cause is removed."""
+    receiver names the cause and the remedy, and becomes ready once the cause is removed."""
     env.aws_proxy.fault_for = sts(fault)
     receiver = launch(env, web_identity(tmp_path))
     waits_in_words(env, receiver, *words)
@@ -157,8 +157,9 @@ def test_role_that_cannot_be_assumed(env: FaultEnv, tmp_path: Path, fault: Fault
 def test_identity_that_is_set_wrong(
     env: FaultEnv, tmp_path: Path, variables: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    """With IRSA, the role's ARN, the session's name or the token file is wrong. The receiver says which one it is,
-    waits, and does not say that AWS cannot be reached."""
+    """With IRSA, the role's ARN or the session's name is wrong, or the token file is missing. The receiver says which
+    one it is, waits, and does not say that AWS cannot be reached. Once the token file exists, the receiver becomes
+    ready."""
     given = web_identity(tmp_path, **variables)
     if not variables:
         Path(given["AWS_WEB_IDENTITY_TOKEN_FILE"]).unlink()

@@ -49,8 +49,9 @@ def post(env: FaultEnv, path: str, made: dict[str, Any]) -> None:
 @pytest.mark.long
 @pytest.mark.fault("S14")
 def test_large_objects_of_one_tenant_end_no_watch_and_fit_into_memory(env: FaultEnv) -> None:
-    """A tenant creates Deployments and bound Secrets of the largest size that Kubernetes accepts, and edits them again
-    and again. The receiver sees another tenant's new consumers, restarts them, and stays under its memory limit."""
+    """A tenant creates Deployments and bound Secrets of about the largest size that Kubernetes accepts, and edits two
+    of them again and again. The receiver sees another tenant's new consumers and restarts them. This receiver and one
+    that starts afterwards stay under the memory limit."""
     receiver = env.receiver()
     env.create_bound_secret("db")
     eventually(lambda: env.is_current("db"))
@@ -82,7 +83,7 @@ def forged_secret(namespace: str, name: str, annotation: str, text: str) -> dict
 
 @pytest.mark.fault("S14")
 def test_forged_records_and_long_annotations_of_one_tenant_fit_into_memory(env: FaultEnv) -> None:
-    """A tenant creates 150 bound Secrets with a forged record of 16,000 names, with long bindings, or with a long
+    """A tenant creates 152 bound Secrets with a forged record of 16,000 names, with long bindings, or with a long
     status. One receiver runs meanwhile, and another one starts later. Both stay under the memory limit, and another
     tenant's Secret is filled."""
     receiver = env.receiver()

@@ -19,8 +19,9 @@ REGIONS = ("eu-west-1", "eu-central-1", "ap-south-1", "sa-east-1", "ca-central-1
 
 @pytest.mark.fault("S16")
 def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv) -> None:
-    """A tenant makes 120 Secrets that name secrets in regions that do not answer. Deliveries and polls of others go on
-    as before, and each of the tenant's Secrets says which region does not answer."""
+    """A tenant makes 120 Secrets that name secrets in regions that do not answer. Each delivery about another secret is
+    applied within 8 s, and the poller finds the rotations of a third secret within 30 s. The receiver logs that it
+    tries again, and makes fewer than 120 calls to these regions."""
 
     def hang(call: Call) -> Fault:
         scope = call.headers.get("authorization", "")
@@ -56,8 +57,8 @@ def test_regions_that_hang_hold_up_only_the_secrets_that_name_them(env: FaultEnv
 
 @pytest.mark.fault("S16")
 def test_roles_that_hang_hold_up_only_the_namespace_that_names_them(make_env: Callable[..., FaultEnv]) -> None:
-    """A tenant makes 40 ServiceAccounts whose roles STS does not answer for. Another tenant's first read with its own
-    role takes as long as without them."""
+    """A tenant makes 40 ServiceAccounts whose roles STS does not answer for. Another tenant's Secret, which is read
+    with that tenant's own role, is filled within 15 s."""
     env = make_env(tenantRoles={"enabled": True})
 
     def hang(call: Call) -> Fault:
@@ -137,8 +138,8 @@ def test_many_roles_are_assumed_once_and_swept_at_the_cost_of_their_bindings(
 
 @pytest.mark.fault("S16")
 def test_throttled_secrets_slow_down_no_others(env: FaultEnv) -> None:
-    """AWS throttles 60 secrets of a tenant, for example by their KMS key. Deliveries of others take as long as without
-    them."""
+    """AWS throttles 60 secrets of a tenant, for example by their KMS key. Each delivery about another secret is applied
+    within 4 s."""
     names = [f"hot-{number}" for number in range(60)]
     for name in names:
         env.create_aws_secret(name)

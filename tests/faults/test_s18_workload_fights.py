@@ -96,9 +96,10 @@ def warnings(env: FaultEnv, name: str, reason: str) -> list[str]:
 @pytest.mark.fault("S18")
 @pytest.mark.long
 def test_owners_of_workloads_cause_a_handful_of_writes_in_a_minute(env: FaultEnv) -> None:
-    """Owners of Deployments remove Keyturn's annotations or put back their own, at once or a second later. In a minute
-    the receiver answers each of them a handful of times. One Warning on each Deployment with a fight names the owner.
-    Meanwhile a rotation restarts the pods, and when the owners have gone, all is as it should be."""
+    """Owners of Deployments remove Keyturn's annotations or put back their own, at once or a second later. Meanwhile
+    the secret rotates. In a minute the receiver writes to each Deployment one to seven times, and tries to restart
+    each. One Warning on each Deployment with a fight names the owner. After the owners have gone, the next rotation
+    gives each Deployment the latest mark."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
     owners = {f"{owner.__name__}-{pace}".replace("_", "-"): (owner, PACES[pace]) for owner in OWNERS for pace in PACES}
@@ -143,7 +144,7 @@ class LabelMover(PeriodicThread):
 @pytest.mark.fault("S18")
 @pytest.mark.long
 def test_label_that_moves_to_and_fro_restarts_a_handful_of_times(env: FaultEnv) -> None:
-    """AWSCURRENT moves to and fro between two versions, five times a second for 45 s. The Secret follows, but its
+    """AWSCURRENT moves to and fro between two versions, up to five times a second for 45 s. The Secret follows, but its
     consumer is restarted a handful of times. When the label rests, the consumer ends with what the Secret holds."""
     env.receiver()
     env.create_bound_secret(consumers=("web",))

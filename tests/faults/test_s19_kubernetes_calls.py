@@ -161,8 +161,8 @@ def test_secrets_with_hundreds_of_consumers_hold_up_nobody_else(env: FaultEnv) -
 @pytest.mark.fault("S19")
 def test_broken_bindings_edited_without_end_cost_nobody_elses_events_and_reconciles(env: FaultEnv) -> None:
     """A tenant has 150 Secrets that cannot be filled, and edits them as fast as it can, so that each edit is a new
-    error. Another tenant's new Secret is filled at once, its Events are written, its rotations are answered as before,
-    and the receiver writes statuses of the first tenant at a bounded rate."""
+    error. Within 10 s, another tenant's new Secret is filled, and a Warning is written about its broken one. That
+    tenant's rotations are answered about as fast as before, and the receiver stays ready and alive."""
     receiver = env.receiver()
     neighbour = Neighbour(env)
     env.create_bound_secret("db", consumers=())

@@ -29,7 +29,7 @@ def neighbour(env: FaultEnv) -> str:
 
 
 def edit_before_writes(env: FaultEnv, namespace: str, kind: str, name: str) -> threading.Event:
-    """Edit an object just before each write of it by the receiver, until the returned event is set."""
+    """Edit an object just before each write of the object by the receiver, until the returned event is set."""
     over, number = threading.Event(), iter(range(10**9))
 
     def edit(call: Call) -> Fault:
@@ -71,7 +71,7 @@ def test_tenant_that_edits_its_own_object_does_not_fail_the_delivery_for_others(
 @pytest.mark.fault("S20")
 def test_tenant_that_edits_its_own_secret_alone_is_answered_with_retrying(env: FaultEnv) -> None:
     """The only Secret that is bound to an AWS secret is edited before each write. The delivery is answered 200 with the
-    outcome `retrying`, and a replica that is stopped meanwhile tries once more before it ends."""
+    outcome `retrying`. Once the edits are over, the replica is stopped, and fills the Secret before it ends."""
     receiver = env.receiver(KEYTURN_DRAIN_SECONDS="0")
     env.create_bound_secret("db", consumers=())
     over = edit_before_writes(env, env.namespace, "secrets", "db")
@@ -109,8 +109,8 @@ def test_change_whose_retry_dies_with_its_process_is_carried_by_the_poller(env: 
 @pytest.mark.fault("S20")
 def test_crowd_of_bindings_to_a_shared_secret_does_not_fail_its_deliveries(env: FaultEnv) -> None:
     """A tenant binds 400 Secrets to a shared AWS secret, and the API server takes half a second for each write of them.
-    Another tenant's one Secret is filled first, the delivery is answered 200 at the deadline, and the rest follows
-    without another delivery."""
+    Another tenant's one Secret is filled within 4 s. The delivery is answered 200 although some of the 400 Secrets are
+    not filled yet, and they follow without another delivery."""
     receiver = env.receiver()
     crowd = neighbour(env)
     env.create_bound_secret("db", consumers=())

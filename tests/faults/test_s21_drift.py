@@ -1,7 +1,7 @@
 """S21: whatever another writer does to a key that Keyturn fills, the key gets its value back.
 
 The matrix has a cell for each way to write, each field (``data`` or ``stringData``) and each type of Secret. All cells
-run side by side, in one namespace and with one receiver, which does not poll.
+run side by side, in one namespace and with one receiver, which polls only once an hour.
 """
 
 import json
@@ -131,7 +131,8 @@ def replace(cell: Cell) -> None:
 
 
 def edit(cell: Cell) -> None:
-    """Edit the Secret with kubectl edit. The editor replaces each value, or moves the values to ``stringData``."""
+    """Edit the Secret with kubectl edit. The editor replaces each value in ``data``, or adds the values as
+    ``stringData``."""
     script = (
         "import json, sys, yaml\n"
         "field, values, file = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]\n"
@@ -275,7 +276,8 @@ def refused(cell: Cell) -> bool:
 @pytest.mark.fault("S21")
 def test_every_write_to_a_filled_key_is_reverted(env: FaultEnv) -> None:
     """kubectl's ways to write, server-side apply by GitOps tools and under Keyturn's own name, and forged records
-    change the keys of every type of Secret, as data and as stringData. Each gets its value back, without a restart."""
+    change the keys of every type of Secret, as data and as stringData. Each key gets its value back, and a consumer is
+    not restarted."""
     env.receiver()
     create_sources(env)
     cells = cells_of(env, list(WRITERS))

@@ -1,4 +1,4 @@
-"""S22: a tenant does all at once what ``edit`` in one namespace lets him do, and his neighbour notices nothing.
+"""S22: a tenant does everything at once that ``edit`` in one namespace lets him do, and his neighbour notices nothing.
 
 ``make test-hostile`` runs it for ten minutes, with thousands of objects. Among the other fault tests it runs in its
 short form: for SHORT seconds, with a tenth of the objects.
@@ -125,7 +125,7 @@ class Scene:
 
 
 def editor(namespace: str) -> Iterator[dict[str, Any]]:
-    """Return a ServiceAccount that has ``edit`` in its namespace, as a cluster admin would give it.
+    """Yield a ServiceAccount and what gives it ``edit`` in its namespace, as a cluster admin would.
 
     The ClusterRole ``edit`` itself is empty here, because the controller that aggregates ClusterRoles does not run. So
     the account gets the two ClusterRoles from which ``edit`` would be aggregated.
@@ -209,8 +209,8 @@ class Run:
             await asyncio.gather(*running)
 
     async def _replace(self, tenant: HostileTenant) -> None:
-        """Start a fresh replica once all objects of the tenant exist, and stop the former one, as an update of the
-        chart does."""
+        """In the middle of the attack, and once all objects of the tenant exist, start a fresh replica and then stop
+        the former one, as an update of the chart does."""
         await asyncio.sleep(SECONDS / 2)
         while not tenant.prepared:
             assert tenant.running, tenant.log
@@ -237,7 +237,8 @@ class Run:
 
 
 def kubernetes_calls(receiver: LocalReceiver) -> str:
-    """Return the calls of a replica to the API server, the most frequent first."""
+    """Return the twenty most frequent kinds of calls of a replica to the API server, with their numbers, as a line for
+    people."""
     calls: Counter[str] = Counter()
     for family in text_string_to_metric_families(receiver.metrics()):
         for sample in family.samples:

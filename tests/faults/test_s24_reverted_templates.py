@@ -97,7 +97,8 @@ class Owned:
 
 
 def create(env: FaultEnv, kind: str, *names: str, **annotations: str) -> None:
-    """Create workloads of three pods, which take some seconds to roll, and wait until the receiver has seen them."""
+    """Create workloads that take some seconds to roll, and wait until the receiver has seen them and their pods are
+    ready. A workload has three pods, and a DaemonSet at least one."""
     for name in names:
         made = workload(env.namespace, name, env_from("db"), kind)
         made["metadata"]["annotations"] = annotations
@@ -140,9 +141,11 @@ def messages(env: FaultEnv, kind: str, name: str, reason: str) -> list[str]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", PLURALS)
 def test_pods_of_a_reverted_template_end_on_the_new_value_or_it_is_told(env: FaultEnv, kind: str) -> None:
-    """Owners, fast and slow, revert the pod template of a workload while it rolls: they keep or strip its annotations,
-    or put old marks back. Within a minute, all pods are newer than the rotation, or Events on the workload and the
-    Secret name the owner. Meanwhile Keyturn writes a handful of times, and nothing more once the owner rests."""
+    """Each of eight owners, fast or slow, reverts the pod template of its own workload while it rolls. Some leave the
+    workload's own annotations alone, some strip them, and some put old marks back. Within a minute, all pods of a
+    workload are newer than the rotation, or Events on the workload and on the Secret name the owner. Meanwhile Keyturn
+    writes to each workload one to eight times. After the owners have stopped, the AWS secret rotates once more, the old
+    pods are replaced, and then nothing more is written to the workloads."""
     receiver = env.receiver()
     env.create_bound_secret(consumers=())
     owned = [
@@ -321,8 +324,8 @@ def test_eviction_without_the_right_is_told(env: FaultEnv) -> None:
 
 @pytest.mark.fault("S24")
 def test_undone_rollout_restarts_nobody(env: FaultEnv) -> None:
-    """Image 1, image 2, a rotation, `kubectl rollout undo`: the pods that come back are new and have read the new
-    value. The Deployment rolls once for the undoing, and not a second time."""
+    """A Deployment gets a second image and a rotation, and then `kubectl rollout undo`. The pods that come back are new
+    and have read the new value. The Deployment rolls once for the undoing, and not a second time."""
     env.receiver()
     env.create_bound_secret(consumers=())
     create(env, "Deployment", "web")

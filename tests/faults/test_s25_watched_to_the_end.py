@@ -26,7 +26,8 @@ def patch(env: FaultEnv, spec: object) -> None:
 
 
 def create_consumer(env: FaultEnv) -> None:
-    """Create a consumer whose next pods find no node, and wait until it has its baseline."""
+    """Create a consumer, and wait until it has its baseline. Then pause it, and change its template so that its next
+    pods find no node."""
     env.create_bound_secret(consumers=())
     made = workload(env.namespace, "web", env_from("db"))
     made["spec"] |= {"progressDeadlineSeconds": 600, "replicas": 2}
@@ -46,8 +47,8 @@ def pid_of_leader(env: FaultEnv) -> int:
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_leader_is_killed_between_the_mark_and_the_end(env: FaultEnv, replicas: int) -> None:
     """The leader is killed with SIGKILL after it has marked a consumer, and before the consumer's pods are ready.
-    Another replica, or the next process, tells of the end of the rollout. It is told once, even if a leader is killed
-    again after that."""
+    Another replica, or the next process, tells of the end of the rollout. The end is told once, even if a leader is
+    killed again after that."""
     running = [env.receiver() for _ in range(replicas)]
     create_consumer(env)
     eventually(lambda: pid_of_leader(env))
@@ -80,7 +81,7 @@ def test_leader_is_killed_between_the_mark_and_the_end(env: FaultEnv, replicas: 
 @pytest.mark.fault("S25")
 def test_stuck_rollout_is_told_once_across_leaders_and_ends_live(env: FaultEnv) -> None:
     """A rollout exceeds its deadline, because its pods find no node. One Warning tells why, and a change of leader adds
-    no second one. When the rollout is mended, its end is told, and the metric falls to 0."""
+    no second one. When the rollout is mended, its end is told, and the metric of stuck rollouts falls to 0."""
     first = env.receiver()
     create_consumer(env)
     patch(env, {"progressDeadlineSeconds": 2})

@@ -290,7 +290,7 @@ def test_window_that_opens_soon_is_met_without_any_change(env: FaultEnv) -> None
     """When a window opens, the consumer is restarted within 15 s, although nothing has changed in the cluster."""
     env.receiver()
     env.create_bound_secret(consumers=())
-    soon = datetime.now(UTC) + timedelta(seconds=75)  # its full minute is at least 15 s away: time to rotate
+    soon = datetime.now(UTC) + timedelta(seconds=75)  # this minute begins in 15 s or more: time to rotate
     window = f"{soon.minute} {soon.hour} * * * for 5m"
     env.cluster.create([deployment(env, "web", **{"keyturn.dev/rollout-window": window})])
     eventually(are_ready(env, 1), 60)

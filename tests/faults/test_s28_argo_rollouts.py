@@ -64,9 +64,9 @@ def start(env: FaultEnv, *objects: Any, **settings: str) -> LocalReceiver:
 
 @pytest.mark.fault("S28")
 def test_definition_that_comes_and_goes_is_followed(make_env: MakeEnv) -> None:
-    """The definition is absent at the start, comes, goes away together with a Rollout, and comes again. The receiver
-    stays ready. It restarts the Deployment at each rotation, and the Rollout while it exists. It logs each change once,
-    and uses only those rights to Rollouts that the chart grants."""
+    """The definition is absent at the start, comes, goes away together with a Rollout, comes again, and goes away
+    again. The receiver stays ready. It restarts the Deployment at each rotation, and the Rollout while it exists. It
+    logs each absence once, and uses only those rights to Rollouts that the chart grants."""
     env = make_env(**RIGHTS)
     receiver = env.receiver(**SETTINGS)
     env.create_bound_secret()

@@ -64,7 +64,7 @@ def test_twenty_secrets_that_change_within_two_seconds_restart_their_reader_once
     eventually(lambda: has_all(env, *names), seconds=60)
     env.cluster.kubectl("rollout", "status", "deployment/web", "-n", env.namespace, "--timeout=120s")
     env.let_settle(3)
-    # A restart waits for ten seconds at most. So if the rotations take longer on a slow machine, there may be one more
-    # restart for each such time.
+    # A restart waits for ten seconds at most. If the rotations take long on a slow machine, the test allows one more
+    # restart for every eight seconds.
     assert 2 <= replica_sets(env.cluster, env.namespace, "web") <= 2 + seconds // 8
     env.assert_no_value_leaked()

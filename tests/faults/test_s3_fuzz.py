@@ -176,8 +176,8 @@ def status_in(name: str) -> int:
 
 @pytest.mark.fault("S3")
 def test_corpus_is_answered_as_named_in_any_chunks() -> None:
-    """Each file of the corpus is sent in one piece, in two pieces, and byte by byte. The response has the status that
-    the file's name states."""
+    """Each file of the corpus is sent in one piece, in two pieces and, if it has less than 1,000 bytes, byte by byte.
+    The first response has the status that the file's name states."""
     with door_in_hand() as door:
         for name in CORPUS:
             content = raw(name)
@@ -356,7 +356,8 @@ VALUES = (
 @fuzzed
 @given(st.dictionaries(NAMES, VALUES), st.binary(max_size=50))
 def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], body: bytes) -> None:
-    """Headers other than the correct ones make verification raise NotVerified and nothing else."""
+    """A webhook header with another value than the correct one makes verification raise NotVerified and nothing else. A
+    different content type does not."""
     right = signed_as_of_now(body)
     relevant = {name: value for name, value in changed.items() if name != "content-type" and value != right[name]}
     if not relevant:
@@ -370,7 +371,7 @@ def test_arbitrary_headers_are_refused_as_not_verified(changed: dict[str, str], 
 @fuzzed
 @given(st.binary(max_size=100), st.integers(0), st.integers(1, 255))
 def test_changed_byte_is_refused(body: bytes, at: int, change: int) -> None:
-    """Verification refuses a delivery if any single byte of its body, id, timestamp or signature has been changed."""
+    """Verification refuses a delivery if a single byte of its body, id, timestamp or signature has been changed."""
     headers = signed_as_of_now(body)
     signature = headers["webhook-signature"].encode()
     everything = [bytearray(part) for part in (body, b"msg_1", str(NOW).encode(), signature)]

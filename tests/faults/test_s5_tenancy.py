@@ -428,8 +428,9 @@ def test_disallowed_secret_is_filled_on_no_path(make_env: Callable[..., FaultEnv
 
 @pytest.mark.fault("S5")
 def test_what_a_tenant_writes_reaches_no_terminal_and_finds_no_secret(env: FaultEnv) -> None:
-    """A tenant writes control characters into an annotation, and another team's secret into its record. The status is
-    printable, and its Events do not tell whether that secret exists."""
+    """A tenant writes control characters into an annotation of a Secret, and another team's secret into the record of
+    another Secret. The status and the Events of the first Secret are printable. The second Secret has the same status
+    reason whether or not that secret exists, and polls do not reconcile it."""
     receiver = env.receiver(KEYTURN_POLL_INTERVAL_SECONDS="1")
     env.create_bound_secret("own")
     _, arns = other_team(env, "db")

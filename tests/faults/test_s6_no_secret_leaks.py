@@ -27,8 +27,8 @@ from support.wait import eventually
 
 C = CANARY
 DEEP = "[" * 100_000 + f'"{C}"' + "]" * 100_000
-# For each Secret: a value that no Secret can hold or that makes an expression fail, the annotation `data`, and the
-# expected status.
+# For each Secret: its value in AWS, the annotation `data`, and the expected status. Most of these values make an
+# expression fail, or cannot fill a Secret.
 STUMBLED_OVER: Mapping[str, tuple[str | bytes, str, str]] = {
     "wrong-type": (json.dumps({"a": f"{C}-text"}), "K: abs(a)", "InvalidValue"),
     "wrong-element": (json.dumps({"a": [f"{C}-1", 2]}), "K: sort(a)", "InvalidValue"),

@@ -168,9 +168,10 @@ def live_a_life(env: FaultEnv, more: bool, **settings: str) -> None:
 @pytest.mark.parametrize("more", [True, False], ids=["all that there is", "read and fill alone"])
 @pytest.mark.parametrize("mode", ["all namespaces", "few namespaces"])
 def test_used_rights_equal_the_granted_ones(make_env: Callable[..., FaultEnv], mode: str, more: bool) -> None:
-    """In all namespaces or in a few, a receiver fills, rotates, restarts three kinds of workload, deletes, writes
-    Events, leads, and reads with a tenant's role. Whether or not its settings allow restarts and deletions, it uses
-    exactly the verbs that the chart's roles grant."""
+    """In all namespaces or in a few, a receiver fills Secrets, applies rotations, restarts three kinds of workload,
+    deletes, writes Events, leads, and reads with a tenant's role. Whether or not its settings allow restarts and
+    deletions, it uses exactly the verbs that the chart's roles grant, and exactly the actions that the IAM template
+    allows."""
     few = mode == "few namespaces"
     values: dict[str, Any] = {"tenantRoles": {"enabled": True}}
     values |= {"rollouts": {"enabled": more}, "deletions": {"enabled": more}}

@@ -16,7 +16,7 @@ from support.manifests import secret
 from support.wait import eventually
 
 ACCOUNT = "123456789012"
-REFUSED = 40  # Secrets, enough for several batches
+REFUSED = 40  # number of Secrets that AWS refuses to read: enough for several batches
 KEYS = {"KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "1"}  # the receiver checks its own credentials every second
 
 

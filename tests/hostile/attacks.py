@@ -60,8 +60,8 @@ WRONG_ROLES = (
     f"arn:aws:iam::{ACCOUNT}:role/refuse",
 )
 
-LONG_NAME = "collide" + "d" * 73  # 80 letters: too long for the name of a mark, so it is shortened there
-# Release 0.2 gave both names the same mark.
+LONG_NAME = "collide" + "d" * 73  # 80 letters: too long for the name of a mark, so the mark has a shortened name
+# Release 0.2 gave the Secrets of both names marks of the same name.
 SHORT_NAME = (former_mark_name(LONG_NAME) or "").removeprefix(MARK_PREFIX)
 
 

@@ -1,7 +1,7 @@
-"""Imitates AWS for two teams. It answers quickly where all is well, and badly where the hostile tenant's names ask for
-it.
+"""Imitates AWS for two teams. It answers quickly where all is well. These names of regions, secrets and roles, which
+the hostile tenant uses, get other answers or none:
 
-- Every region but the own one hangs.
+- Every region except REGION hangs.
 - A secret whose name contains ``/hot-`` is throttled. A batch with a name that contains ``!`` is refused as a whole.
 - Another account's secret is never in a batch's answer, as AWS documents it, and has the value FOREIGN.
 - A role whose name begins with ``hang`` hangs in STS, and one that begins with ``refuse`` is refused.
@@ -65,7 +65,7 @@ class HostileAws(Stoppable):
         return sdk.environment(self.endpoint_url)
 
     def put(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Give secrets, by name, a value. Return the new version id of each."""
+        """Give each of the named secrets a new value. Return the ids of the new versions by name."""
         return dict(ask(self.endpoint_url, "test.Put", values))
 
     def put_binary(self, name: str, content: bytes) -> None:
@@ -84,7 +84,7 @@ def arn_of(name: str, account: str = ACCOUNT) -> str:
 
 
 class Refused(Exception):
-    """AWS refuses the call, with this code."""
+    """AWS refuses the call. The text is the code of AWS's error."""
 
 
 class Answers:

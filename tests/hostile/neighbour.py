@@ -90,7 +90,8 @@ async def kubernetes(url: str, ca_context: Any, token: str) -> AsyncIterator[Kub
 
 
 class Floor:
-    """Makes one write to the API server again and again, with an identity of its own. No delivery can be faster."""
+    """Makes one write to the API server again and again, with an identity of its own. No delivery can be faster than
+    that."""
 
     def __init__(self, api: Kubernetes, namespace: str) -> None:
         self._api = api
@@ -157,7 +158,8 @@ class Neighbour:
         self._number = 0
 
     async def prepare(self) -> None:
-        """Create the AWS secrets, the Secrets and their consumers. Wait until everything is filled and has a mark."""
+        """Create the AWS secrets, the Secrets and their consumers. Wait until each Secret is filled and each consumer
+        has a mark."""
         for name in (*TOLD, POLLED, SHARING):
             await self._put(name)
         role = {"annotations": {ROLE: f"arn:aws:iam::{ACCOUNT}:role/team"}}
@@ -229,9 +231,9 @@ class Neighbour:
     # --- Other ways to the receiver
 
     async def try_other_ways(self, figures: Figures, seconds: float) -> None:
-        """Make a new binding, tamper with a Secret, make a new consumer, and rotate a secret that nobody tells of.
+        """Make a new binding, tamper with a Secret, make a new consumer, and rotate a secret without a notification.
 
-        Note how long each takes until it is as it should be.
+        Note after each of these changes how long it takes until the cluster is as it should be.
         """
         self._number += 1
         fresh = f"new{self._number}"
@@ -263,8 +265,8 @@ class Neighbour:
     # --- The end
 
     async def wait_until_true(self, seconds: float) -> list[str]:
-        """Wait until every Secret holds what AWS has, and every consumer runs with it. Return what is still
-        wrong."""
+        """Wait until every Secret holds what AWS has and is ok, and every late consumer has the same mark as the first
+        consumer of its Secret. Return what is still wrong."""
         end, wrong = time.monotonic() + seconds, ["not looked at"]
         while wrong and time.monotonic() < end:
             wrong = await self._what_is_wrong()

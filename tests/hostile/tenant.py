@@ -1,4 +1,4 @@
-"""The hostile tenant: makes the objects of all attacks, then edits them until he is stopped.
+"""The hostile tenant: makes the objects of all attacks, then edits them until his time is up or somebody stops him.
 
 ``python -m hostile.tenant FILE`` reads what he needs to know (``Orders``) from a file. He calls the API server with his
 own token, and ends by himself after ``seconds``.
@@ -22,7 +22,8 @@ from hostile.aws import PYTHONPATH
 from keyturn_local.processes.environment import clean_environment
 from keyturn_local.processes.program import Program, Stoppable
 
-# Calls at once. The API server and etcd share two cores with the receiver here: more would only show how slow they get.
+# His calls at once. The API server and etcd share two cores with the receiver here, so more calls would only show how
+# slow the API server and etcd get.
 MAX_IN_FLIGHT = int(os.environ.get("HOSTILE_IN_FLIGHT", "2"))
 MAX_CREATIONS = 8  # calls at once while he makes his objects
 MADE = "all objects are made"
@@ -92,8 +93,8 @@ class Attacker:
         await asyncio.gather(*(self._call(f"create: {attack.name}", each, self._creations) for each in creations))
 
     async def repeat(self, attack: Attack, end: float) -> None:
-        """Make the edits of an attack at its rate. If the API server is slower than that, all attacks get slower by the
-        same factor."""
+        """Make the edits of an attack at its rate. One edit, and one more for every ten edits a second, may be under
+        way at a time. So if the API server is slower than the rate, the attack gets slower, too."""
         if attack.edit is None:
             return
         start, running = time.monotonic(), set[asyncio.Task[None]]()

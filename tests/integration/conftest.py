@@ -10,7 +10,7 @@ from support.fake_receiver import FakeReceiver
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    """One server, which fixtures reset, because a new server takes ten seconds to create its first stack."""
+    """One server for all tests. Fixtures reset it, because a new server takes ten seconds to create its first stack."""
     with LocalAws.start(tmp_path_factory.mktemp("aws")) as running:
         yield running
 

@@ -162,12 +162,12 @@ def test_broken_binding_keeps_the_data_and_says_what_to_do(
 
 
 def status(stack: Stack, namespace: str, name: str = "db") -> str:
-    """Return the status of a Secret, which has no line breaks."""
+    """Return the status of a Secret. A status has no line breaks."""
     return annotations_of(stack.cluster, "secret", namespace, name).get("keyturn.dev/status", "")
 
 
 def state(stack: Stack, namespace: str, name: str = "db") -> str:
-    """Return the label by which people filter."""
+    """Return the label keyturn.dev/state, by which people filter Secrets."""
     labels = stack.cluster.get("secret", name, namespace)["metadata"].get("labels") or {}
     return labels.get("keyturn.dev/state", "")
 

@@ -154,7 +154,7 @@ CHECKS: dict[str, Callable[[Objects], None]] = {
     "private-registry": check_private_registry,
     "proxy": check_proxy,
 }
-# Definitions of these kinds are in no Go module that can be had, so the API server cannot check them here.
+# No Go module that can be had contains definitions of these kinds, so the API server cannot check them here.
 WITHOUT_DEFINITION = {"HelmRelease"}
 
 

@@ -107,7 +107,7 @@ def leaves(value: Any, schema: Mapping[str, Any], path: tuple[str, ...] = ()) ->
 
 
 def tried(chart: helm_python.Chart) -> dict[tuple[str, ...], list[Any]]:
-    """Return, for each path, all values that the sets give it."""
+    """Return, for each path, all values that the sets in VARIANTS give it."""
     assert chart.schema is not None
     found: dict[tuple[str, ...], list[Any]] = {}
     for values in VARIANTS.values():
@@ -141,7 +141,8 @@ def test_choice_of_a_value_is_tried(chart: helm_python.Chart) -> None:
 
 @pytest.mark.parametrize("name", [*EXCLUSIVE, *COMBINABLE])
 def test_value_of_the_chart_has_an_effect(chart: helm_python.Chart, name: str) -> None:
-    """If any single value of a set is removed, the chart renders different manifests, or refuses the set."""
+    """If a set loses any of its values that differ from the default, the chart renders different manifests, or refuses
+    the set."""
     assert chart.schema is not None
     defaults = dict(leaves(chart.values, chart.schema))
     whole = manifests(chart, VARIANTS[name])

@@ -23,7 +23,7 @@ from keyturn_receiver.core.history import Change, add
 from support import cli
 from support.manifests import env_from, role, secret, workload
 
-VALUE = "canary-6fd1"  # of a Secret; no output may have it
+VALUE = "canary-6fd1"  # the value of a Secret; no output may contain it
 
 
 def kubeconfig(control_plane: ControlPlane) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def filled(namespace: str, name: str = "db", **annotations: str) -> dict[str, An
 
 
 def account(control_plane: ControlPlane, namespace: str, directory: Path, *rules: tuple[str, list[str]]) -> Path:
-    """A kubeconfig of somebody with the rights to get and list these resources, by their API groups."""
+    """A kubeconfig of somebody with the rights to get, list and watch these resources, by their API groups."""
     given = [{"apiGroups": [group], "resources": names, "verbs": ["get", "list", "watch"]} for group, names in rules]
     kubeconfig = without_rights(control_plane, namespace, directory)
     control_plane.create(role(namespace, "nobody", given))
@@ -330,7 +330,7 @@ def test_release_that_is_not_there_is_told_with_the_way_to_name_it(control_plane
 
 
 def test_rotate_rotates_nothing_that_it_could_not_wait_for(control_plane: ControlPlane, namespace: str) -> None:
-    """AWS cannot be reached here, so an attempt to rotate would be told."""
+    """AWS cannot be reached in this test, so an attempt to rotate would give another error."""
     pinned = filled(namespace, "pinned")
     pinned["metadata"]["annotations"]["keyturn.dev/version-stage"] = "AWSPREVIOUS"
     other = secret(namespace, "web", f"{namespace}/another")

@@ -95,7 +95,7 @@ class Shop:
         return str(version)
 
     def run(self, *arguments: str, **variables: str) -> cli.Ran:
-        """Run the command line, and check that it says no value."""
+        """Run the command line, and check that it prints no secret value."""
         ran = cli.run(self.env.cluster.kubeconfig, *arguments, env={**self.aws, **variables})
         assert CANARY not in ran.out + ran.err
         return ran

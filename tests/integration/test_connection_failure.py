@@ -1,4 +1,4 @@
-"""The notifier's messages for every way in which a POST can end without an answer, tested with real sockets."""
+"""The notifier's messages for the ways in which a POST can end without an answer, tested with real sockets."""
 
 import socket
 import ssl

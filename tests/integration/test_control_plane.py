@@ -94,7 +94,8 @@ def test_killed_parent_leaves_no_process_of_the_control_plane(tmp_path: Path) ->
     assert parent.stdout is not None
     with parent.stdout:
         assert parent.stdout.readline() == b"ready\n"
-        assert len(processes_of(tmp_path)) >= 6  # etcd, API server, controllers, scheduler, kwok and their guards
+        # These are etcd, API server, controllers, scheduler and kwok, and at least one guard.
+        assert len(processes_of(tmp_path)) >= 6
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     eventually(lambda: not processes_of(tmp_path), seconds=10)

@@ -40,7 +40,7 @@ def queue(emulator: Emulator) -> str:
 
 
 def messages(emulator: Emulator, url: str) -> list[dict]:
-    """Take all messages out of the queue."""
+    """Take at most ten messages out of the queue. Return their bodies."""
     sqs = emulator.client("sqs")
     found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0).get("Messages", [])
     for message in found:

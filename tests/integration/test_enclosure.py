@@ -92,7 +92,8 @@ def machine() -> dict[str, set[str]]:
 
 
 def swept() -> bool:
-    """Return whether each cgroup of an enclosure belongs to an enclosure that is still running."""
+    """Start an enclosure, which removes the cgroups of dead enclosures. Return whether each cgroup that is left belongs
+    to an enclosure that is still running."""
     run("true")
     return not [
         root for root in cgroups.MOUNT.glob(f"*/{cgroups.PREFIX}*") if not Path("/proc", root.name[13:]).exists()

@@ -28,7 +28,8 @@ def patch(stack: Stack, namespace: str, kind: str, name: str, spec: dict[str, An
 
 @pytest.fixture
 def rotate_to(stack: Stack, namespace: str) -> Callable[[str], str]:
-    """Returns a function that rotates the secret of the bound Secret `db`, and returns the id of the new version."""
+    """Create the bound Secret `db`. Return a function that rotates its AWS secret, and returns the id of the new
+    version."""
     client = stack.aws.secrets_manager()
     client.create_secret(Name=f"{namespace}/db", SecretString="one")
     stack.cluster.create([secret(namespace, "db", f"{namespace}/db")])

@@ -1,4 +1,5 @@
-"""moto with its gaps closed: a label that moves has its effects, and a rotation starts with an empty version."""
+"""moto with its gaps closed: the move of a label changes the current value and the date, and a rotation starts with an
+empty version."""
 
 import time
 from typing import TYPE_CHECKING

@@ -46,7 +46,7 @@ class Site:
         self.kubectl("annotate", "--overwrite", "secret", name, *changes)
 
 
-Mend = Callable[[Site, str, str], None]  # with the site, the Secret's name, and the words
+Mend = Callable[[Site, str, str], None]  # the arguments are the site, the Secret's name, and the words
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rename_annotation(site: Site, name: str, told: str) -> None:
 
 
 def take_line(mark: str) -> Mend:
-    """Take the line that the words give after ``mark`` as the whole annotation."""
+    """Return a function that makes the line after ``mark`` in the words the whole annotation."""
 
     def mend(site: Site, name: str, told: str) -> None:
         line = re.split(r"; to take every key|, and a constant|, or, for", told.rpartition(mark)[2])[0]
@@ -102,7 +102,7 @@ def set_label(site: Site, name: str, told: str) -> None:
 
 
 def create_again(**changes: Any) -> Mend:
-    """Delete the Secret, and create it with another field."""
+    """Return a function that deletes the Secret, and creates it again with these fields."""
 
     def mend(site: Site, name: str, told: str) -> None:
         site.kubectl("delete", "secret", name)
@@ -318,7 +318,8 @@ def test_mistake_is_told_and_mended_by_what_the_words_say(site: Site, name: str)
 
 
 def test_label_as_an_annotation_is_found_by_the_documented_command(site: Site) -> None:
-    """Keyturn reads no Secret without its label, so nothing tells the author. The docs have a command that finds it."""
+    """Keyturn reads no Secret without its label, so neither a status nor an Event tells the author. The docs have a
+    command that finds it."""
     unbound = secret(
         site.namespace, "as-annotation", None, **{"keyturn.dev/bind": "true", "keyturn.dev/secret-id": "x"}
     )

@@ -109,7 +109,7 @@ def signing_key(aws: LocalAws, path: EventPath) -> bytes:
 
 
 def dead_letters(aws: LocalAws, path: EventPath) -> dict[str, str]:
-    """Remove all messages from the dead-letter queue. Return a map from each message's body to its reason."""
+    """Remove at most ten messages from the dead-letter queue. Return a map from each message's body to its reason."""
     messages = (
         aws.sqs()
         .receive_message(

@@ -72,7 +72,7 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     assert not listens(kubelet.url)
     assert not [name for name in OF_DELIVERIES if name in kubelet.metrics()]
 
-    # A binding is filled, and a rotation arrives with the poll.
+    # A bound Secret is filled, and a rotation arrives with the poll.
     cluster.create([secret(namespace, "db", secret_id)])
     eventually(lambda: data_of(cluster, namespace, "db") == {"value": b"one"})
     cluster.create([workload(namespace, "web", env_from("db"))])

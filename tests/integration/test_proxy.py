@@ -23,7 +23,8 @@ SECRETS_MANAGER = f"secretsmanager.{REGION}.amazonaws.com"
 
 
 class PodIdentityAgent(HttpServer):
-    """The agent of EKS Pod Identity, at a name of this host. It hands out credentials to whoever has the token."""
+    """A fake agent of EKS Pod Identity, at a host name of this machine. It gives credentials to every caller. ``asked``
+    counts the requests with the right token."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -86,7 +87,8 @@ def receiver_behind(proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv,
 def test_receiver_asks_the_proxy_for_aws_alone(
     proxy: ConnectProxy, agent: PodIdentityAgent, env: FaultEnv, no_proxy: str
 ) -> None:
-    """An entry of NO_PROXY covers the API server, which is at a literal address; none covers Pod Identity's agent."""
+    """An entry of NO_PROXY covers the API server, which is at a literal address. No entry covers Pod Identity's
+    agent."""
     receiver_behind(proxy, agent, env, no_proxy).start(60)
     env.create_bound_secret()
     env.rotate()

@@ -1,5 +1,5 @@
-"""Readers that Keyturn does not restart, on the real API server with its own controllers: each is told once, and no
-other reader is told."""
+"""Readers that Keyturn does not restart, on the real API server with its own controllers: each is reported once, and no
+other reader is reported."""
 
 import json
 import time

@@ -98,7 +98,7 @@ def test_workload_that_reloader_restarts_is_restarted_once(own_stack: OwnStack, 
         eventually(lambda: has_baseline(stack, namespace, "ours"))
         rotate(stack.aws.secrets_manager(), f"{namespace}/db", "two")
         eventually(lambda: data_of(stack.cluster, namespace, "db") == {"value": b"two"})
-        # What Reloader does when it sees that the data has changed, with its strategy env-vars.
+        # With its strategy env-vars, Reloader does this when it sees that the data has changed.
         sha = hashlib.sha1(b"value=two;").hexdigest()  # noqa: S324 - it is Reloader's
         stack.cluster.kubectl("set", "env", "deployment/theirs", "-n", namespace, f"STAKATER_DB_SECRET={sha}")
         eventually(lambda: [replica_sets(stack.cluster, namespace, name) for name in ("theirs", "ours")] == [2, 2])

@@ -44,7 +44,7 @@ def dry_run(helm: Helm, annotations: dict[str, str], labels: dict[str, str]) -> 
 def helm(control_plane: ControlPlane) -> Iterator[Helm]:
     with helm_in_namespace(control_plane) as made:
         made.install(SOME_KEY, wait="hookOnly")
-        eventually(lambda: "Warning: " in dry_run(made, ID, {}))  # the API server takes a policy over after a moment
+        eventually(lambda: "Warning: " in dry_run(made, ID, {}))  # the API server enforces a policy after a moment
         yield made
 
 

@@ -43,7 +43,8 @@ def calls(stack: Stack) -> tuple[str, float]:
 
 
 def quiet(stack: Stack) -> tuple[str, float]:
-    """Wait until the work of earlier tests is done. Return the calls so far."""
+    """Wait until the work of earlier tests is done: until ``calls`` returns the same result twice, half a second apart.
+    Return this result."""
     end = time.monotonic() + 20
     while (before := calls(stack)) != (time.sleep(0.5) or calls(stack)):
         assert time.monotonic() < end
@@ -132,7 +133,7 @@ def test_health_check_of_an_alb_passes(stack: Stack) -> None:
 def test_pending_key_is_accepted(own_stack: Callable) -> None:
     with own_stack(KEYTURN_SIGNING_KEY_INTERVAL_SECONDS="1") as stack:
         client = stack.aws.secrets_manager()
-        eventually(lambda: not stack.aws.key_is_rotating(), 60)  # the dry run of a new stack
+        eventually(lambda: not stack.aws.key_is_rotating(), 60)  # a new stack first makes a dry run of the rotation
         old = current_key(stack)
         client.put_secret_value(
             SecretId=stack.path.signing_key_secret_id,

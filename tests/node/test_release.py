@@ -189,7 +189,7 @@ def finalizers(release: InstalledRelease, name: str, finalizers: list[str]) -> N
 
 def test_killed_receiver_is_restarted_and_loses_nothing(release: InstalledRelease, own_team: Team, key: bytes) -> None:
     pod = release.pods()[0]
-    # Each of these secrets rotates only once, so that no later rotation can hide a lost one.
+    # There are many of these secrets, because a later rotation of the same secret could hide a lost one.
     late = [f"late-{number}" for number in range(30)]
     own_team.bind(*late)
     eventually(own_team.is_current)

@@ -21,7 +21,7 @@ NAME = "rollouts.argoproj.io"
 
 
 def definition(lacking: str = "") -> Any:
-    """Return the definition of Rollouts, without the field ``lacking`` of their spec."""
+    """Return the definition of Rollouts. If ``lacking`` is given, their spec has no field of this name."""
     (file,) = (file for file in resolve() if file.name == "rollout-crd.yaml")
     made = yaml.load(file.read_text(), yaml.CSafeLoader)
     made["metadata"].pop("creationTimestamp", None)
@@ -98,7 +98,8 @@ def _is_served(cluster: Cluster) -> bool:
 
 
 def rollout(namespace: str, name: str, pod: dict[str, Any], way: str = "", **spec: Any) -> dict[str, Any]:
-    """Return the manifest of a Rollout. ``way`` is the text of its annotation that chooses how it restarts."""
+    """Return the manifest of a Rollout. ``way``, if given, is the text of the annotation that chooses how the Rollout
+    restarts."""
     made = workload(namespace, name, dict(pod))
     made |= {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
     made["metadata"]["annotations"] = {"keyturn.dev/restart": way} if way else {}

@@ -20,7 +20,8 @@ RENAMED = {"sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility"}
 
 
 def imported(module: str, root: Path) -> set[Path]:
-    """Return the project's own files that a module imports, directly or through other modules."""
+    """Return the file of a module under ``root``, and the files there that it imports, directly or through other
+    modules."""
     found: set[Path] = set()
     waiting = [module]
     while waiting:

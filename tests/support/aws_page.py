@@ -10,7 +10,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "aws.md").read_text()
 
 
 def command(beginning: str, deployment: Deployment) -> str:
-    """Return the one command that starts with ``beginning``; ``<Output>`` stands for an output of the stack."""
+    """Return the page's one command that starts with ``beginning``. Each ``<Output>`` in it is replaced by that output
+    of the stack."""
     blocks = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(aws [^`]+)`", PAGE.replace("\n", " "))
@@ -19,7 +20,7 @@ def command(beginning: str, deployment: Deployment) -> str:
 
 
 def run(beginning: str, deployment: Deployment) -> str:
-    """Run the one command that starts with ``beginning``, as a user does. Return what it prints."""
+    """Run the page's one command that starts with ``beginning``, as a user does. Return what it prints."""
     done = subprocess.run(
         ["sh", "-c", command(beginning, deployment)],  # noqa: S607 - the user's own shell
         env=deployment.emulator.tool_environment(),

@@ -54,7 +54,7 @@ class AwsSecrets:
         return self.notification_of(name, version_id)
 
     def version_id(self, name: str = "db") -> str:
-        """Return the version that has the label AWSCURRENT."""
+        """Return the id of the version that has the label AWSCURRENT."""
         return str(self.client.get_secret_value(SecretId=f"{self.namespace}/{name}")["VersionId"])
 
     def move_label(self, to: str, name: str = "db") -> Notification:

@@ -48,8 +48,8 @@ class PeriodicThread:
 class ObjectEditor(PeriodicThread):
     """Edits objects of one namespace in turn, ``pause`` seconds after one another.
 
-    ``objects`` are names such as "secret/db". ``annotation`` returns the NAME=VALUE of each edit by its number, which
-    begins with 1.
+    ``objects`` are names such as "secret/db". ``annotation`` is called with the number of each edit, and returns its
+    NAME=VALUE. The first edit has the number 1.
     """
 
     def __init__(

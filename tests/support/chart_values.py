@@ -178,7 +178,7 @@ COMBINABLE: dict[str, Values] = {
         ]
     },
 }
-# Each of these sets can only be used alone.
+# These sets are used one at a time.
 EXCLUSIVE: dict[str, Values] = {
     "defaults": {},
     "no replicas": {"replicas": 0},

@@ -22,7 +22,7 @@ class Ran:
 
     @property
     def data(self) -> object:
-        """What `-o json` wrote."""
+        """What `-o json` wrote, decoded."""
         return msgspec.json.decode(self.out)
 
 
@@ -39,7 +39,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(kubeconfig: Path | None, *arguments: str, env: Mapping[str, str] | None = None, seconds: float = 60) -> Ran:
-    """Run a command to its end."""
+    """Run a command of the CLI to its end. Fail if it prints a traceback."""
     ended = subprocess.run(
         command(*arguments),
         env=environment(kubeconfig, **(env or {})),

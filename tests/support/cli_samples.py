@@ -8,7 +8,8 @@ from keyturn_local.docs import cli_help
 
 
 def hold_samples(texts: Mapping[str, str]) -> None:
-    """Check that each output equals the page's sample of the same name. The first line of an output is the command.
+    """Check that each output has the lines of the page's sample of the same name. The first line of an output is the
+    command.
 
     With KEYTURN_WRITE_SAMPLES=1, write the outputs into the page instead.
     """
@@ -34,8 +35,8 @@ def replaced(text: str, names: Mapping[str, str], patterns: Sequence[tuple[str, 
 
 
 def aligned(text: str, is_row: Callable[[str], bool]) -> str:
-    """Make the columns of a table as wide as its present texts need. The CLI has made them as wide as the names of the
-    run needed."""
+    """Make the columns of a table as wide as its present texts need. Before ``replaced``, they were as wide as the
+    texts of the run needed."""
     lines = text.splitlines()
     table = [line for line in lines if is_row(line)]
     rows = [re.split(r" {2,}", line) for line in table]

@@ -29,7 +29,7 @@ def warnings_of(cluster: Cluster, namespace: str, name: str, kind: str = "Secret
 
 
 def list_events(cluster: Cluster, namespace: str, kind: str, name: str, **fields: str) -> list[Any]:
-    """Return the Events about an object. ``fields`` has the values that other fields must have, such as `reason`."""
+    """Return the Events about an object. ``fields`` selects among them by other fields, such as ``reason``."""
     wanted = {"involvedObject.kind": kind, "involvedObject.name": name, **fields}
     selector = ",".join(f"{field}={text}" for field, text in wanted.items())
     listed = cluster.kubectl("get", "events", "-n", namespace, "-o", "json", f"--field-selector={selector}")

@@ -27,7 +27,7 @@ class Convergence:
         return data == {"value": self._aws_value(name).encode()} and annotations.get("keyturn.dev/status") == "ok"
 
     def wait(self, seconds: float) -> None:
-        """Wait until every Secret is current, and every consumer has been restarted for the current revision of its
+        """Wait until every Secret is current, and every consumer has the mark of the current revisions of its
         Secret."""
         for name in self.secrets:
             eventually(lambda name=name: self.is_current(name), seconds)

@@ -7,7 +7,8 @@ from support.http_server import HttpServer, body_of, reply
 
 
 class Database(HttpServer):
-    """A server that checks logins, and changes a password for a user that logs in. Each user has one password."""
+    """A server that checks logins, and changes a user's password for anybody who sends a valid login. Each user has one
+    password."""
 
     def __init__(self, **passwords: str) -> None:
         self.passwords = passwords
@@ -17,7 +18,7 @@ class Database(HttpServer):
         reply(request, 200 if self.accepts(request.path, json.loads(body_of(request))) else 403)
 
     def accepts(self, path: str, body: dict) -> bool:
-        """Return whether a request is allowed, and execute it."""
+        """Return whether a request is allowed. If it is, execute it."""
         if path == "/login":
             return self.logs_in(body)
         if not self.logs_in(body["by"]):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def notification(subject: str, version_id: str = "v1", kind: EventType = EventType.CHANGED) -> Notification:
-    """Return a notification with a new id which reports that AWSCURRENT of ``subject`` has moved to ``version_id``."""
+    """Return a notification with a new id. Unless ``kind`` is given, it reports that AWSCURRENT of ``subject`` has
+    moved to ``version_id``."""
     data = NotificationData(
         "SecretLabelUpdated", "123456789012", "us-east-1", version_id=version_id, label="AWSCURRENT"
     )

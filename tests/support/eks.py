@@ -85,7 +85,7 @@ def pod_identity(
     ``client`` returns a client for an AWS service. ``environment`` has the variables, such as the region, that pods of
     an associated ServiceAccount get in addition to those of Pod Identity.
     """
-    # The SDKs wait only two seconds for the agent. So its clients are built before the first request.
+    # The SDKs wait only two seconds for the agent. So the agent's clients are built before the first request.
     eks, sts = client("eks"), client("sts")
     api_server = httpx.Client(
         base_url=cluster.url,

@@ -79,7 +79,7 @@ class FakeReceiver:
         return [each for _, body in self.requests for each in decode(CONTENT_TYPE_BATCH, body)]
 
     def hang(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Wait until the test ends, for at most 60 s. Assign this method to ``respond`` to imitate a receiver that
+        """Wait until ``close``, for at most 60 s. Assign this method to ``respond`` to imitate a receiver that
         hangs."""
         self.closed.wait(60)
         return 200, b""

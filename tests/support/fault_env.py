@@ -1,8 +1,8 @@
 """The environment of fault tests: receivers whose calls to AWS and Kubernetes go through fault-injecting proxies.
 
-The environment also records the history of its namespace. Every test ends with ``wait_converged``. It checks that the
-state equals that of a run without the fault (convergence.py), and that no output contains any part of a secret value
-(docs/faults.md).
+The environment also records the history of its namespace. Most tests end with ``wait_converged``. It checks that the
+state equals that of a run without the fault (convergence.py), and that no output contains CANARY, with which every
+secret value begins (docs/faults.md).
 """
 
 import json
@@ -158,8 +158,8 @@ class FaultEnv(AwsSecrets, Replicas):
             assert CANARY not in text, f"a value in {place}"
 
     def observed_output(self) -> dict[str, str]:
-        """Return all text that can be read without the right to read Secrets. This includes the receivers' logs,
-        replies and metrics."""
+        """Return the texts in which no secret value may appear: the receivers' logs, replies and metrics, and the
+        Events, Deployments and metadata of Secrets in the namespace."""
         output = {receiver.name: receiver.log for receiver in self.receivers}
         output["replies"] = "\n".join(self.deliveries.bodies)
         output["metrics"] = "\n".join(receiver.metrics() for receiver in self.receivers if receiver.running)

@@ -70,9 +70,9 @@ class Hang:
 
 @dataclass(frozen=True)
 class Edit:
-    """A fault: the proxy passes each piece of the answer (for a watch, each event) through ``edit``.
+    """A fault: the proxy passes the whole answer (for a watch, each event) through ``edit``.
 
-    If ``edit`` returns None, the proxy drops the piece.
+    If ``edit`` returns None, the proxy drops the answer or the event.
     """
 
     edit: Callable[[bytes], bytes | None]
@@ -93,13 +93,14 @@ Fault = Reply | Cut | CutAfter | Hang | Edit | Drip | None
 class FaultProxy:
     """A proxy on loopback.
 
-    ``fault_for`` chooses the fault of each call. ``on_answered`` is called once the upstream server has answered. If
-    ``keeps_host`` is true, the upstream server sees the host that the client has called, so AWS signatures stay valid.
+    ``fault_for`` chooses the fault of each call. ``on_answered`` is called for each call that the upstream server has
+    answered. If ``keeps_host`` is true, the upstream server sees the host that the client has called, so AWS signatures
+    stay valid.
     """
 
     def __init__(self, url: str, ca_file: Path | None = None, keeps_host: bool = False) -> None:
         self.calls: list[Call] = []
-        self.answers: list[tuple[Call, int]] = []  # calls that the upstream server has answered, and status codes
+        self.answers: list[tuple[Call, int]] = []  # calls that the upstream server answered, and statuses
         self._upstream = url
         self._own_headers = ("connection",) if keeps_host else ("connection", "host")
         context = ssl.create_default_context(cafile=ca_file) if ca_file else None
@@ -131,14 +132,15 @@ class FaultProxy:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def kubeconfig(self, original: Path, file: Path) -> Path:
-        """Write a copy of a kubeconfig that points to the proxy."""
+        """Write a copy of a kubeconfig to ``file``. The copy has the proxy as its server."""
         content = json.loads(original.read_text())
         content["clusters"][0]["cluster"] = {"server": self.url}
         file.write_text(json.dumps(content))
         return file
 
     def heal(self) -> None:
-        """End all faults, so that all calls pass from now on. The proxy closes the connections of calls that hang."""
+        """Let all new calls pass. The proxy closes the connections of calls that hang, and sends the rest of answers
+        that drip. A watch that is already open is edited until it ends."""
         self.fault_for: Callable[[Call], Fault] = lambda call: None
         self.on_answered: Callable[[Call, int], None] = lambda call, status: None
         self._released.set()
@@ -156,14 +158,14 @@ class FaultProxy:
         return [call for call in self.calls if call.method == method and re.search(pattern, call.path)]
 
     def succeeded(self, method: str, pattern: str) -> list[Call]:
-        """Return those of ``matching`` that the upstream server has done: a refused write, such as one with a conflict,
-        writes nothing."""
+        """Return those calls of ``matching`` that the upstream server has answered with success. A refused write, such
+        as one with a conflict, is left out."""
         answers = list(self.answers)
         done = (call for call, status in answers if 200 <= status < 300)
         return [call for call in done if call.method == method and re.search(pattern, call.path)]
 
     def actions(self, action: str, about: str = "") -> list[Call]:
-        """Return the calls of one AWS action so far whose path or body contains ``about``."""
+        """Return the calls so far of one AWS action, if their path or body contains ``about``."""
         return [call for call in self.calls if call.action == action and call.about(about)]
 
     def _handle(self, request: Any) -> None:

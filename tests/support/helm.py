@@ -1,5 +1,5 @@
-"""Helm releases of the chart, each set of releases in its own namespace, and what each command leaves in the
-cluster."""
+"""Helm releases of the chart in namespaces of their own, and the objects that Helm leaves in the cluster after each
+command."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -79,10 +79,10 @@ class Helm:
         }
 
     def inventory(self, *others: str) -> set[tuple[str, str, str]]:
-        """Return the kind, namespace and name of all objects in this namespace, of those in ``others``, and of all
-        objects that have no namespace.
+        """Return the kind, namespace and name of all objects in this namespace, in the namespaces ``others``, and in no
+        namespace at all.
 
-        Events are left out.
+        Events and ComponentStatuses are left out.
         """
         listed = self.cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
         kinds = ",".join(kind for kind in listed if kind.split(".")[0] not in ("events", "componentstatuses"))

@@ -28,7 +28,7 @@ class Done:
     err: str
 
     def data(self) -> Any:
-        """Return its output as JSON."""
+        """Return the output, decoded from JSON."""
         return json.loads(self.out)
 
 
@@ -53,7 +53,7 @@ class InstalledSite:
         return str(pod["metadata"]["name"])
 
     def set_ready(self, ready: bool) -> None:
-        """Write the pod's status."""
+        """Write the pod's status, with this condition ``Ready``."""
         status = {
             "phase": "Running",
             "podIP": own_address(),

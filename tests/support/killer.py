@@ -23,8 +23,8 @@ class Killer:
             proxy.on_answered = self.on_answered
 
     def fault_for(self, call: Call) -> Fault:
-        """Return the fault of a call. If the receiver is to die at this call, kill it. Calls after its death are
-        cut."""
+        """Return the fault of a call. If the receiver is to die before this call reaches the server, kill it now. Calls
+        after its death are cut."""
         if self.killed.is_set():
             return Cut()
         if not is_effect(call) or not self._is_due(call):

@@ -41,7 +41,8 @@ class Kubelet:
         self._receiver: Program | None = None
 
     def start(self) -> None:
-        """Start a receiver with everything that the Deployment specifies for its pod, and wait until it is ready."""
+        """Start a receiver with the variables and files that the Deployment specifies for its pod, and wait until it is
+        ready."""
         (deployment,) = self.helm.cluster.list("deployments", self.helm.namespace)
         pod = deployment["spec"]["template"]["spec"]
         account = self.helm.cluster.kubeconfig_for(self.helm.namespace, pod["serviceAccountName"], self._directory)
@@ -139,7 +140,7 @@ def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
         try:
             done = kubelet.heartbeat(pod["spec"])
             phase = "Failed" if done.returncode else "Succeeded"
-        finally:  # otherwise Helm would wait until its timeout
+        finally:  # even after an error, because Helm would otherwise wait until its timeout
             ended = json.dumps({"status": {"phase": phase}})
             helm.cluster.kubectl("patch", "pod", name, "-n", helm.namespace, "--subresource=status", "-p", ended)
     if done.returncode:

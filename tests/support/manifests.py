@@ -14,8 +14,8 @@ def secret(namespace: str, name: str, secret_id: str | None = None, **annotation
 
 
 def workload(namespace: str, name: str, pod: dict[str, Any], kind: str = "Deployment") -> dict[str, Any]:
-    """Return the manifest of a workload with one pod. ``pod`` is merged into the spec of the pod, and its "container"
-    into the pod's first container."""
+    """Return the manifest of a workload. ``pod`` is merged into the spec of its pods, and ``pod["container"]`` into
+    their only container."""
     container = {"name": "main", "image": "none", **pod.pop("container", {})}
     return {
         "apiVersion": "apps/v1",

@@ -32,7 +32,7 @@ class NoCgroups(Exception):
 
 
 class MemoryLimit:
-    """A cgroup with a limit of ``size`` bytes, for programs that ``interpreter`` starts. ``close`` removes it.
+    """A cgroup with a limit of ``size`` bytes, for programs that ``interpreter`` starts. ``close_all`` removes it.
 
     Raises NoCgroups.
     """

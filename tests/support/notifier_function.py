@@ -17,9 +17,10 @@ from support.fault_proxy import Call, Cut, CutAfter, Fault, FaultProxy
 from support.wait import eventually
 
 APPLIED = "Keyturn Secret Applied"
-# SQS shows the messages of a killed function again after the queue's visibility timeout, which is three minutes.
+# The queue's visibility timeout while a FunctionKiller is in use. After this time, SQS shows the messages of a killed
+# function again. template.yaml sets three minutes.
 VISIBILITY_SECONDS = 5
-PATIENCE = 3.0  # seconds until the emulator has logged the death of a process
+PATIENCE = 3.0  # seconds; by then the emulator has logged the death of a process
 
 
 class NotifierFunction:
@@ -41,7 +42,7 @@ class NotifierFunction:
             self._update(before)
 
     def kill(self) -> int:
-        """Kill all processes of the function with SIGKILL. Return the number of processes."""
+        """Kill all processes of the function with SIGKILL. Return how many were killed."""
         killed = 0
         for process in self._processes():
             try:
@@ -52,7 +53,8 @@ class NotifierFunction:
         return killed
 
     def kill_in_a_batch(self) -> None:
-        """Kill all processes of the function until one of them dies while it handles a batch."""
+        """Kill all processes of the function again and again, until one of them has died while it handled a batch. Fail
+        after ten times."""
         before = self.failures()
         for _ in range(10):
             eventually(self.kill)
@@ -105,7 +107,8 @@ class FunctionKiller:
     @classmethod
     @contextmanager
     def between(cls, function: NotifierFunction) -> Iterator["FunctionKiller"]:
-        """Put the proxy between the function and AWS, and let SQS show messages of a killed function again soon."""
+        """Put the proxy between the function and AWS, and lower the queue's visibility timeout. At the end, undo
+        both."""
         killer = cls(function)
         sqs, url = function.deployment.emulator.client("sqs"), function.deployment.outputs["QueueUrl"]
         read = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]

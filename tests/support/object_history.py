@@ -1,4 +1,4 @@
-"""The history of a namespace: every state of its Secrets and workloads that the API server has reported.
+"""The history of a namespace: every state of its Secrets and Deployments that the API server has reported.
 
 A watch delivers one event for each write, so no intermediate state is missed.
 """
@@ -51,18 +51,18 @@ class HistoryWatcher:
         return _data(state), _annotations(state)
 
     def data_history(self, name: str) -> Sequence[Mapping[str, bytes]]:
-        """Return each distinct state of a Secret's data, in order."""
+        """Return the states of a Secret's data, in order. Equal states in a row count as one."""
         return _changes(_data(state) for state in self.states("secrets", name))
 
     def revisions(self, name: str) -> Sequence[Mapping[str, str]]:
-        """Return each distinct set of revisions in a Secret's record, in order. A record that an edit by hand has
-        corrupted is left out."""
+        """Return the sets of revisions in a Secret's record, in order. Equal sets in a row count as one. A record that
+        an edit by hand has corrupted is left out."""
         annotations = (_annotations(state) for state in self.states("secrets", name))
         return _changes(read_record(each).revisions for each in annotations if each.get(REVISIONS))
 
     def marks(self, workload: str, secret: str) -> Sequence[str | None]:
-        """Return each distinct mark of a Secret on a workload's pod template, in order. Each change of the mark has
-        restarted the pods."""
+        """Return the marks of a Secret on a workload's pod template, in order. Equal marks in a row count as one, and
+        None stands for no mark. Each change of the mark has restarted the pods."""
         return _changes(
             _annotations(state["spec"]["template"]).get(MARK + secret) for state in self.states("deployments", workload)
         )

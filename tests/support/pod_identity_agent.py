@@ -27,8 +27,8 @@ def token_for(namespace: str, name: str) -> str:
 class PodIdentityAgent:
     """The agent on loopback. It listens from ``start`` until ``stop``.
 
-    ``status`` is the status of its replies. The credentials are valid for ``lifetime``. After ``hang``, it accepts
-    requests but does not answer them.
+    ``status`` is the status of its replies to requests with the right token. The credentials are valid for
+    ``lifetime``. After ``hang``, the agent accepts requests but does not answer them.
     """
 
     def __init__(self, directory: Path, lifetime: timedelta = timedelta(hours=6)) -> None:

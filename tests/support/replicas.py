@@ -11,7 +11,9 @@ from keyturn_local.receiver.process import SERVICE_ACCOUNT, LocalReceiver
 from support.delivery_client import DeliveryClient, DeliveryReply
 from support.fault_proxy import FaultProxy
 
-QUIET = {  # settings of a receiver that reacts only to notifications and watches
+# With these settings, a receiver sweeps once when it becomes the leader. After that, it reacts to notifications and
+# watches, and polls only once an hour.
+QUIET = {
     "KEYTURN_POLL_INTERVAL_SECONDS": "3600",
     "KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0",
     "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600",
@@ -73,8 +75,8 @@ class Replicas:
     ) -> LocalReceiver:
         """Start a replica. It uses the proxies of the environment, or the pair in ``proxies`` (Kubernetes, AWS).
 
-        ``python`` is the interpreter of another virtual environment. The replica does not poll during a test unless
-        ``settings`` shorten the poll interval.
+        ``python`` is the interpreter of another virtual environment. Unless ``settings`` shorten the poll interval, the
+        replica sweeps when it becomes the leader, and then only once an hour.
         """
         kubernetes_proxy, aws_proxy = proxies or (self.kubernetes_proxy, self.aws_proxy)
         name = f"receiver-{len(self.receivers)}"

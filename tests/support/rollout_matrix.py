@@ -113,8 +113,8 @@ def references(secret: str = "db", moved: str = "moved", other: str = "other") -
 
 @dataclass(frozen=True)
 class Levels:
-    """The text at each level of the switch, from the outermost level to the innermost. It is None if a level has no
-    text."""
+    """The text at each level of the switch, from the outermost level to the innermost. A level without a text is
+    None."""
 
     chart: str
     namespace: str | None

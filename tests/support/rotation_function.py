@@ -48,7 +48,7 @@ def handler(event, context):
 
 
 def next_user(current):
-    """Return the user whose password is next: the same one, or the other one of a pair."""
+    """Return the user whose password is changed next: the current user, or the other one of a pair."""
     pair = os.environ.get("USERS", current["username"]).split(",")
     return pair[(pair.index(current["username"]) + 1) % len(pair)]
 

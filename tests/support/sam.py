@@ -36,8 +36,8 @@ def parameters(values: Mapping[str, str]) -> list[Any]:
 
 
 def resolved(node: Any, conditions: Mapping[str, bool]) -> Any:
-    """Return a part of the template in which each `Fn::If` is resolved. Parts that resolve to `AWS::NoValue` are left
-    out."""
+    """Return a part of the template in which each `Fn::If` is resolved. Parts that resolve to `AWS::NoValue`, and
+    resources whose condition is false, are left out."""
     if isinstance(node, dict) and "Fn::If" in node:
         condition, yes, no = node["Fn::If"]
         return resolved(yes if conditions[condition] else no, conditions)

@@ -19,7 +19,7 @@ from support.manifests import secret
 from support.object_history import HistoryWatcher
 from support.wait import eventually
 
-# The poller sleeps, so every change arrives by an event.
+# The poller sweeps when a receiver becomes the leader, and then only once an hour, so later changes arrive by events.
 EVENTS_ALONE = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "2"}
 
 
@@ -68,7 +68,8 @@ class Site:
     def run(
         cls, cluster: ControlPlane, emulator: Emulator, directory: Path, team: str = "", **parameters: str
     ) -> Iterator[Self]:
-        """Deploy a stack by SAM with these parameters, and start one receiver. All is deleted at the end."""
+        """Deploy a stack by SAM with these parameters, and start one receiver. At the end, the receiver is killed, and
+        the rest is deleted."""
         endpoints = Endpoints(directory)
         name = f"keyturn-{uuid4().hex[:6]}"
         with ExitStack() as stack:
@@ -83,7 +84,8 @@ class Site:
     def of(
         cls, cluster: ControlPlane, deployment: Deployment, endpoints: Endpoints, directory: Path, team: str = ""
     ) -> Iterator[Self]:
-        """Make the namespaces for a stack that is deployed already. They and the receivers are deleted at the end."""
+        """Create the namespaces and the rights for a stack that is deployed already. At the end, kill the receivers and
+        delete these objects."""
         site = cls(cluster, deployment, endpoints, directory, team or new_team())
         allowed = {"keyturn.dev/allow-secrets": f"{site.team}/*"}
         namespaces = [{"name": site.team, "annotations": allowed}, {"name": site.namespace}]
@@ -134,12 +136,12 @@ class Site:
         return arn
 
     def put(self, name: str, value: str) -> str:
-        """Store a new value of an AWS secret, which is current at once; return the version's id."""
+        """Store a new value of an AWS secret, whose version gets AWSCURRENT at once; return the version's id."""
         reply = self.secrets_manager.put_secret_value(SecretId=f"{self.team}/{name}", SecretString=value)
         return str(reply["VersionId"])
 
     def wait_applied(self, name: str, value: str, seconds: float = 60) -> None:
-        """Wait until a Secret holds a value, which is plain text."""
+        """Wait until a Secret holds only this plain text, under the key "value"."""
         eventually(lambda: self.data(name) == {"value": value.encode()}, seconds)
 
     def data(self, name: str) -> Mapping[str, bytes]:
@@ -160,7 +162,8 @@ class Site:
         return self._log.metrics()
 
     def messages(self, output: str) -> Mapping[str, int]:
-        """Return the number of messages of a queue, by whether they are visible. ``output`` has the queue's URL."""
+        """Return how many messages of a queue are visible, and how many have been taken and not deleted yet. ``output``
+        is the name of the stack's output that has the queue's URL."""
         attributes = self.deployment.emulator.client("sqs").get_queue_attributes(
             QueueUrl=self.deployment.outputs[output], AttributeNames=["All"]
         )["Attributes"]

@@ -7,7 +7,8 @@ from support.cluster_state import data_of
 from support.manifests import secret
 from support.wait import eventually
 
-SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}  # the poller sleeps, so only events can bring a change
+# The poller sweeps when the receiver becomes the leader, and then only once an hour, so later changes arrive by events.
+SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
 
 
 def given_bindings(stack: Stack, namespace: str, count: int) -> list[str]:

@@ -17,7 +17,8 @@ MAX_IN_FLIGHT = 32
 
 
 class SteadyLoad:
-    """Runs while its ``with`` block is active. At the end it waits until every delivery has ended.
+    """Rotates the secrets and delivers their latest notifications while its ``with`` block is active. At the end, it
+    delivers the last notification of each secret once more, and waits until every delivery has ended.
 
     Each delivery uses a connection of its own. ``answers`` counts the deliveries by status, or by error if there was no
     answer. ``trouble`` has a line, with the time, for each delivery that was not answered with 200.
@@ -56,7 +57,7 @@ class SteadyLoad:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        for name in self._names:  # each secret's last rotation may not have been delivered yet
+        for name in self._names:  # because each secret's last rotation may not have been delivered yet
             self._pool.submit(self._deliver, self._notifications[name])
         self._pool.shutdown()
         self._http.close()
@@ -64,7 +65,7 @@ class SteadyLoad:
 
     @property
     def seconds(self) -> float:
-        """The number of seconds for which the load has run."""
+        """The number of seconds since the load was created."""
         return time.monotonic() - self._start
 
     def _rotate_all(self) -> None:

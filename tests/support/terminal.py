@@ -41,7 +41,7 @@ def text_of(screen: pyte.Screen) -> list[str]:
 
 
 def color_of(screen: pyte.Screen, text: str) -> str:
-    """Return the colour in which a text is shown first."""
+    """Return the colour that a text has where it first appears on the screen."""
     for number, line in enumerate(screen.display):
         if (column := line.find(text)) >= 0:
             return str(screen.buffer[number][column].fg)

@@ -380,8 +380,9 @@ VALUES: Mapping[str, Case] = {
         " Secret can hold: simplify the expression")),
 }  # fmt: skip
 
-# Lines of the annotation `data` that have a mistake. Each line is mapped to the words of the message, and to the lines
-# that these words say to write. Each of those lines is mapped to the bytes that it gives with the value CORRECTED.
+# Lines of the annotation `data` that have a mistake. Each line is mapped to the words of the message, and to corrected
+# lines, most of which these words say to write. Each corrected line is mapped to the bytes that it gives with the value
+# CORRECTED.
 CORRECTED = '{"my-key":"hunter2","db":{"my-key":"inner"},"a b":"c","a":"x","b":"y"}'
 PROPERTY = "a property with special characters needs double quotes, as in {}"
 CONSTANT = "a constant needs single quotes, as in {}"

@@ -102,7 +102,7 @@ async def test_call_of_a_quiet_lane_never_waits_behind_a_busy_one() -> None:
         calls.limiter.release(False, "quiet")
     calls.start("quiet", 40)
     await asyncio.sleep(1.2)
-    assert calls.ended.count("quiet") == 40  # eight at a time, in turns with the busy lane
+    assert calls.ended.count("quiet") == 40  # the two lanes take turns in the eight slots
     await asyncio.gather(*calls.tasks)
     assert calls.ended.count("busy") == 1500
     assert not calls.limiter._lanes
@@ -146,7 +146,7 @@ async def test_wait_behind_the_own_lane_ends_before_the_deadline_of_a_delivery()
         task.cancel()
     await asyncio.gather(*calls.tasks, return_exceptions=True)
     for _ in range(3):
-        await calls.limiter.acquire("quiet", 1)  # those who gave up have left no trace
+        await calls.limiter.acquire("quiet", 1)  # the calls that were refused or cancelled hold no slot
     assert (calls.limiter._in_flight, list(calls.limiter._lanes)) == (3, ["quiet"])
 
 

@@ -113,7 +113,7 @@ def test_faulty_annotation_is_told_with_what_to_write(text: str, words: str) -> 
 
 @pytest.mark.parametrize("text", ["a: x" + " " * 3990 + "y", "a: " + "{" * 3990, "a: {" + "," * 3990 + "}", ":" * 3990])
 def test_hostile_annotation_is_read_in_linear_time(text: str) -> None:
-    for _ in range(200):  # 200 of them take less than the time-out of one test, even on a loaded machine
+    for _ in range(200):  # 200 reads take less than a test's time-out, even on a loaded machine
         read_aliases(text[:-1] + str(_ % 10))
 
 
@@ -153,7 +153,8 @@ def test_scope_is_what_the_expression_can_reach(expression: str, names: set[str]
 
 
 def _calls(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Return expressions that are made from other ones, in each way that JMESPath has."""
+    """Return expressions that are made from ``inner`` ones by the operators of JMESPath and by some of its
+    functions."""
     field = st.sampled_from(["a", "b", "db", "host", '"cache"'])
     two = st.tuples(inner, inner)
     return st.one_of(
@@ -190,7 +191,7 @@ PART = {"db": 1, "host": {"a": [1, 2]}, "a": {"b": "x", "cache": [{"a": 1}, {"b"
 
 @given(EXPRESSIONS)
 def test_expression_depends_on_nothing_beyond_its_scope(expression: str) -> None:
-    """An AWS secret whose alias the expression does not name cannot affect a key, whatever the expression does."""
+    """Unless an expression reaches all aliases, an AWS secret whose alias it does not name cannot affect its key."""
     if validate_expression(expression) or scope_of(expression).whole:
         return
     document = {name: PART for name in ("db", "host", "cache", "a", "b")}

@@ -1,4 +1,4 @@
-"""Requests to the Kubernetes API wait in the lane of their namespace, and those about Leases in none."""
+"""Requests to the Kubernetes API wait in the lane of their namespace. Requests about Leases do not wait."""
 
 import asyncio
 import json
@@ -58,10 +58,10 @@ async def test_namespace_with_many_requests_holds_up_no_other_and_no_lease() -> 
     for other in (
         path("v1", "secrets", "quiet", "db"),
         LEASE,
-        path("v1", "namespaces", None, "busy"),  # a request about the cluster
+        path("v1", "namespaces", None, "busy"),  # a cluster-scoped object is not in the lane of busy
         path("v1", "secrets"),
     ):
-        async with asyncio.timeout(0.25):  # time for the request itself, and for at most one that is in flight
+        async with asyncio.timeout(0.25):  # time to wait for one request that is in flight, and for the request itself
             await api.request("GET", other)
     assert len(transport.sent) < 60
     await asyncio.gather(*crowd)
@@ -115,14 +115,15 @@ EVICTION = path("v1", "pods", "team", "web-1") + "/eviction"
     ("refusal", "error", "sent"),
     [
         (Refusal(429, "DisruptionBudget"), DisruptionNotAllowed, 1),
-        (Refusal(500), ClusterUnavailable, 1),  # two budgets select the pod
+        (Refusal(500), ClusterUnavailable, 1),  # the API server answers so if two budgets select the pod
         (Refusal(429), TooManyRequests, 1 + MAX_429_RETRIES),
     ],
 )
 async def test_eviction_that_a_budget_forbids_slows_down_nobody(
     refusal: Refusal, error: type[Exception], sent: int
 ) -> None:
-    """The API server is not overloaded, and any tenant can write such a budget."""
+    """A refused eviction is no sign of an overloaded API server, because any tenant can write a budget that forbids
+    evictions. If another request is answered with 500, the limit falls."""
     limiter = AdaptiveLimiter(4)
     api = Api(cast("Any", refusal), limiter, Metrics())
     with pytest.raises(error) as raised:

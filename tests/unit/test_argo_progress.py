@@ -1,4 +1,5 @@
-"""Progress of an Argo Rollout's restart: what its status has to say, in the form in which Argo writes it."""
+"""Progress of an Argo Rollout's restart, as the Rollout's status shows it. The statuses have the form in which Argo
+writes them."""
 
 import json
 from dataclasses import replace
@@ -42,7 +43,7 @@ def at(second: int) -> str:
 
 
 def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool = True) -> Consumer:
-    """Return a Rollout of two replicas as the watch shows it. It restarts by time if it has a ``restart_at``."""
+    """Return a Rollout of two replicas as the watch shows it. It restarts by time unless ``restart_at`` is None."""
     by_time = restart_at is not None
     annotations = {RESTART: "restart-at"} if by_time else {}
     mark = {MARK: RECORD.digest} if marked else {}
@@ -74,7 +75,7 @@ def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool 
 @pytest.mark.parametrize(
     ("change", "restart_at", "has_ended"),
     [
-        ({"phase": "Progressing", "availableReplicas": 1}, None, True),  # a pod has failed since
+        ({"phase": "Progressing", "availableReplicas": 1}, None, True),  # a pod has failed after the end of the rollout
         ({"phase": "Progressing", "stableRS": "older"}, None, False),
         (
             {"phase": "Progressing", "replicas": 3},
@@ -83,7 +84,7 @@ def rollout(status: dict[str, Any], restart_at: str | None = None, marked: bool 
         ),  # the stable template is back, and a canary's pod is left
         ({"phase": "Progressing", "currentPodHash": "", "stableRS": ""}, None, False),
         ({"phase": "Progressing", "observedGeneration": "2"}, None, False),
-        ({"phase": "Progressing"}, at(1), False),  # such a restart makes no revision
+        ({"phase": "Progressing"}, at(1), False),  # a restart by time makes no revision
     ],
 )
 def test_stable_revision_tells_a_later_failure_from_the_rollout(
@@ -157,7 +158,7 @@ def test_end_is_the_time_of_argos_own_condition() -> None:
         ({"restartedAt": at(0)}, UNFINISHED),
         ({"restartedAt": at(1), "phase": "Progressing"}, UNFINISHED),
         ({"restartedAt": at(1), "availableReplicas": 1}, UNFINISHED),
-        # A new template made Argo drop the restart: old pods are gone once the revision is stable.
+        # Argo drops the restart when the template changes. The old pods are gone once the new revision is stable.
         ({"restartedAt": at(1), "phase": "Paused", "stableRS": "older"}, UNFINISHED),
         ({"restartedAt": at(1), "phase": "Degraded", "stableRS": "older"}, FAILED),
     ],

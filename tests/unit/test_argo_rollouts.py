@@ -44,7 +44,7 @@ MARK = RolloutAnnotation("revision.keyturn.dev/db", "v2", restart=True)
 
 
 def obj(spec: Mapping[str, Any], name: str = "web", **annotations: str) -> dict[str, Any]:
-    """Return a workload. The annotation ``way`` stands for the one that chooses how the workload restarts."""
+    """Return a workload. The argument ``way`` sets the annotation that chooses how the workload restarts."""
     own = {RESTART if key == "way" else key: text for key, text in annotations.items()}
     return {
         "metadata": {"namespace": "team", "name": name, "resourceVersion": "1", "uid": "u", "annotations": own},
@@ -132,7 +132,7 @@ BORROWED = {"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name
 
 
 def test_names_of_secrets_on_a_rollout_without_a_template_never_change_its_template() -> None:
-    """A label or annotation in the template of such a Rollout makes it invalid."""
+    """A Rollout without a template of its own becomes invalid if its template gets a label or an annotation."""
     reads = {"keyturn.dev/reads": "db"}
     consumer = consumer_of(obj(BORROWED, **reads))
     assert consumer.switch is Switch.UNKNOWN
@@ -142,7 +142,7 @@ def test_names_of_secrets_on_a_rollout_without_a_template_never_change_its_templ
 
 
 class Api:
-    """A fake Kubernetes client with two objects. If ``refused``, it does not know the field ``restartAt``."""
+    """A fake Kubernetes client with two objects. If ``refused``, it refuses the field ``restartAt`` as unknown."""
 
     def __init__(self, refused: bool = False) -> None:
         self.objects = {"rollouts/web": obj(BORROWED), "deployments/web-template": lent()}
@@ -217,8 +217,8 @@ async def test_definition_that_lacks_the_field_is_told() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("replicas", [0, 2])
 async def test_lender_of_a_template_is_marked_for_the_rollout(replicas: int) -> None:
-    """With "template", the Deployment's template is marked. With "restart-at", ``restartAt`` of the Rollout is set,
-    once, unless the Deployment has pods of its own."""
+    """With "restart-at", and if the Deployment has no pods of its own, ``restartAt`` of the Rollout is set once, and
+    the mark is written on the Deployment itself. Otherwise the mark is written on the Deployment's template."""
     for way in ("template", "restart-at"):
         borrowers, _ = cached(obj(BORROWED, way=way))
         api = Api()
@@ -319,7 +319,7 @@ def test_time_of_a_restart_is_that_of_the_last_write(
 def test_key_without_a_time_was_written_at_the_latest_when_times_were_first_kept(
     times: dict[str, WriteTime], written: int | None
 ) -> None:
-    """Otherwise the receiver's own clock would give the time of each restart for such a Secret."""
+    """If this time were unknown, the receiver's own clock would give the time of each restart for such a Secret."""
     record = Record(revisions={"a": "1", "b": "1"}, write_times=times, unknown_until=3)
     assert last_written(Reads(whole=True), record) == written
 
@@ -334,9 +334,9 @@ def test_restart_spares_no_pod_of_the_second_of_the_write() -> None:
         (None, "1970-01-01T00:16:41Z"),
         ("no time", "1970-01-01T00:16:41Z"),
         ("1970-01-01T00:16:40Z", "1970-01-01T00:16:41Z"),
-        ("1970-01-01T00:16:42Z", "1970-01-01T00:16:42Z"),  # a Secret that was written later needs it
-        ("1970-01-01T00:18:20Z", "1970-01-01T00:18:20Z"),  # within a minute, these pods restart anyway
-        ("1970-01-01T00:18:21Z", "1970-01-01T00:16:41Z"),  # somebody has planned a restart, which is too late
+        ("1970-01-01T00:16:42Z", "1970-01-01T00:16:42Z"),  # a Secret that was written later needs this time
+        ("1970-01-01T00:18:20Z", "1970-01-01T00:18:20Z"),  # the pods restart within a minute anyway
+        ("1970-01-01T00:18:21Z", "1970-01-01T00:16:41Z"),  # somebody has planned this restart, but it is too late
     ],
 )
 def test_restart_for_an_earlier_write_does_not_move_the_time_back(present: str | None, restart_at: str) -> None:

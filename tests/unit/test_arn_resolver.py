@@ -21,14 +21,14 @@ KEY = StoreKey("", "eu-west-1")
 
 
 class SecretsManagerPort:
-    """The port of a Secrets Manager client, as far as it makes error messages."""
+    """A fake client for Secrets Manager that only makes an error message."""
 
     def not_found(self, secret_id: str) -> KeyturnError:
         return error_mapping.not_found(f"AWS secret {secret_id}", "in eu-west-1")
 
 
 class Stores:
-    """The port of the stores. ``secrets`` maps ARNs to names, and ``described`` has the ARNs that AWS was asked for."""
+    """Fake stores. ``secrets`` maps ARNs to names. ``described`` has the ARNs that AWS was asked for."""
 
     def __init__(self, **secrets: str) -> None:
         self.secrets = {PLACE + resource.replace("_", "-"): name for resource, name in secrets.items()}

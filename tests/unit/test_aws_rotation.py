@@ -14,7 +14,8 @@ OLD, NEW = "v-old", "v-new"
 
 
 class FakeSecretsManager:
-    """A secret whose rotation takes some looks to end. ``code`` is the error that each call raises, if any."""
+    """A fake client with one secret. Each description shows the next of ``stages``, until the last one is reached. If
+    there is a ``code``, a description raises this error instead."""
 
     def __init__(self, *stages: dict[str, list[str]], rotates: bool = True, code: str = "") -> None:
         self.stages = list(stages)

@@ -70,7 +70,7 @@ async def test_error_of_one_secret_fails_only_its_read() -> None:
     reader = BatchReader(aws)
     results = await asyncio.gather(*(reader.read(Source(each)) for each in "abc"), return_exceptions=True)
     assert [type(result) for result in results] == [SecretVersion, SourceNotFound, SecretVersion]
-    assert aws.singles == ["b"]  # the error in the batch was checked with a read of this secret alone
+    assert aws.singles == ["b"]  # b is missing in the batch's reply, so it was read alone
 
 
 async def test_secret_missing_in_the_response_is_read_alone() -> None:

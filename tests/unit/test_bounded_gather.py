@@ -52,7 +52,7 @@ async def test_error_is_raised_after_the_other_calls_have_ended() -> None:
 
 
 async def test_calls_that_wait_for_nothing_let_other_tasks_run() -> None:
-    """A comparison of a thousand consumers must not hold up the deliveries of all others."""
+    """A comparison of a thousand consumers must not hold up deliveries."""
     clock, turns = 0.0, [0.0]
 
     async def work(number: int) -> int:

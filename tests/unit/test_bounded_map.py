@@ -48,7 +48,7 @@ def test_removed_entry_makes_room() -> None:
 def test_expired_entries_are_not_returned_and_make_room() -> None:
     clock = FakeClock()
     entries: ExpiringMap[int, str] = ExpiringMap(1000, 60.0, clock)
-    for number in range(10_000):  # one a second
+    for number in range(10_000):  # one entry each second
         entries.put(number, "x")
         clock.advance(1)
     assert len(entries) <= 61

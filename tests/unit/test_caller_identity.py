@@ -156,7 +156,7 @@ def test_credentials_are_fetched_once_and_renewed_before_they_expire() -> None:
     assert agent.asked >= 3
     agent.lifetime, agent.account = timedelta(hours=6), "3" * 12
     identity.check()
-    assert identity.account == "3" * 12  # an association can be created again with a role of another account
+    assert identity.account == "3" * 12  # a Pod Identity association can be made again with a role of another account
 
 
 def test_failure_is_shared_for_a_moment_and_over_once_the_agent_is_well(pod_identity: dict[str, str]) -> None:

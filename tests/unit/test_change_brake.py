@@ -1,4 +1,4 @@
-"""The change brake: how changes of one Secret slow down, and when they are free again."""
+"""The change brake: how long the changes of one Secret are delayed, and when they are free of delay again."""
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.reconcile.change_brake import BACKOFF, FREE_CHANGES, MAX_SECRETS, RESET_AFTER, ChangeBrake

@@ -1,4 +1,4 @@
-"""Completion for `kubectl keyturn`. tests/integration/test_cli_names.py completes names."""
+"""Completion for `kubectl keyturn`. tests/integration/test_cli_names.py tests the completion of names."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def suggestions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert ended.value.code == 0
     *lines, directive = capsys.readouterr().out.splitlines()
     assert directive == ":4"
-    return [line for line in lines if line]  # as kubectl, which leaves out empty lines
+    return [line for line in lines if line]  # kubectl leaves out empty lines, too
 
 
 @pytest.mark.parametrize(

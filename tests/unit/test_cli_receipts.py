@@ -23,7 +23,7 @@ def event(kind: str, detail: dict[str, Any], **fields: Any) -> str:
 
 
 def applied(healthy: bool = True, complete: bool = True, reasons: Any = (), **outcomes: str) -> str:
-    """A receipt with the outcome of each host. ``reasons`` are by host."""
+    """Return a receipt with the outcome of each host. ``reasons`` maps hosts to reasons."""
     why = dict(reasons)
     receivers = [
         {"host": host, "outcome": outcome, **({"reason": why[host]} if host in why else {})}
@@ -95,7 +95,7 @@ def test_live_of_named_clusters_needs_no_other() -> None:
     logs.wait(LIVE, "blue")
     with pytest.raises(TimedOut):
         Logs((0, live("blue"))).wait(LIVE, "blue", "green")
-    with pytest.raises(TimedOut):  # nobody has said which clusters there are
+    with pytest.raises(TimedOut):  # neither an argument nor an Applied receipt names the clusters
         Logs((0, live("blue"))).wait(LIVE)
 
 

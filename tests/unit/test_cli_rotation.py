@@ -1,4 +1,4 @@
-"""What `wait`, `rotate` and `trace` say before they ask a cluster or AWS, and the region that they ask."""
+"""What `wait`, `rotate` and `trace` say before they ask a cluster or AWS, and which region of AWS they ask."""
 
 from pathlib import Path
 

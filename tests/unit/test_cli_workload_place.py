@@ -1,4 +1,4 @@
-"""Rotations as the command line sees them: how far a workload has come with the values of a Secret."""
+"""Rotations on the command line: the stage of a workload that reads a Secret."""
 
 import pytest
 

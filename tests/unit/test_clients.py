@@ -1,5 +1,5 @@
-"""AWS clients: calls end soon, throttling of one secret slows down no other, building a client fetches nothing, and
-each call on a shared client is signed with its own credentials."""
+"""AWS clients: calls end soon, throttling of one secret slows down no other, building a shared client needs no
+credentials, and each call on a shared client is signed with its own credentials."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,8 @@ def test_retries_and_timeouts_of_every_client(region: str, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
     secrets_manager, shared = clients.secrets_manager(region, 7), clients.shared_secrets_manager(region, 7)
-    # "adaptive" has one bucket for a client, so one secret that AWS throttles would slow down all others. "standard"
-    # has a quota of retries for a client, which one tenant of many could use up.
+    # In the retry mode "adaptive", a client has one token bucket, so one secret that AWS throttles would slow down all
+    # others. In the mode "standard", a client has one quota of retries, which one of many tenants could use up.
     for client in (secrets_manager, shared, clients.sts(region)):
         config = client.meta.config
         assert config.retries == {"mode": "legacy", "total_max_attempts": 2}
@@ -47,7 +47,8 @@ def test_client_of_a_tenant_does_not_need_the_own_credentials(monkeypatch: pytes
     assert clients.shared_secrets_manager("us-east-1", 1)
     assert clients.sts("us-east-1")
     with pytest.raises(CredentialRetrievalError):
-        clients.secrets_manager("us-east-1", 1)  # so the receiver's own identity is checked before this call
+        # This fetches the receiver's own credentials, so callers first check the receiver's own identity.
+        clients.secrets_manager("us-east-1", 1)
 
 
 def credentials(name: str) -> Credentials:
@@ -56,7 +57,7 @@ def credentials(name: str) -> Credentials:
 
 def test_each_call_on_a_shared_client_is_signed_with_its_own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four threads call as 40 identities, the receiver's own among them. Each request has the key and the token of the
-    identity that sent it. A call without an identity sends nothing."""
+    identity that sent it. A call of an identity without credentials fails."""
     seen: dict[str, tuple[str, str]] = {}
 
     def answer(request: BaseHTTPRequestHandler) -> None:

@@ -1,5 +1,5 @@
-"""The cache of consumers: what the workloads of one namespace name is bounded, so it takes no room from other
-namespaces."""
+"""The cache of consumers: the references that the workloads of one namespace make to Secrets are bounded, so they take
+no room from other namespaces."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -33,7 +33,7 @@ def test_namespace_that_names_too_many_secrets_loses_its_own_last_ones_alone(cap
     (warning,) = caplog.messages
     assert "namespace greedy name more than" in warning
 
-    cache.delete(workload("greedy", "w0", 0))  # which makes room
+    cache.delete(workload("greedy", "w0", 0))  # the deletion makes room
     cache.update(cache.transform(workload("greedy", f"w{many - 1}", MAX_REFERENCES)))
     assert index.of(Target("greedy", f"w{many - 1}-0"))
 
@@ -99,9 +99,9 @@ def _change(field: str, value: object) -> Callable[[dict[str, Any]], None]:
         _change("status", {"observedGeneration": 3, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}),
         _change("metadata", {"uid": "2"}),
         _change("metadata.annotations", {"keyturn.dev/rollout": "disabled"}),
-        _change("metadata.annotations", {"keyturn.dev/rollout": "never"}),  # a fault
+        _change("metadata.annotations", {"keyturn.dev/rollout": "never"}),  # an unknown value, which is a fault
         _change("metadata.annotations", {"revision.keyturn.dev/db": "1"}),  # a mark
-        _change("metadata.labels", {"keyturn.dev/bind": "true"}),  # a fault, because it does not belong there
+        _change("metadata.labels", {"keyturn.dev/bind": "true"}),  # a fault, because workloads have no such label
         _change("metadata.generation", 4),
     ],
 )

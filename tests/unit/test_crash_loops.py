@@ -1,4 +1,5 @@
-"""Detector of crash loops: when pods are read, and what the pacer makes of it, on the leader and on other replicas."""
+"""Detector of crash loops: when pods are read, and what the pacer makes of the result, on the leader and on other
+replicas."""
 
 import asyncio
 import time
@@ -219,7 +220,8 @@ async def test_halt_ends_by_hand_though_the_pace_is_one(made: list[Replica]) -> 
 
 
 async def test_new_leader_starts_nobody_until_it_has_looked(made: list[Replica]) -> None:
-    """A process that starts later knows only the mark. Its first look also counts containers that run at that time."""
+    """A replica that starts during the rollout knows only the time of the mark. So its first look also counts a
+    restarted container that happens to run at that time, as if a crash loop were known already."""
     replica = new(made, began=MINUTE)
     replica.answer = CRASH
     assert replica.started() == []

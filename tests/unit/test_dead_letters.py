@@ -21,7 +21,8 @@ def event(event_id: str, name: str = "shop/db") -> str:
 
 
 class FakeSqs:
-    """SQS with its visibility time-out, which a test ends by ``reappear``. ``fails`` are the calls that fail."""
+    """A fake SQS. A dead letter that was received is hidden until its visibility time-out is set to 0. ``fails`` has
+    the calls that fail."""
 
     def __init__(self, *bodies: str, reasons: Mapping[int, str] | None = None) -> None:
         self.dead = {f"m{number}": body for number, body in enumerate(bodies)}

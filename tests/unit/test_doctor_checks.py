@@ -78,7 +78,7 @@ URL = UrlFacts("https://keyturn.example.com/v1/notifications", NOW, NOW + timede
 
 
 def bad(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the warnings and errors. Each of them says what to do."""
+    """Return the warnings and errors. Check that each of them says what to do."""
     found = [each for each in findings if each.level in (Level.WARNING, Level.ERROR)]
     assert all(each.remedy for each in found)
     return found

@@ -57,7 +57,7 @@ DEPLOYMENTS = "/apis/apps/v1/namespaces/keyturn/deployments"
 
 
 class FakeCluster(Cluster):
-    """An API server that has ``objects`` by path. Those in ``forbidden`` may not be read."""
+    """An API server that has ``objects`` by path. The paths in ``forbidden`` may not be read."""
 
     def __init__(self, objects: Mapping[str, Any], forbidden: frozenset[str] = frozenset()) -> None:
         self.context, self.in_pod = "blue", False

@@ -73,7 +73,7 @@ def test_event_of_another_name_is_ignored_if_there_are_prefixes(file: Path) -> N
 
 
 def with_secret(event: dict, secret_id: str) -> dict:
-    """Return the event with this secret id only where CloudTrail puts it for service events."""
+    """Return the event with the secret id in a single place: where CloudTrail puts it for service events."""
     detail = {**event["detail"], "additionalEventData": {"SecretId": secret_id}}
     return {**event, "detail": {**detail, "requestParameters": None, "responseElements": None}}
 

@@ -82,7 +82,7 @@ async def test_heartbeat_of_this_replica_outweighs_an_old_lease() -> None:
     late.record_heartbeat(sent(clock))
     await late._sync_lease()
     assert late.healthy()
-    await first._sync_lease()  # the Lease now has the late replica's heartbeat
+    await first._sync_lease()  # the first replica reads the heartbeat that the late replica has published
     clock.advance(180)
     assert first.healthy()
 

@@ -116,7 +116,7 @@ def nested(depth: int, inner: str) -> str:
 def test_expression_that_is_dear_to_weigh_is_refused_by_validation(expression: str) -> None:
     fault = validate_expression(expression)
     assert fault is None or "simplify it" in fault or "not a JMESPath expression" in fault
-    if fault is None:  # as for the brackets, which leave no trace in the syntax tree
+    if fault is None:  # such as for the brackets, which leave no trace in the syntax tree
         assert computed_bounds(expression) <= 8 * MAX_NODES
 
 
@@ -141,7 +141,7 @@ def test_limits_of_nodes_and_depth_refuse_no_more_than_they_say() -> None:
 
 
 class CountingInterpreter(Interpreter):
-    """Interpreter that also adds up the units of what it does: visits and calls."""
+    """An interpreter that also adds up the units of cost of its visits and of its calls of functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ def test_size_of_any_result_is_within_the_cost_bound(document: object, expressio
 
 @given(st.text(max_size=30), st.lists(st.sampled_from(GROWING), min_size=1, max_size=3))
 def test_size_of_each_output_of_a_function_is_within_its_bound(text: str, functions: list[str]) -> None:
-    """The value is a text with control characters, quotes and any others, so its JSON is longer than the text."""
+    """The value is any text. Control characters and quotes make its JSON longer than the text."""
     expression = "@"
     for function in functions:
         expression = function.format(expression)

@@ -15,7 +15,7 @@ def enqueue(queues: PriorityQueues, name: str, priority: Cause, namespace: str =
 
 
 def take_all(queues: PriorityQueues) -> list[str]:
-    """Take targets until no slot or target is left."""
+    """Take targets until no slot or target is left. Return their names."""
     names = []
     while taken := queues.take():
         names.append(taken[0].name)

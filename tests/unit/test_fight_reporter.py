@@ -1,5 +1,5 @@
 """Reports of fights: the leader reports each fight once, on the workload, and names the writer that owns the annotation
-at that time."""
+when the report is made."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, switch=Switch.UNSET, uid="uid"), MA
 
 
 class Workloads:
-    """The client of workloads, which reads who the other writer is now."""
+    """A fake client of workloads. ``writer`` is the other writer at present."""
 
     def __init__(self) -> None:
         self.writer: str | None = None

@@ -60,7 +60,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 NAMES = ("a", "b", "c")
 DEPLOYMENT = WORKLOAD_KINDS["Deployment"]
 INTERVAL = 30.0  # seconds between two sweeps
-# A rotation takes a second of virtual time here. After this many, each cache has all that it keeps.
+# Each rotation takes one second of virtual time here. After this number of rotations, the caches hold as much as they
+# ever will.
 WARM = max(2 * MAX_SMALL, int(TTL), int(DEDUP_WINDOW)) + 100
 COUNTED = 400
 ACCOUNT = {"keyturn.dev/service-account": "app"}
@@ -231,7 +232,7 @@ class Receiver:
 
 
 async def kept(receiver: Receiver) -> int:
-    """Return the number of objects in memory, once everything that runs has ended."""
+    """Wait until the running work has ended. Return the number of memory blocks that are in use."""
     await asyncio.sleep(20)
     gc.collect()
     return sys.getallocatedblocks()

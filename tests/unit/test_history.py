@@ -52,7 +52,8 @@ def test_annotation_is_readable_without_keyturn() -> None:
 
 
 def test_version_before_is_written_only_if_the_next_entry_does_not_tell_it() -> None:
-    """A version that changed no value has no entry, so the next change replaces a version that no entry has."""
+    """A version that changed no value has no entry. So the entry of the next change has to name the version that it
+    replaced."""
     first, skipped = Change(ROTATED.at, "v1"), Change(ROTATED.at, "v3", was="v2")
     text = after([first, skipped, Change(ROTATED.at, "v4", was="v3")])
     assert ["was" in entry for entry in json.loads(text)] == [False, True, False]

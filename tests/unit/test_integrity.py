@@ -130,7 +130,8 @@ def test_holders_are_those_who_hold_a_key_that_keyturn_has_not_applied() -> None
 
 @pytest.mark.parametrize("manager", ["keyturn", "kubectl"])
 def test_fields_of_a_tenant_are_not_looked_at_one_by_one(manager: str) -> None:
-    """A Secret may have tens of thousands of annotations and keys, and each watch event is judged on the event loop."""
+    """A Secret may have tens of thousands of annotations and keys, and its integrity is judged on the event loop, at
+    each watch event."""
     obj = filled()
     metadata = obj["metadata"]
     many = {f"x-{number}": "" for number in range(20_000)}

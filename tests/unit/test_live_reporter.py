@@ -20,7 +20,7 @@ from keyturn_receiver.reconcile.live_reporter import GRACE, MAX_ROLLOUTS, RECENT
 from keyturn_receiver.telemetry.metrics import Metrics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
-T0 = 1_800_000_000  # seconds since 1970: when the mark is written
+T0 = 1_800_000_000  # the time at which the mark is written, in seconds since 1970
 DB = Target("team", "db")
 REVISIONS = {"password": "v2"}
 RECORD = Record({"arn#AWSCURRENT": "d0cf8060"}, REVISIONS, write_times={"password": WriteTime(T0 - 1)}, moved_at=T0 - 3)
@@ -292,7 +292,7 @@ async def test_held_rollout_is_not_stuck(env: Env, hold: RolloutHold) -> None:
     await env.see(UNFINISHED, hold=hold)
     await env.wait(10_000)
     assert not env.told
-    await env.see(replace(COMPLETE, finished_at=T0 + 10_000))  # somebody resumes it hours later
+    await env.see(replace(COMPLETE, finished_at=T0 + 10_000))  # the hold and the rollout end hours later
     assert env.reasons()[0] == ("Deployment web", "Live")
 
 
@@ -356,7 +356,7 @@ def test_time_of_the_labels_move_is_on_the_secret_and_no_part_of_what_is_compare
 
 
 async def test_end_of_evictions_is_told_once_on_workload_and_secret(env: Env) -> None:
-    """No template has a mark, so nothing else tells that the pods run the value."""
+    """Evictions put no mark on the template, so nothing else tells that the pods run the value."""
     await env.see(COMPLETE, mark="")
     assert not env.told
     seen = env.index.get(WorkloadRef("Deployment", "team", "web"), DB)
@@ -413,7 +413,7 @@ async def test_restart_for_another_secret_is_not_told_again_for_this_one(env: En
 
 
 async def test_restart_that_had_to_wait_for_weeks_is_told(env: Env) -> None:
-    """Such as for its window."""
+    """A restart may have to wait for weeks, such as for a rollout window."""
     await env.see(COMPLETE, mark="older", other="c1")
     await env.wait(MONTH)
     await env.see(LATER, other="c1")
@@ -429,7 +429,7 @@ async def test_restart_that_had_to_wait_is_told_by_a_new_process_unless_another_
 
 
 async def test_restart_in_the_second_of_another_write_is_told(env: Env) -> None:
-    """Such as of the mark of another Secret, which was settled just before."""
+    """The other write may be the mark of another Secret, which was written just before."""
     await env.see(COMPLETE, mark="older", other="c1")
     await env.wait(MONTH)
     await env.see(LATER, mark="older", other="c2")

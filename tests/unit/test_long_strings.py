@@ -1,4 +1,4 @@
-"""Long strings are dropped out of JSON while it arrives, wherever the network cuts it; the rest stays as it is."""
+"""Long strings in JSON become empty while the JSON arrives, wherever the network cuts it. The rest stays as it is."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def pieces(content: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 
 def dropped(before: Any, after: Any) -> list[str]:
-    """Return the strings that are empty afterwards. Fail if anything else differs."""
+    """Return the strings of ``before`` that are empty in ``after``. Fail if anything else differs."""
     if isinstance(before, str):
         if before == after:
             return []
@@ -60,7 +60,7 @@ def test_text_without_long_strings_stays_as_it_is(document: Any, cuts: list[int]
 @given(st.lists(TEXTS, max_size=8), st.lists(st.integers(0, 500), max_size=30), st.integers(0, 20))
 def test_long_strings_alone_are_dropped(texts: list[str], cuts: list[int], limit: int) -> None:
     content = json.dumps({f"k{n}": text for n, text in enumerate(texts)}, ensure_ascii=False).encode()
-    after = filtered(content, cuts, max(4, limit))  # the keys have up to 2 bytes
+    after = filtered(content, cuts, max(4, limit))  # a limit of at least 4 keeps the keys, which have two bytes
     for each in dropped(json.loads(content), json.loads(after)):
         assert len(json.dumps(each, ensure_ascii=False).encode()) - 2 > max(4, limit)
 

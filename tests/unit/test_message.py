@@ -146,7 +146,7 @@ def test_reply_round_trips_through_encode_and_decode() -> None:
 
 
 def test_reply_has_no_outcome_that_an_older_notifier_does_not_know() -> None:
-    # https://github.com/keyturn/keyturn, release 0.2.0: keyturn_contract/message.py
+    # The outcomes of release 0.2.0: https://github.com/keyturn/keyturn, keyturn_contract/message.py
     known = {"applied", "unchanged", "ignored", "superseded", "failed"}
     reply = json.loads(encode_reply([Result("1", outcome, retrying=("team/db",)) for outcome in Outcome]))
     assert {result["outcome"] for result in reply["results"]} == known

@@ -1,4 +1,5 @@
-"""Missing keys: a workload reads a key that the Secret does not have, and its owner is told without secret names."""
+"""Missing keys: a workload reads a key that the Secret does not have. Its owner is told, without names that may be
+secret."""
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_keys_that_a_container_waits_for_are_missing(reads: Reads, missing: tupl
         ("password: a\nother: b", ("password",)),
         ("'password': a", ("password",)),
         ('"password" : a', ("password",)),
-        ("{password: a}", ()),  # not read as YAML, so the key is only counted
+        ("{password: a}", ()),  # the line does not begin with the key, so the key is only counted
         ("key: hunter2", ()),
     ],
 )

@@ -67,8 +67,8 @@ async def test_namespace_that_is_created_again_is_read_once_for_the_secrets_that
     for _ in range(3):
         await setting.reader.confirm("team", first_seen)
     assert (setting.cluster.reads, setting.allowed) == (1, "former/*")
-    setting.cluster.current = LATTER  # the watch is blind
-    await setting.reader.confirm("team", first_seen)  # a Secret of the former namespace, which is gone
+    setting.cluster.current = LATTER  # the watch does not show the new namespace
+    await setting.reader.confirm("team", first_seen)  # for a Secret of the former namespace
     assert setting.cluster.reads == 1
     later_seen = time.monotonic()
     await asyncio.gather(*(setting.reader.confirm("team", later_seen) for _ in range(50)))

@@ -14,7 +14,8 @@ from keyturn_local.toolchain import debian, go_toolchain
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Imitate a machine with an empty cache, no Debian packages and no Go. Return the cache folder."""
+    """Imitate a machine with an empty cache, no Debian packages and no Go. The programs in ``programs.NEEDED`` exist as
+    empty stand-ins on the PATH. Return the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(go_toolchain, "PINNED", tmp_path / "no-such-file")

@@ -207,7 +207,8 @@ async def test_reply_to_a_full_delivery_fits_into_what_the_notifier_reads() -> N
 
 
 class CountedText(str):
-    """An annotation. ``looks`` counts how often any such annotation was looked up among the parsed ones."""
+    """The text of an annotation. ``looks`` counts how often such texts are hashed, as a look-up of the parsed
+    annotations does."""
 
     looks = 0
     __slots__ = ()

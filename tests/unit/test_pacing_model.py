@@ -83,7 +83,7 @@ class Cluster:
         self.history: list[dict[str, Any]] = []
         self.state = dict.fromkeys(READS, COMPLETE)
         self.crashing: set[str] = set()
-        self.returned: set[str] = set()  # rollouts that failed by a crash loop, which freed their slots, and went on
+        self.returned: set[str] = set()  # workloads whose rollout freed its slot by a crash loop, and then went on
         self.noticed: set[str] = set()
         self.opened_for: dict[str, str] = {}
         self.pod_marks: dict[str, dict[str, str]] = {name: {} for name in READS}
@@ -200,7 +200,7 @@ class Cluster:
     def on_restart(self, name: str, secret: str) -> None:
         """Check the restart that was just written to a Deployment."""
         self.objects[name]["metadata"]["generation"] += 1
-        if name not in self.open_rollouts():  # otherwise this restart makes no further rollout unfinished
+        if name not in self.open_rollouts():  # if its rollout is open already, this restart opens no further one
             self.opened_for[name] = secret
         self.state[name] = UNFINISHED
         self.forget_crash(name)
@@ -446,7 +446,8 @@ def _close_window(c2: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [_resume, _close_window])
 def test_change_that_a_conflict_shows_decides_whether_the_restart_waits(change: Callable[[Any], None]) -> None:
-    """A paused Deployment takes no slot and waits for no other rollout. The replica has not seen that it is changed."""
+    """A paused Deployment takes no slot and waits for no other rollout. The replica still sees c2 as paused, until the
+    conflict of its write shows the change."""
     cluster = Cluster()
     c2 = cluster.objects["c2"]
     c2["spec"]["paused"] = True

@@ -111,4 +111,4 @@ def test_compound_version_depends_on_each_version_and_on_no_order() -> None:
     both = compound_version({"db": "v1", "host": "v2"})
     assert both == compound_version({"host": "v2", "db": "v1"})
     assert len({both, compound_version({"db": "v1", "host": "v3"}), compound_version({"db": "v2", "host": "v1"})}) == 3
-    assert compound_version({"db": "v1"}) == "v1"  # as a binding of one AWS secret has it
+    assert compound_version({"db": "v1"}) == "v1"  # the compound version of one AWS secret is its version id

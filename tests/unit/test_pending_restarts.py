@@ -47,7 +47,8 @@ def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() ->
     left = replace(WRITE, left=frozenset({REF}))
     assert left.before_of(OLD, "db", AFTER, unchanged=True) is BEFORE
     assert left.before_of(ODD, "db", AFTER, unchanged=True) is None
-    # A consumer that is not left was marked. Somebody may have reverted it since, after its pods were replaced.
+    # A consumer that is not in ``left`` was marked. Somebody may have reverted the mark since, after its pods were
+    # replaced.
     assert replace(WRITE, left=frozenset({OTHER})).before_of(OLD, "db", AFTER, unchanged=True) is None
 
 
@@ -63,7 +64,7 @@ def test_reconciles_that_go_on_do_not_extend_the_minute() -> None:
         pending.keep(DB, write, frozenset({REF}))
     clock.advance(SECONDS / 4)
     assert pending.get(DB) is None
-    pending.keep(DB, write, frozenset({REF}))  # a reconcile that began before
+    pending.keep(DB, write, frozenset({REF}))  # by a reconcile that began before the minute was over
     assert pending.get(DB) is None
 
 

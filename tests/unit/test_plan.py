@@ -208,7 +208,7 @@ def test_malformed_parts_of_annotations_are_dropped() -> None:
 
 
 def holding(before: LiveSecret, **holders: str) -> LiveSecret:
-    """Return the Secret with keys of other writers."""
+    """Return the Secret with keys that other writers hold. ``holders`` maps each key to its writer."""
     return replace(before, fingerprints={**before.fingerprints, **dict.fromkeys(holders, b"x")}, holders=holders)
 
 

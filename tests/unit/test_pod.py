@@ -13,7 +13,7 @@ from keyturn_receiver.core.write_times import WriteTime
 
 MARK = "revision.keyturn.dev/db"
 WRITTEN = 1_000  # the second of the last write
-AFTER = "1970-01-01T00:17:41Z"  # CLOCK_SECONDS and one second later
+AFTER = "1970-01-01T00:17:41Z"  # CLOCK_SECONDS and one second after WRITTEN
 SOON = "1970-01-01T00:16:50Z"
 WHOLE, NEEDS_A = Reads(whole=True), Reads(keys=frozenset("a"))
 UNMARKED = RolloutAnnotation(MARK, "present", restart=False, undecided=True)
@@ -54,7 +54,8 @@ def test_pod_that_was_made_from_a_marked_template_is_new_whatever_its_time() -> 
 
 
 def test_pod_of_a_marked_workload_that_is_of_the_second_of_the_write_is_behind() -> None:
-    """The mark may be older than this second, so the pod may have started before the write."""
+    """The workload's mark may be older than the write, so the pod may have started before the write, in the same
+    second."""
     made = Pod({"db": WHOLE}, WRITTEN)
     assert is_behind(made, "db", record(a=WriteTime(WRITTEN)), MARKED, False)
     assert not is_behind(made, "db", record(a=WriteTime(WRITTEN)), UNMARKED, False)
@@ -94,7 +95,7 @@ def test_removal_of_a_key_that_a_marked_workload_names_leaves_its_pods_behind() 
     ("spec", "status", "behind"),
     [
         ({"containers": [ENV_FROM]}, {"containerStatuses": [running(AFTER)]}, False),
-        # The kubelet's clock may be a little wrong.
+        # The kubelet's clock may be off by up to CLOCK_SECONDS.
         ({"containers": [ENV_FROM]}, {"containerStatuses": [running(SOON)]}, True),
         ({"containers": [ENV_FROM]}, {"containerStatuses": [{"name": "app", "state": {"waiting": {}}}]}, True),
         ({"containers": [ENV_FROM]}, {}, True),

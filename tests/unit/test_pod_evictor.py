@@ -48,7 +48,7 @@ def pod(name: str, created: int = 1, is_ready: bool = True) -> Pod:
 
 class Cluster:
     """A workload and its pods, behind the ports of the clients. An evicted pod is replaced by a new one, which is Ready
-    after ``slowness`` looks."""
+    after ``slowness`` seconds."""
 
     def __init__(self, *pods: Pod, slowness: int = 0) -> None:
         self.consumer: Consumer | None = consumer()
@@ -215,7 +215,7 @@ async def test_evictions_without_progress_take_no_slot_after_ten_minutes() -> No
 
 
 async def test_value_that_returns_is_not_reported_as_done() -> None:
-    """The pods that were evicted meanwhile run the other value."""
+    """The pods that have replaced evicted ones run the other value."""
     former = Record(revisions={"a": "v1"}, write_times={"a": WriteTime(WRITTEN + 20)})
     cluster = Cluster(pod("a", 1), pod("b", 2), slowness=5)
     cluster.consumer = consumer(baseline={"revision.keyturn.dev/db": former.digest})
@@ -274,7 +274,7 @@ async def test_only_the_leader_evicts_and_asks_again_if_it_does_not_lead() -> No
     assert made.delay(consumer()) == 0
     assert made.start(DB, consumer(), lambda _: True)
     await asyncio.sleep(STEP_SECONDS / 2)
-    cluster.leads = False  # another replica goes on
+    cluster.leads = False  # another replica takes over
     await asyncio.sleep(100)
     assert len(cluster.evicted) == 1
     assert not made.is_busy(consumer())

@@ -95,7 +95,7 @@ class Setting:
         for each in bindings:
             self.bound.update(self.bound.transform(each))
         self.asked: dict[Target, Request] = {}
-        self.requests: list[Request] = []  # of all sweeps
+        self.requests: list[Request] = []  # the requests of all sweeps
         self.clock = FakeClock()
         self.is_leader = True
         self.uids: dict[str, str] = {}  # the UIDs of ServiceAccounts that were created again
@@ -190,7 +190,8 @@ async def test_sweep_queues_stale_bindings_alone(mode: PollMode) -> None:
         ({"db": "v1", "host": "v2"}, "*", {Source("prod/host"): {"v2"}}),
         ({"db": "v1"}, "*", {Source("prod/host"): set()}),
         ({"db": "v2", "host": "v2"}, "*", {Source("prod/db"): {"v2"}, Source("prod/host"): {"v2"}}),
-        ({"db": "v2", "host": "v2"}, "prod/db", {Source("prod/db"): {"v2"}}),  # nothing may be learnt of prod/host
+        # The namespace may not learn anything of prod/host.
+        ({"db": "v2", "host": "v2"}, "prod/db", {Source("prod/db"): {"v2"}}),
     ],
 )
 async def test_each_of_several_secrets_is_compared_by_itself(
@@ -437,7 +438,7 @@ async def test_secret_under_a_forbidden_name_looks_like_a_missing_one(mode: Poll
 
 
 async def test_unsorted_list_is_read_to_its_end() -> None:
-    # moto ignores the order that is requested.
+    # A list may be unsorted. For example, moto ignores the order that is requested.
     aws = Aws(*(listed(f"s{age}", "v1", NOW - timedelta(hours=10 - age)) for age in range(10)))
     setting = Setting(aws, *(bound_object(f"s{age}", "v1") for age in range(10)))
     await setting.sweep()
@@ -482,7 +483,7 @@ async def test_own_store_is_swept_first_and_hanging_ones_delay_nobody() -> None:
     setting.clock.advance(600)
     await asyncio.sleep(40)  # a sweep of the own store, while those of the others hang
     assert set(setting.asked) == {Target("team", "own")}
-    await asyncio.sleep(10 * SWEEP_TIMEOUT)  # the ones that hang are given up, and the last one has its turn
+    await asyncio.sleep(10 * SWEEP_TIMEOUT)  # the sweeps that hang are given up, and the last store has its turn
     assert setting.made[-1] == "team/app19"
     running.cancel()
 
@@ -652,7 +653,8 @@ async def test_secrets_of_a_namespace_are_described_in_parts_that_take_turns(ann
 
 
 class Slow(Aws):
-    """A fake AWS that takes ``seconds`` to describe a secret, or ``foreign`` if the secret is of another account."""
+    """A fake AWS that takes ``seconds`` to describe a secret. For a secret of another account it takes ``foreign``
+    seconds, and the call fails if that is more than 1."""
 
     def __init__(self, *secrets: SecretMetadata, seconds: float = 0.0, foreign: float = 0.0) -> None:
         super().__init__(*secrets)
@@ -696,7 +698,8 @@ async def test_secrets_of_a_namespace_that_hang_delay_those_of_another_by_two_ca
 
 
 async def test_roles_of_a_namespace_that_hang_delay_the_sweep_of_no_other() -> None:
-    """They could take all lanes before the other namespace's role is there, so turns alone would not help."""
+    """Without a share for each namespace, the roles that hang would take all lanes before the other namespace has a
+    role. Turns would not help then."""
     hanging = [
         in_namespace("greedy", bound_object(f"s{n}", "v1", **{"keyturn.dev/service-account": f"app{n}"}))
         for n in range(50)

@@ -13,7 +13,7 @@ from keyturn_receiver.proxies import normalize_no_proxy, proxy_for
 PROXY = "http://proxy.example.com:3128"
 AWS = "https://secretsmanager.eu-west-1.amazonaws.com"
 
-# NO_PROXY, a URL, and whether it is called directly.
+# Each case: NO_PROXY, a URL, and whether the URL is called directly.
 CASES = [
     ("", AWS, False),
     ("amazonaws.com", AWS, True),

@@ -252,7 +252,7 @@ async def test_watch_that_is_late_is_waited_for() -> None:
     async with setting.running():
         await asyncio.sleep(DELAY + 2)
         assert setting.api.pages == []  # the Secret is not in the cache at all, so it is gone
-        setting.write(version="v1")  # what the watch shows is older
+        setting.write(version="v1")  # the watch shows v1, but not the newer v2, which is written next
         setting.write(version="v2", shown=False)
         await asyncio.sleep(DELAY + 2)
         assert setting.api.pages == []

@@ -124,7 +124,7 @@ class TestApplied:
         assert receipts.waiting(other, [message(9)], {"blue": NOT_TAKEN}, 900, with_details=True) is None
 
     def test_ten_receipts_of_many_receivers_with_long_names_fit_into_one_call(self) -> None:
-        """A call takes 256 KB: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html"""
+        """A call takes at most 256 KB: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html"""
         names = tuple(f"{'n' * 63}/{number:0>253}" for number in range(400))
         full = done(Outcome.APPLIED, secrets=names, consumers=names, retrying=names, reason="ä" * 8192)
         for hosts in (1, 3, 100):
@@ -185,7 +185,7 @@ class TestWaiting:
 
 
 class Events:
-    """EventBridge, as far as PutEvents goes. ``answer`` gets the entries of each call."""
+    """EventBridge, as far as PutEvents goes. ``answer`` makes the reply from a call's entries."""
 
     def __init__(self, answer: Callable[[Sequence[Any]], list[dict[str, str]]]) -> None:
         self.answer = answer
@@ -295,7 +295,7 @@ class TestBus:
         bus, _ = self.bus(events)
         writer = ReceiptWriter(bus, with_details=True)
         writer.collect(CHANGED, [message(1)], {"blue": done(Outcome.APPLIED)}, 1)
-        writer.collect(CHANGED, [message(1)], {"blue": NOT_TAKEN}, 1)  # not due
+        writer.collect(CHANGED, [message(1)], {"blue": NOT_TAKEN}, 1)  # no receipt is due
         writer.flush(time.monotonic() + 10)
         writer.flush(time.monotonic() + 10)
         assert [[each["DetailType"] for each in call] for call in events.calls] == [["Keyturn Secret Applied"]]
@@ -386,7 +386,7 @@ class TestVersions:
 
 
 class FailingWriter:
-    """A writer whose ``collect`` or ``flush`` fails, whatever the reason is."""
+    """A writer whose method ``failing`` raises an error. ``failing`` is "collect" or "flush"."""
 
     def __init__(self, failing: str) -> None:
         self.failing = failing

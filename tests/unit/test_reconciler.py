@@ -308,7 +308,7 @@ async def test_rotation_with_one_consumer_costs_one_read_one_apply_one_mark(watc
 
 @pytest.mark.parametrize("restarts", [True, False])
 async def test_next_change_of_the_secret_ends_a_halt_and_says_so(restarts: bool) -> None:
-    """A replica that restarts nobody does not know whether the halt goes on."""
+    """A replica whose restarts are refused does not know whether the halt goes on."""
     engine = Engine()
     await engine.start()
     if not restarts:
@@ -426,7 +426,7 @@ async def test_write_that_changes_no_value_keeps_the_history() -> None:
 async def test_history_that_a_replica_does_not_remember_is_read_before_the_write() -> None:
     engine = Engine()
     await engine.start()
-    for number in range(MAX_HISTORIES):  # other Secrets of the namespace
+    for number in range(MAX_HISTORIES):  # other Secrets of the namespace push this Secret's history out of the memory
         other = replace(engine.cache.live(engine.cache.get(DB)), uid=f"other-{number}")
         engine.histories.keep(other, "1", "")
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
@@ -775,7 +775,8 @@ async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:
 
 @pytest.mark.parametrize(("age_of_pod", "restarts"), [(1, ["web"]), (-1, [])])
 async def test_template_that_is_reverted_is_decided_by_the_pods(age_of_pod: int, restarts: list[str]) -> None:
-    """An owner builds the template again after a restart. If the rollout was complete, the pods are new."""
+    """An owner replaces the template after a restart. If the rollout was complete before, the pods are newer than the
+    value."""
     engine = Engine()
     await engine.start()
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Api:
-    """The Secret of the record key, behind the port of the API client. ``error`` fails each call."""
+    """The Secret of the record key, behind the port of the API client. Each call raises ``error`` if there is one."""
 
     def __init__(self, *texts: str) -> None:
         self.data: dict[str, str] = {"key": texts[0]} if texts else {}
@@ -110,7 +110,7 @@ async def test_missing_key_is_waited_for_and_reported(
     replica = Replica(api)
     await asyncio.sleep(30)
     assert not replica.monitor.synced.is_set()
-    assert [message in record.getMessage() for record in caplog.records] == [True]  # once, and then at intervals
+    assert [message in record.getMessage() for record in caplog.records] == [True]  # only once in 30 s
     with pytest.raises(RuntimeError):
         replica.key(b"content")
     api.error = None

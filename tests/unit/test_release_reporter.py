@@ -30,7 +30,8 @@ def released(name: str = "db", version: int = 1, **labels: str) -> dict[str, Any
 
 
 class Secrets:
-    """The port of the Secret client. A release removes the label `keyturn.dev/state`, so the watch loses the Secret."""
+    """A fake client for Secrets. A release removes the label `keyturn.dev/state`, so the watch loses the Secret, unless
+    ``watch_lags`` is true."""
 
     def __init__(self, cache: ReleasedCache) -> None:
         self._cache = cache

@@ -131,7 +131,7 @@ def test_names_of_one_annotation_are_limited_and_matched_quickly() -> None:
     assert not rules.selects("a" * 253, None)
     held = consumer(Case(True, True, {**listed(many), **excluded(many)}), ReloaderMode.RUNNING)
     of_faults = sum(map(len, held.faults)) // FAULT_UNIT
-    assert held.size == 1 + 2 * MAX_NAMES + of_faults  # which counts towards the limit of its namespace
+    assert held.size == 1 + 2 * MAX_NAMES + of_faults  # this size counts towards the limit of the namespace
     unnamed = consumer(Case(True, True, excluded("X" * 100_000)), ReloaderMode.RUNNING)
     assert unnamed.size < 5  # a text that is no name takes no memory, and its fault takes little
     assert time.process_time() - started < 0.5

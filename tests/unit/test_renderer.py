@@ -72,7 +72,7 @@ async def test_expensive_binding_is_parsed_and_rendered_in_the_thread(executor: 
 
 @pytest.mark.parametrize("data", [None, "A: list"], ids=["every key", "a property"])
 async def test_large_value_is_parsed_and_written_in_the_thread(executor: RecordingExecutor, data: str | None) -> None:
-    """Parsing JSON of strangers and writing it again takes up to some 50 ms."""
+    """Parsing a tenant's JSON and writing it again can take some 50 ms."""
     executor.go.set()
     annotations = {SECRET_ID: "shop/db"} | ({} if data is None else {DATA: data})
     renderer, numbers = Renderer(executor), ",".join(["1.50"] * 13_000)

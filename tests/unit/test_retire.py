@@ -31,7 +31,7 @@ def at(seconds: float) -> str:
 
 
 class Scene:
-    """A secret with the access keys of a user, of which the first was rotated to the second."""
+    """A secret that was rotated from the first access key of a user to the second one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.retire = load()
@@ -66,7 +66,8 @@ class Scene:
         return str(self.retire.handler(self.receipt(host, **changes), None)["reason"])
 
     def live(self, host: str, version: str, seconds: float, took: int | None = None) -> str:
-        """Tell that a version is live since ``seconds`` from now, which is ``took`` seconds after the label moved."""
+        """Send the receipt that a version has been live since ``seconds`` from now, ``took`` seconds after the label
+        moved. Return the reason in the answer."""
         detail = {"versionId": version, "since": at(seconds), "seconds": took}
         return self.tell(host, detail={name: value for name, value in detail.items() if value is not None})
 
@@ -164,8 +165,8 @@ def test_run_that_ended_after_it_had_revoked_is_made_up_by_the_next_try(scene: S
 
 @pytest.mark.parametrize("told", [True, False])
 def test_rollback_waits_for_the_pods_of_each_cluster_that_still_run_the_other_version(scene: Scene, told: bool) -> None:
-    """The first version was live in both clusters. The second one is stuck in GREEN. BLUE runs it, and says so if
-    ``told``."""
+    """The first version was live in both clusters. The second version is stuck in GREEN. BLUE runs the second version,
+    and says so if ``told``. Then the label moves back to the first version."""
     scene.live(BLUE, scene.first, -600)
     assert scene.live(GREEN, scene.first, -600) == "it is not the current version any more"
     if told:
@@ -179,7 +180,7 @@ def test_rollback_waits_for_the_pods_of_each_cluster_that_still_run_the_other_ve
 
 
 def test_second_rollback_waits_for_each_cluster_too(scene: Scene) -> None:
-    """Both versions are older than the state of GREEN, so only the time at which the label moved decides."""
+    """Both versions are older than the stored state of GREEN, so only the time at which the label moved decides."""
     scene.live(BLUE, scene.first, 60)
     scene.live(GREEN, scene.first, 60)
     scene.move_label(scene.first)

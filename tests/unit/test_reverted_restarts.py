@@ -71,7 +71,8 @@ class Judge:
         self.judge.on_progress(before, self.consumer)
 
     def fight(self) -> None:
-        """Restart the workload until the fight is known, with pods that are older than the value each time."""
+        """Restart the workload and revert the restart, until the fight is known. The pods are older than the value each
+        time."""
         for _ in range(FREE_REPEATS):
             mark = rollout(self.consumer, "db", RECORD)
             assert mark

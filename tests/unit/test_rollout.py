@@ -143,7 +143,8 @@ def test_name_that_no_secret_has_is_told_and_forbids_restarts(name: str) -> None
 
 @pytest.mark.parametrize("names", ["", " , \n"])
 def test_annotation_that_names_nothing_is_told(names: str) -> None:
-    """The client for Kubernetes replaces strings of more than 4096 bytes by empty ones."""
+    """An annotation that seems empty may be too long, because the client for Kubernetes replaces strings of more than
+    4096 bytes by empty ones."""
     made = consumer(ENV_FROM, own={"keyturn.dev/reads": names})
     assert made.faults == (
         "annotation keyturn.dev/reads names no Secret, or is too long: write names of Secrets in this namespace,"
@@ -304,7 +305,7 @@ def test_faults_count_by_their_length() -> None:
 
 
 def test_two_secrets_never_share_a_mark() -> None:
-    """A Secret could once have the very name to which a longer name was shortened."""
+    """Formerly, a Secret could have the very name to which a longer name was shortened."""
     long = "a" * 80
     twin = (former_mark_name(long) or "").partition("/")[2]
     assert len(twin) == 63
@@ -413,7 +414,7 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
     mark = rollout(consumer(optional, marked), "db", gone, before)
     assert mark is not None
     assert mark.restart
-    # If nobody has restarted the consumer at once, its pods decide here, too.
+    # If the first reconcile has not restarted the consumer, its pods decide, as they do for other changes.
     undecided = rollout(created(WRITTEN - 1, optional, marks=marked), "db", gone)
     assert undecided is not None
     assert undecided.undecided
@@ -427,7 +428,8 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
     assert back.restart
     # If the key is not optional, the pods are kept, because they would not start again without the key.
     assert rollout(consumer(READS_A, marked), "db", gone) is None
-    # A key is not gone if Keyturn has never filled it, or if the Secret has no record.
+    # No mark is due if the consumer has never had one, if Keyturn has never removed a key, or if the Secret has no
+    # record.
     assert rollout(consumer(optional), "db", gone) is None
     assert rollout(consumer(optional, marked), "db", record({"b": "v1"})) is None
     assert rollout(consumer(optional, marked), "db", Record()) is None

@@ -51,8 +51,8 @@ def test_marks_of_all_changed_secrets_are_due_together() -> None:
     [
         ((999_000, 999_000, 999_000), 999_000 + QUIET_SECONDS),
         ((999_000, 999_999, 999_998), 999_999 + QUIET_SECONDS),
-        ((999_000, None, 999_000), NOW + QUIET_SECONDS),  # this process has just written it
-        ((999_000, 2_000_000, 999_000), NOW + QUIET_SECONDS),  # written by a clock that is ahead
+        ((999_000, None, 999_000), NOW + QUIET_SECONDS),  # unknown time: this process has just written the Secret
+        ((999_000, 2_000_000, 999_000), NOW + QUIET_SECONDS),  # a time in the future: the writer's clock is ahead
     ],
 )
 def test_quiet_begins_after_the_last_change(times: tuple[int | None, ...], expected: float) -> None:

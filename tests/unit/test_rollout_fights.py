@@ -88,8 +88,8 @@ def test_write_that_both_its_reply_and_the_watch_show_counts_once() -> None:
     last = consumer(None)
     for value in ("v1", "v2", "v1", "v2"):
         state = consumer(value)
-        observer.fights.observe(last, state)  # by the reply
-        observer.show(state)  # by the watch
+        observer.fights.observe(last, state)  # as the reply shows it
+        observer.show(state)  # as the watch shows it
         last = state
     assert (observer.told, observer.delay("v1")) == ([], 0)
     observer.show(consumer("v1"))
@@ -254,7 +254,8 @@ def test_message_says_who_and_what_to_do() -> None:
 
 @pytest.mark.parametrize(("removed", "what"), [(True, "keeps removing"), (False, "keeps reverting")])
 def test_message_about_a_settled_mark_says_that_no_pod_is_restarted(removed: bool, what: str) -> None:
-    """The mark on the workload itself restarts nothing, so the pods have the value, and nothing has to be evicted."""
+    """The mark on the workload itself only says that the pods have the value. So its writes restart no pod, and nothing
+    has to be evicted."""
     fight = Fight(consumer("v1"), MARK, removed, restarts=False)
     for writer, who in (("operator", 'field manager "operator"'), (None, "somebody")):
         told = message(fight, writer)

@@ -19,7 +19,8 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from support.manifests import workload
 from support.rollout_matrix import AFTER, AFTER_MOVED, BEFORE, TEXTS, Reference, levels, references, switch
 
-FIRST, CREATED, ROTATED = 100, 200, 300  # seconds: the first write, the workload and its pod, the rotation
+# The times of the first write, of the creation of the workload and its pod, and of the rotation, in seconds since 1970.
+FIRST, CREATED, ROTATED = 100, 200, 300
 RECORD_BEFORE = Record(revisions=BEFORE, write_times=dict.fromkeys(BEFORE, WriteTime(FIRST, appeared=True)))
 RECORD_AFTER = Record(
     revisions=AFTER,

@@ -113,11 +113,12 @@ async def test_rollout_whose_deadline_is_over_takes_no_slot(kind: str, limits: P
 
 
 async def test_remedy_reaches_those_behind_a_stuck_rollout_when_its_deadline_is_over() -> None:
-    """The stuck workload is due again, too. It comes last in the order, and must not hold the only slot until then."""
+    """The stuck workload is due again, too, and it comes last in the order. Until its turn, its unfinished rollout must
+    not hold the only slot beyond its deadline."""
     first, stuck = consumer("first", order=1), consumer("stuck", "StatefulSet", order=2, progress=UNFINISHED)
     replica = Replica(first, stuck, limits=PaceLimits(1))
     assert waits(replica.turn()) == {"first": WaitReason.PACE, "stuck": WaitReason.ORDER}
-    assert replica.pacer.look_again_in(DB) == 599  # the deadline
+    assert replica.pacer.look_again_in(DB) == 599  # seconds until the deadline
     replica.now = AFTER_DEADLINE
     assert started(replica.turn()) == ["first"]
 
@@ -163,10 +164,10 @@ async def test_end_of_evictions_wakes_each_secret_that_the_workload_reads() -> N
 
 
 async def test_slot_of_a_workload_that_is_not_up_for_this_change_is_looked_at_when_its_deadline_is_over() -> None:
-    """Nothing in the cluster changes at that time."""
+    """Nothing in the cluster changes at that time, so no event leads to a look."""
     other = consumer("other", "StatefulSet", "mark of another release", progress=UNFINISHED)
     replica = Replica(other, consumer("web"), limits=PaceLimits(1))
-    turn = replica.pacer.turn(DB, read_spec({}), [replica.consumers[1]], RECORD)  # the other one may not be restarted
+    turn = replica.pacer.turn(DB, read_spec({}), [replica.consumers[1]], RECORD)  # `other` may not be restarted
     assert waits(turn) == {"web": WaitReason.PACE}
     assert replica.pacer.look_again_in(DB) == 599
 
@@ -191,7 +192,7 @@ async def test_blocked_evictions_for_one_secret_leave_the_workload_due_for_anoth
 
 
 async def test_order_waits_until_evicted_pods_are_replaced() -> None:
-    """The mark of such a workload is written when no pod is behind, before the new pods are Ready."""
+    """The mark of a workload whose pods are evicted is written when no pod is behind, before the new pods are Ready."""
     first = consumer("first", evicts=True, order=1, marks={}, baseline={MARK: RECORD.digest})
     replica = Replica(first, consumer("later"))
     replica.evict(first)
@@ -222,7 +223,7 @@ async def test_pods_that_fail_after_the_rollout_has_ended_take_no_slot_and_halt_
 
 
 async def test_canary_whose_settled_mark_is_stripped_does_not_hold_the_order() -> None:
-    """Its pods have the value, and its mark is not written any more."""
+    """Once its pods are known to have the value, its mark is not written any more, and it no longer holds the order."""
     canary = consumer("canary", order=1)
     bare = replace(canary, marks={})
     replica = Replica(bare, consumer("later", order=2))

@@ -79,7 +79,7 @@ def test_status_of_an_older_template_completes_nothing(kind: str) -> None:
 
 
 def progressing(reason: str) -> dict[str, Any]:
-    later = "2026-01-01T00:09:00Z"  # such as the last change of another condition
+    later = "2026-01-01T00:09:00Z"  # the last change of another condition, which does not count
     other = {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable", "lastUpdateTime": later}
     return {"conditions": [other, {"type": "Progressing", "reason": reason, "lastUpdateTime": AT}]}
 
@@ -142,7 +142,8 @@ def test_end_of_the_rollout_before_the_mark_does_not_count(seconds: int) -> None
 
 @pytest.mark.parametrize(("updated", "seconds"), [(1, 600 * 2), (2, 5000 + 600)])
 def test_node_that_joins_later_does_not_fail_a_daemon_sets_rollout(updated: int, seconds: float) -> None:
-    """A DaemonSet's status does not tell whose pod is not ready, so only a status that does not change is a failure."""
+    """Once all pods of a DaemonSet have the new template, its status does not tell whose pod is not ready. Then only a
+    status that does not change is a failure."""
     late = RolloutProgress(UNFINISHED, 2, updated, 1, deadline=600, marked_at=0, changed_at=5000)
     assert fails_at("DaemonSet", late) == seconds
     assert fails_at("StatefulSet", late) == 600 * 2
@@ -202,7 +203,7 @@ def test_change_of_progress_is_told_and_triggers_no_check() -> None:
     assert first.progress.is_complete
     assert len(checked) == 1
 
-    see(deployment(2, 2, 2), "one", generation=4)  # the mark, which no controller has seen
+    see(deployment(2, 2, 2), "one", generation=4)  # no controller has seen the mark yet
     see({**deployment(3, 1, 2), "observedGeneration": 4}, "one", generation=4)
     see({**deployment(3, 1, 2), "observedGeneration": 4, "fullyLabeledReplicas": 1}, "one", generation=4)
     see({**deployment(2, 2, 2), "observedGeneration": 4}, "one", generation=4)

@@ -21,7 +21,8 @@ DUE, UNFINISHED, FAILED, SETTLED = (
 @pytest.mark.parametrize(
     ("state", "in_fight", "has_old_pods", "before", "after"),
     [
-        # The status begins to tell of a reverted restart only if everything is known.
+        # The status begins to tell of a reverted restart only if three things are known: a restart is due, there is a
+        # fight, and there are old pods.
         (DUE, True, True, "", TEXT),
         (DUE, True, None, "", ""),
         (DUE, True, False, "", ""),

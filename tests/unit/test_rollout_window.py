@@ -58,7 +58,7 @@ def test_window_is_open_from_its_cron_time_for_its_duration(text: str | None, no
     [
         ("0 0 31 2 * for 1h", "it never opens"),
         ("0 0 30 2,4 1#1 for 1h in Nowhere/Land", 'the time zone "Nowhere/Land" is not known'),
-        ("0 0 29 2 */7 for 1h", "it never opens"),  # except every 28 years
+        ("0 0 29 2 */7 for 1h", "it never opens"),  # it opens only every 28 years
         ("0 2 * * * for 2h in europe/berlin", "did you mean Europe/Berlin?"),
         ("0 2 * * * for 2h in Berlin", "did you mean Europe/Berlin?"),
         ("0 2 * * * for 0h", "its duration is 0"),

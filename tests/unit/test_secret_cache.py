@@ -305,7 +305,7 @@ def test_revisions_of_a_secret_are_forgotten_with_its_namespace(how: str, slow: 
     cache = cached(obj)
     cache.keep_values(live(VALUES), "1", VALUES)
     namespaces.add_end_handler(cache.forget_former)
-    # If the namespace is seen late, only the watch has shown it, and it has no annotations.
+    # A namespace that is seen late was never read, so the cache does not know it.
     if how != "deleted and seen late":
         namespaces.put_read(namespaces.transform(namespace("1", 1)), 1.0)
     if slow == "namespaces":
@@ -402,7 +402,7 @@ def test_secret_keeps_the_time_at_which_it_was_first_seen(uid: str, keeps: bool)
     time.sleep(0.01)
     later = bound_object("db", "v1", version=2)
     later["metadata"]["uid"] = uid
-    for _ in range(2):  # by a watch, and by a list
+    for _ in range(2):  # twice, each time by a watch and by a list
         cache.update(cache.transform(later))
         cache.replace([cache.transform(later)])
         bound = cache.get(Target("team", "db"))

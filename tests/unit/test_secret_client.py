@@ -1,4 +1,4 @@
-"""The client for single Secrets reads those of any tenant, and however large they are, others do not wait."""
+"""The client for single Secrets: however large a tenant's Secret is, its read does not hold up others."""
 
 import asyncio
 from base64 import b64encode

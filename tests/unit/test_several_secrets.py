@@ -1,4 +1,5 @@
-"""A Secret of several AWS secrets, in whole reconciles: each AWS secret stands for itself, whatever the others do."""
+"""A Secret of several AWS secrets, in whole reconciles: what happens to one AWS secret concerns only the keys that need
+it."""
 
 import asyncio
 import json
@@ -45,7 +46,8 @@ SOURCES = {"db": Source("prod/db"), "host": Source("prod/host"), "cache": Source
 
 
 class Secrets:
-    """AWS secrets behind the port of the stores. ``faults`` has what becomes of a read, by the name of the secret."""
+    """AWS secrets behind the port of the stores. ``faults`` maps the name of a secret to a function that delays or
+    fails its reads."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {
@@ -206,7 +208,8 @@ async def test_secret_that_fails_holds_up_only_the_keys_that_need_it(
     assert engine.status.startswith(f"{reason}: alias host: {error}; ")
     assert "URL, HOST keep their last values" in engine.status
     assert ("remove them from keyturn.dev/data" in engine.status) is isinstance(error, NotAllowed)
-    # URL needs the new password as well. The work queue goes on with URL, and no delivery waits for the host.
+    # URL needs the new password and the host. No delivery waits for the host. If the error is temporary, the work queue
+    # tries URL again.
     assert (result.outcome, result.secrets) == (Outcome.APPLIED, ("team/db",))
     assert str(error) in str(result.reason)
     assert result.retrying == (() if permanent else ("team/db",))
@@ -437,7 +440,7 @@ async def test_key_that_is_new_and_cannot_be_made_does_not_hold_up_the_others() 
 
 
 async def test_edit_takes_no_key_away_while_one_of_the_sources_fails() -> None:
-    """Otherwise an edit that renames a key, and has a mistake, would leave pods without either name."""
+    """Otherwise an edit that renames a key while its source fails would leave pods without either name."""
     engine = await filled()
     before, versions = engine.data, engine.version_ids
     engine.aws.rotate("cache", "redis://c2")
@@ -469,7 +472,7 @@ async def test_edited_secret_is_not_taken_for_good_while_one_of_its_sources_fail
     engine.api.show()
     await engine.settle()
     written = [call for call in engine.api.calls if call == ("PATCH", "secrets")]
-    assert len(written) == 1  # the status; no write has made the edit Keyturn's own
+    assert len(written) == 1  # only the status was written, so Keyturn has not taken over the edited value
     engine.aws.faults.clear()
     await engine.poll()
     assert engine.data == before
@@ -492,7 +495,7 @@ async def test_name_of_one_among_several_that_is_gone_deletes_nothing() -> None:
 
 
 async def test_crash_after_a_partial_write_leaves_a_secret_that_asks_for_work() -> None:
-    """Another replica sees by the status alone that the Secret is not whole, although all its hashes fit."""
+    """Only the status shows another replica that the Secret is not whole, because all its hashes fit."""
     engine = await filled()
     engine.aws.fail("host", SourceUnavailable("AWS secret prod/host: throttled"))
     engine.aws.rotate("db", {"user": "u", "password": "p2"})

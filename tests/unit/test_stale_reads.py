@@ -1,5 +1,4 @@
-"""Reads return the right version. The staging label decides which that is, and the notification is only compared with
-it."""
+"""Reads return the version that has the staging label. The version in a notification is only compared with it."""
 
 from collections.abc import Sequence
 

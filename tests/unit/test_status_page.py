@@ -253,7 +253,7 @@ async def test_rotation_that_another_replica_applies_is_shown_with_its_pods(engi
     bind(engine.secrets, "db", "v3", number=3)
     engine.secrets.delete(bound_object("db"))
     bind(engine.secrets, "db", "v4", number=4)
-    assert engine.rotations == [rotation]  # nothing was rotated
+    assert engine.rotations == [rotation]  # a repetition, a deletion and a first fill are no rotations
 
 
 async def test_own_write_is_not_taken_for_one_of_another_replica_before_or_after_its_reconcile_ends(
@@ -443,7 +443,7 @@ async def test_bindings_with_trouble_are_counted_as_they_change() -> None:
 
 
 async def test_counts_are_those_of_all_bindings_after_any_changes() -> None:
-    """The counts follow each change, so they would stay wrong after one that is missed."""
+    """The counts follow each change, so they would stay wrong after a change that is missed."""
     chance, names = Random(1), [f"db-{number}" for number in range(12)]  # noqa: S311 - not for security
     secrets = SecretCache(KEYED)
     states = BindingStates(secrets, lambda: T0)

@@ -37,7 +37,7 @@ def test_proven_store_is_suspect_after_several_silent_calls_in_a_row() -> None:
             health.silent()
         assert health.proven
         assert health.rests_for() == 0
-        health.answered()  # one secret that hangs says nothing about the others
+        health.answered()  # an answer ends the row of silent calls
     for _ in range(MAX_SILENT_CALLS):
         health.silent()
     assert not health.proven
@@ -57,7 +57,7 @@ def test_silence_about_secrets_alone_gives_a_proven_store_no_rest() -> None:
     health = StoreHealth(False, FakeClock())
     health.answered()
     asked = [health.silent(about_secret=True) for _ in range(MAX_SILENT_CALLS + 2)]
-    assert asked == [False, False, True, True, True]  # each of the last three asks the store itself
+    assert asked == [False, False, True, True, True]  # from the third call on, the store itself has to be asked
     assert health.proven
     assert health.rests_for() == 0
     assert not health.silent()  # the store itself does not answer

@@ -167,7 +167,7 @@ async def test_deleted_service_account_reads_nothing_and_leaves_nothing() -> Non
     assert len(stores._others) == 0
     tenants.identities["app"] = Identity("1", "old")
     assert await role_read(stores) == "old"
-    assert len(tenants.made) == 1  # credentials of the same identity are shared for some seconds
+    assert len(tenants.made) == 1  # a store is shared for some seconds after its creation
 
 
 def crowd(count: int) -> dict[str, Identity]:
@@ -266,7 +266,8 @@ async def test_factory_makes_no_store_of_a_service_account_that_changes_meanwhil
 
 
 async def test_secret_that_two_namespaces_name_does_not_wait_for_the_share_of_one() -> None:
-    """A namespace has used up its share with calls that hang, and is the first to read the secret that both name."""
+    """Another namespace has used up its share with calls that hang, and is the first to read the secret that both
+    name."""
     over = threading.Event()
 
     def answer(action: str, arguments: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ class Bound:
 
 
 def bindings(**secrets: int) -> list[Any]:
-    """Return bindings of that many secrets in each namespace."""
+    """Return bindings. ``secrets`` maps each namespace to the number of its secrets."""
     return [
         Bound(Target(namespace, f"s{number}"), Source(f"{namespace}/{number}"))
         for namespace, count in secrets.items()
@@ -29,7 +29,7 @@ def bindings(**secrets: int) -> list[Any]:
 
 
 def described(turns: Turns, all_bindings: list[Any], calls: int, limit: int | None = None) -> list[str]:
-    """Take a turn in which there is time for ``calls``. Return what was described."""
+    """Take a turn in which there is time for this number of calls. Return the ids that were described."""
     turn = turns.next(STORE, all_bindings, limit)
     done = list(islice(turn.by_id, calls))
     turns.end(STORE, turn, set(done))

@@ -1,4 +1,4 @@
-"""Sync status: the work that a Secret needs, derived only from its metadata."""
+"""Sync status: the work that a Secret needs, derived from its metadata and its consumers."""
 
 from dataclasses import replace
 

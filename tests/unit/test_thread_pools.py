@@ -141,7 +141,8 @@ async def test_owner_with_a_limit_of_its_own_is_held_to_it(hang: Callable[[], st
 
 
 async def test_batches_that_were_abandoned_leave_a_namespace_its_places(hang: Callable[[], str]) -> None:
-    """After a batch hangs, its secrets are read one by one. Without a place, they would wait until its thread ends."""
+    """After a batch hangs, its secrets are read one by one. Without a free place, these reads would wait until the
+    batch's thread ends."""
     pool = ThreadPools.of(4).foreground
     for _ in range(4):
         with pytest.raises(TimeoutError):

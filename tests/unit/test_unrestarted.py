@@ -109,7 +109,7 @@ def test_pod_is_told_if_it_may_use_an_older_value_of_a_changed_key(name: str) ->
     [
         ("ReplicaSet/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, False),
         ("ReplicaSet/web-5d9", {"pod-template-hash": "5d9"}, {"other"}, True),  # its Deployment is gone
-        ("ReplicaSet/web-5d9", {}, {"web"}, True),  # nobody but a Deployment sets the label
+        ("ReplicaSet/web-5d9", {}, {"web"}, True),  # without the label, it is no ReplicaSet of a Deployment
         ("ReplicaSet/web-5d9", {"pod-template-hash": "7c8"}, {"web"}, True),
         ("ReplicaSet/web-5d9", {"rollouts-pod-template-hash": "5d9"}, {"web"}, False),
         ("Job/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, True),

@@ -134,7 +134,8 @@ def test_function_that_resembles_none_is_told_with_all_names(name: str) -> None:
 
 NUMBERS = st.one_of(
     st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,4})?", fullmatch=True),
-    st.from_regex(r"0E\+0{0,20}1", fullmatch=True),  # while a text is parsed, such a number stands for what is too deep
+    # The parser writes such a number in place of a value that is nested too deeply.
+    st.from_regex(r"0E\+0{0,20}1", fullmatch=True),
 )
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 NAMES = STRINGS | st.sampled_from(

@@ -1,7 +1,8 @@
 """The engine of watched Secrets, in random histories and in virtual time. Only the API server is a fake.
 
-Others change the Secret while receivers are killed at their calls, start, and are replaced. In the end each pod runs
-the values that the Secret has, and no workload was restarted more often than its keys have changed.
+Others change the Secret while receivers are killed at their writes, start, and are replaced. In the end each pod runs
+the values that the Secret has. No workload was restarted more often than its keys have changed, except that a workload
+that was created later may be restarted once more.
 """
 
 import asyncio
@@ -75,8 +76,8 @@ class World:
     """A namespace with a Secret, and Deployments with one pod each. The Deployments' controller takes no time. A
     container starts ``START_SECONDS`` after its pod was created, or at once if its Deployment has a mark.
 
-    ``kill_at`` counts down the writes of receivers. At 0 the receiver dies, before the write or ``after`` it.
-    ``refuse`` returns the error of a write of an object, or None.
+    ``kill_at`` is the number of writes that the receiver still survives. It dies at the next write: before the write,
+    or after it if ``after`` is true. ``refuse`` returns the error of a write of an object, or None.
     """
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ class World:
         self.pods: dict[str, dict[str, Any]] = {}
         self.read: dict[str, Mapping[str, str]] = {}  # the values that each Deployment's pod runs with
         self.restarts: dict[str, int] = {}
-        self.changes: dict[str, int] = {}  # of the keys that each Deployment reads
+        self.changes: dict[str, int] = {}  # the number of changes of the keys that each Deployment reads
         self.kill_at: int | None = None
         self.after = False
         self.writes: list[tuple[float, str]] = []
@@ -327,8 +328,9 @@ async def world(*names: str) -> World:
 
 
 class Kind(StrEnum):
-    """What happens in a history besides changes, kills and starts. Nothing tells whether a consumer without a mark is
-    behind if the annotation is missing, or if an optional key is removed. So each history has only one kind."""
+    """What happens in a history besides changes, kills, starts, waits and pods that are replaced by hand. Nothing tells
+    whether a consumer without a mark is behind if the annotation is missing, or if an optional key is removed. So each
+    history has only one kind."""
 
     CREATE = "workloads are created"
     REMOVE = "keys are removed"

@@ -68,7 +68,7 @@ NOTIFIED, POLLED = (Request.now(cause, {cause}, about={X}) for cause in (Cause.N
         (NOTIFIED, Request.now(Cause.POLL, {"v"}, about={Y}), {X: {Cause.NOTIFICATION}, Y: {"v"}}, {X, Y}),
         (NOTIFIED, Request.now(Cause.DRIFT), {X: {Cause.NOTIFICATION}}, set()),  # the edit may concern all AWS secrets
         (Request.now(Cause.NEW), POLLED, {X: {Cause.POLL}}, set()),
-        (NOTIFIED, Request.now(Cause.POLL), {}, set()),  # a poll from when the binding had one AWS secret
+        (NOTIFIED, Request.now(Cause.POLL), {}, set()),  # the poll was requested when the binding had one AWS secret
     ],
 )
 async def test_joined_request_is_confined_to_what_both_name(

@@ -181,7 +181,7 @@ async def test_crash_of_a_new_pod_is_found_behind_many_others() -> None:
     api.add_pods(PAGE_SIZE, "v2")
     api.add_pods(1, "v2", "CrashLoopBackOff")
     assert await api.crash_reason() == "CrashLoopBackOff"
-    assert await api.crash_reason("v1") is None  # the workload has got another mark
+    assert await api.crash_reason("v1") is None  # the workload has another mark by now
 
 
 async def test_crash_of_an_old_pod_or_of_a_pod_of_another_workload_does_not_count() -> None:

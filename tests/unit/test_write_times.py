@@ -108,7 +108,7 @@ def test_annotation_is_bounded_and_then_takes_all_keys_as_written_now() -> None:
     assert len(text) <= MAX_TEXT
     read = read_times(resolve(text, "keyturn", [applied(T2)]), keys)
     assert read == {key: WriteTime(T2) for key in (*keys, REMOVED)}
-    assert len(write_times(dict.fromkeys(keys, WriteTime(T0)), keys)) < 100  # the usual case
+    assert len(write_times(dict.fromkeys(keys, WriteTime(T0)), keys)) < 100  # usually, all keys have the same time
 
 
 def test_annotation_that_is_too_long_is_not_read() -> None:

@@ -87,7 +87,8 @@ def doctor(
 
 
 def own_release() -> Release:
-    """Return the Helm release of the pod in which this process runs, as the pod's settings name it."""
+    """Return the Helm release of the pod in which this process runs. The pod's settings give its namespace and its full
+    name."""
     default = read_release(DEFAULT_RELEASE)
     namespace = os.environ.get("KEYTURN_LEASE_NAMESPACE", default.namespace)
     return Release(namespace, default.name, os.environ.get("KEYTURN_LEASE_NAME", default.name))

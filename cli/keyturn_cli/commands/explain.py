@@ -153,7 +153,8 @@ def _predict(sight: Sight, bound: Bound, change: Change) -> Explained:
 
 
 def _live(cluster: Cluster, bound: Bound) -> tuple[LiveSecret, Mapping[str, bytes]]:
-    """Read the Secret with its values. The values are only compared. No other function reads values."""
+    """Read the Secret with its values. The values are only compared. No other function of the command line reads the
+    values of a Secret."""
     target = bound.target
     obj = cluster.get(path("v1", "secrets", target.namespace, target.name))
     metadata = as_object(obj.get("metadata"))

@@ -61,7 +61,8 @@ def rotate(
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
     chosen = read_release(release)
     contexts: Sequence[str | None] = context or [None]
-    watched = _watched(secret_id, until, contexts, chosen) if until else []  # its checks come before the rotation
+    # ``_watched`` makes its checks before the rotation starts.
+    watched = _watched(secret_id, until, contexts, chosen) if until else []
     aws = Aws()
     rotation = start(aws, secret_id)
     if until is None:
@@ -80,7 +81,8 @@ def rotate(
 
 
 def _watched(secret_id: str, goal: Goal, contexts: Sequence[str | None], release: Release) -> list[Watched]:
-    """Return what is waited for: in each cluster, a Secret that follows AWSCURRENT of this AWS secret. Raises CliError.
+    """Return the Secrets for which the command waits: in each cluster, the Secrets that follow AWSCURRENT of this AWS
+    secret. Raises CliError if a cluster has no such Secret.
 
     A Secret that is itself called ``secret_id`` (NS/NAME) does not count if it is made from another AWS secret.
     """

@@ -32,7 +32,8 @@ COLUMNS = ("NAMESPACE", "SECRET", "AWS SECRET", "VERSION", "APPLIED", "CONSUMERS
 
 @dataclass(frozen=True, slots=True)
 class WatchQuery:
-    """What ``--watch`` shows: one Secret, those of a namespace, or all if ``namespace`` is None."""
+    """The bound Secrets that ``--watch`` shows: one Secret, those of a namespace, or all if ``namespace`` is None. If
+    ``failing`` is true, only those that need a person to act."""
 
     namespace: str | None
     name: str | None
@@ -100,8 +101,8 @@ def _place(place: str | None, namespace: str | None, all_namespaces: bool) -> tu
 def _look(
     cluster: Cluster, where: str | None, name: str | None, all_namespaces: bool
 ) -> tuple[str | None, list[Row], Mapping[Target, str] | None, list[str]]:
-    """Return the namespace that the caller may list, the rows, how many workloads read each Secret (None if that is not
-    known), and notes."""
+    """Return the namespace whose Secrets were listed (None: all namespaces), the rows, the number of workloads that
+    read each Secret (None: not known), and notes."""
     notes: list[str] = []
     with ThreadPoolExecutor(2) as threads:
         listing = threads.submit(list_consumers, cluster, where)
@@ -161,7 +162,7 @@ def _data(row: Row, consumers: Mapping[Target, str] | None, now: float) -> dict[
 def _watch(
     out: Output, cluster: Cluster, query: WatchQuery, rows: Sequence[Row], consumers: Mapping[Target, str]
 ) -> None:
-    """Print a row whenever a Secret changes, until the user presses Ctrl-C."""
+    """Print a row whenever a shown field of a Secret changes, until the user presses Ctrl-C."""
     seen = {row.target: row for row in rows}
     out.flush()
     while True:

@@ -109,9 +109,9 @@ def _with_aws(
 ) -> tuple[Subject, Trace]:
     """Return the subject and the legs that ``look`` finds in the cluster, with the legs that the receipts tell.
 
-    If ``look`` fails for an AWS secret, a note says why the legs in the cluster are left out. If ``look`` raises
-    UsageError or fails for any other subject, this function raises the same error. Raises the errors of
-    ``_with_receipts``, too.
+    If ``look`` fails, ``text`` is taken as the name or ARN of an AWS secret, and a note says why the legs in the
+    cluster are left out. But if ``text`` cannot be one, or if ``look`` raises UsageError, this function raises the same
+    error. Raises UsageError for a watched Secret, and the errors of ``_with_receipts``.
     """
     made: Trace | None
     try:
@@ -131,8 +131,9 @@ def _with_aws(
 def _with_receipts(found: Subject, made: Trace | None, group: str, notes: dict[str, None]) -> Trace:
     """Return the legs in ``made``, and the legs that the receipts tell about the version that is AWSCURRENT.
 
-    If no Secret has this version, the legs in ``made`` belong to another version, and are left out. Raises CliError if
-    neither the cluster nor a receipt tells anything.
+    If no Secret has this version, the legs in ``made`` belong to another version. They are then replaced by a leg for
+    each Secret, which says what version the Secret has. If no receipt tells anything, a note says so. Raises CliError
+    if neither the cluster nor a receipt tells anything.
     """
     secret_id = found.only_secret_id("name the AWS secret")
     version = version_at(secret_id, found.region, instead="")
@@ -156,7 +157,8 @@ def _with_receipts(found: Subject, made: Trace | None, group: str, notes: dict[s
 
 
 def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | None:
-    """Return the Secrets that an event has changed, or None if ``text`` is not the id of an event."""
+    """Return the Secrets that an event has changed, or None if ``text`` is not the id of an event. Raises NotFound if
+    no Secret remembers the event."""
     if len(text) != 36 or text.count("-") != 4:
         return None
     try:
@@ -174,8 +176,8 @@ def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | N
 
 
 def changed_since(found: Subject, event: str) -> str:
-    """Return a note if a Secret has changed again since an event. The note is needed because the trace shows the
-    Secret's last change and not the change by the event."""
+    """Return a note if a Secret has changed again since an event, or else an empty text. The note is needed because the
+    trace shows the Secret's last change and not the change by the event."""
     older = [
         f"Secret {bound.target} had version {change.version[:8]} from it at {change.at}"
         for bound in found.bound
@@ -194,7 +196,8 @@ def _history(bound: Bound) -> tuple[Change, ...]:
 def _change(bound: Bound) -> Change | None:
     """Return the newest change in the history, or None if the Secret does not have the version of this change."""
     newest = next(iter(_history(bound)), None)
-    versions = bound.version_ids  # of several versions, the history has only a digest, which is not compared
+    # If a Secret has several versions, the history has only a digest of them, which is not compared.
+    versions = bound.version_ids
     return newest if newest and (len(versions) > 1 or newest.version in versions) else None
 
 

@@ -45,7 +45,8 @@ def ui(
         raise UsageError("a pod has no browser", "run keyturn ui on your own machine")
     chosen, local = read_release(release), free_port(port)
     url = f"http://127.0.0.1:{local}/"
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that kubectl ends, too
+    # SIGTERM raises SystemExit, so that the clean-up ends kubectl, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     shown, deadline = False, 0.0
     while True:
         try:

@@ -63,7 +63,7 @@ TIMEOUT = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as
 
 @dataclass(slots=True)
 class Watched:
-    """The Secrets of one cluster that are waited for. ``notes`` say what the caller's rights have left out."""
+    """The Secrets of one cluster for which the command waits. ``notes`` say what the caller could not read."""
 
     cluster: Cluster
     subject: Subject
@@ -71,8 +71,8 @@ class Watched:
     notes: Mapping[str, None] = field(default_factory=dict)
 
     def check_rights(self) -> None:
-        """Check that the workloads and the namespaces can be read. Otherwise nobody knows what is live. Raises
-        Forbidden."""
+        """Check that the caller may read the workloads and the annotations of the namespaces, because without them
+        nobody knows what is live. Raises Forbidden."""
         sight = Sight(self.cluster, self.settings)
         for namespace in sorted({bound.target.namespace for bound in self.subject.bound}):
             sight.consumers(namespace)
@@ -80,7 +80,8 @@ class Watched:
         self._check_seen(sight)
 
     def look(self, version: str, goal: Goal) -> list[Place]:
-        """Return how far each Secret, and each workload if ``goal`` is LIVE, has come.
+        """Return how far each Secret has come. If ``goal`` is LIVE, also return this for each workload that reads a
+        Secret with the version. A Secret that no longer follows AWSCURRENT of the AWS secret is left out.
 
         Raises Forbidden if the caller may not read a workload or namespace.
         """
@@ -158,7 +159,8 @@ def wait_for(
     seconds: float,
     watched: Sequence[Watched],
 ) -> ExitCode:
-    """Wait for the goal, and print the result. Raises TimedOut, RolloutFailed and the errors of ``Cluster``."""
+    """Wait for the goal, and print the result. Raises TimedOut, RolloutFailed, the errors of ``Cluster`` and, if
+    ``version`` is None, the errors of ``version_at`` and UsageError."""
     started = time.monotonic()
     notes = list(dict.fromkeys(f"{each.cluster.context}: {note}" for each in watched for note in each.notes))
     if not out.is_data:
@@ -190,7 +192,8 @@ def wait_for(
 def watch(
     subject: str, goal: Goal, contexts: Sequence[str | None], namespace: str | None, release: Release
 ) -> list[Watched]:
-    """Return, for each cluster, the objects that the command will wait for. Check that the caller may read them.
+    """Return, for each cluster, the Secrets for which the command will wait. If ``goal`` is LIVE, check that the caller
+    may read the workloads and namespaces.
 
     Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
     """

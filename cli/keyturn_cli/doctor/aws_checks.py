@@ -68,8 +68,8 @@ def queue_policy(queue: Queue, rule_arn: str) -> Finding:
 def policy_allows(policy: Mapping[str, Any], queue_arn: str, rule_arn: str) -> bool:
     """Return whether a queue's policy lets a rule of EventBridge send messages.
 
-    The check understands only statements like those in template.yaml. They allow the service events.amazonaws.com, with
-    or without a condition on aws:SourceArn. Other statements, such as a Deny, are ignored.
+    The check understands only statements like those in template.yaml. These allow the service events.amazonaws.com (or
+    everybody), with or without a condition on aws:SourceArn. Other statements, such as a Deny, are ignored.
     """
     for statement in _several(policy.get("Statement")):
         principal = statement.get("Principal")
@@ -127,8 +127,8 @@ def undelivered(number: int | Unknown) -> Finding:
 
 
 def notifier(notifier: Notifier) -> Iterator[Finding]:
-    """Check that the function is active, that its event source mapping is enabled, and that it can reach the
-    receivers."""
+    """Check that the function is active, that its event source mapping is enabled, and that it is in a VPC if a
+    receiver has a private address."""
     before = True
     if notifier.state not in ("Active", "Inactive") or notifier.last_update == "Failed":
         before = False

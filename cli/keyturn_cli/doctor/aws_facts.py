@@ -22,8 +22,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue. ``messages`` is the number of messages. ``policy`` is the policy as parsed JSON. ``oldest`` is the age
-    of the oldest message according to CloudWatch's metric."""
+    """A queue. ``messages`` is the approximate number of messages that can be received now. ``policy`` is the policy as
+    parsed JSON. ``oldest`` is the age of the oldest message according to CloudWatch's metric."""
 
     arn: str
     messages: int
@@ -33,8 +33,9 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled. ``private``
-    maps hosts of receivers to their private addresses. It has only the hosts that resolve to a private address."""
+    """The notifier function. ``event_source`` is the state of its event source mapping, such as Enabled, or an empty
+    text if there is no mapping. ``private`` maps hosts of receivers to their private addresses. It has only the hosts
+    that resolve to a private address."""
 
     name: str
     state: str
@@ -47,9 +48,9 @@ class Notifier:
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """The signing key's secret. ``labels`` are the staging labels of all its versions. ``written`` is the time of the
-    last rotation, or of the last change if it was never rotated. ``next_rotation`` is the time at which the next
-    rotation is due. ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if it is not
-    known."""
+    last rotation, or of the last change or the creation if it was never rotated. ``next_rotation`` is the time at which
+    the next rotation is due. ``used_by_receivers`` is the id of the signing key in the receivers' settings, or None if
+    it is not known."""
 
     arn: str
     labels: frozenset[str]

@@ -90,8 +90,8 @@ class AwsReader:
         )
 
     def _oldest(self, queue_name: str) -> timedelta:
-        """Return the age of the oldest message. It is the newest data point of CloudWatch's metric, in seconds, or 0
-        if the metric has no data."""
+        """Return the age of the oldest message: the newest value of CloudWatch's metric in the last ten minutes, or 0
+        if the metric has no value."""
         end = datetime.now(UTC)
         with errors("cloudwatch:GetMetricStatistics"):
             points = self._aws.client("cloudwatch").get_metric_statistics(
@@ -204,7 +204,8 @@ def private_hosts(receiver_urls: str) -> dict[str, str]:
 
 def read_identity(aws: Aws, signing_key_id: str) -> Identity | Unknown:
     """Read the AWS identity of this process. Then try the two reads that the receivers make: the value of the signing
-    key, which is dropped at once, and the list of the secrets."""
+    key, which is dropped at once, and the list of the secrets. A read is not tried if the id of the signing key, or the
+    region, is not known."""
     try:
         with errors("sts:GetCallerIdentity"):
             arn = str(aws.client("sts", aws.region or "us-east-1").get_caller_identity()["Arn"])

@@ -12,7 +12,7 @@ from keyturn_receiver.errors import NotAllowed
 
 
 def check_bindings(bindings: Bindings | Unknown) -> Iterator[Finding]:
-    """Check the state of the bound Secrets."""
+    """Check the status of the bound Secrets, the value of their label, and that nobody else writes their keys."""
     if isinstance(bindings, Unknown):
         yield skipped("bindings", bindings)
         return

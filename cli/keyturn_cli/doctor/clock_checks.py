@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, warning
 from keyturn_contract.signature import TOLERANCE
 
-NOTABLE = 30.0  # seconds; clocks that NTP sets differ by less than one second
+NOTABLE = 30.0  # seconds; a larger difference is a warning, because clocks that NTP sets differ by less than one second
 
 
 @dataclass(frozen=True, slots=True)

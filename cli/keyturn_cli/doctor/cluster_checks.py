@@ -8,8 +8,9 @@ from keyturn_cli.doctor.cluster_facts import ClusterFacts, Configuration, Instal
 from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
 
 OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
-# The leader renews the Lease every 2 s. If it does not, another replica takes over the Lease after 15 s. The clocks of
-# the leader and of the API server may differ by some seconds.
+# The poller is reported as an error if its Lease has not been renewed for longer than this. The leader renews the Lease
+# every 2 s. If it does not, another replica takes over the Lease after 15 s. The rest is a margin, because the clocks
+# of the leader and of the API server may differ by some seconds.
 POLLER_SILENCE = timedelta(seconds=30)
 
 
@@ -27,8 +28,8 @@ def check_cluster(facts: ClusterFacts, own_version: str, with_aws: bool = False)
 
 
 def _lease(lease: LeaseState | Unknown, installation: Installation | Unknown) -> LeaseState | Unknown:
-    """Return the state of a Lease. If neither the Lease nor the release is there, the release may be in another
-    namespace, so the state is unknown."""
+    """Return the state of a Lease. If the release was not found, and the Lease does not exist or was never renewed, the
+    state is unknown, because the release may be in another namespace."""
     has_no_time = isinstance(lease, LeaseState) and lease.renewed is None
     if isinstance(installation, Unknown) and installation.is_fault and has_no_time:
         return replace(installation, is_fault=False)

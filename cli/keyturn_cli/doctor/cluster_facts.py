@@ -31,9 +31,10 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings of the receivers. They are the environment variables of the Deployment.
+    """The settings of the receivers. They are the environment variables of the Deployment, or of this process if it
+    runs in a receiver's pod and cannot read the Deployment.
 
-    A variable whose value is in a Secret or a ConfigMap is not read.
+    A variable of the Deployment whose value is in a Secret or a ConfigMap is not read.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -72,8 +73,8 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """The state of a Lease. ``renewed`` is None if no receiver has written the Lease yet. ``sent`` is the time at which
-    the newest heartbeat was sent. Only the Lease of the event path has this time."""
+    """The state of a Lease. ``renewed`` is None if no receiver has written the Lease yet. ``sent`` is the Lease's
+    acquireTime. In the Lease of the event path, this is the time at which the newest heartbeat was sent."""
 
     name: str
     holder: str = ""
@@ -98,8 +99,9 @@ class BoundSecret:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """All bound Secrets that the caller may list. ``allowed`` maps each of their namespaces to its annotation
-    `keyturn.dev/allow-secrets`, or to None if the namespace does not have this annotation."""
+    """The Secrets with the label `keyturn.dev/bind` in the namespaces that the release serves. ``allowed`` maps each of
+    their namespaces to its annotation `keyturn.dev/allow-secrets`, or to None if the namespace does not have this
+    annotation."""
 
     secrets: tuple[BoundSecret, ...]
     allowed: Mapping[str, str | None] | Unknown

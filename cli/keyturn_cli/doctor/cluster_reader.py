@@ -111,8 +111,9 @@ class ClusterReader:
         return ReceiverPod(str(metadata.get("name")), ready, version, waits_for)
 
     def _waits_for(self, pod: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-        """Return the reason why a pod is not ready: the state of its container, or the reply of /readyz. The API
-        server's proxy gives access to /readyz."""
+        """Return the reason why a pod is not ready: the reason why a container waits, the phase of the pod, or the
+        reply of /readyz, which is read through the API server's proxy. If none of these is known, return "not
+        ready"."""
         for container in as_objects(status.get("containerStatuses")):
             waiting = as_object(as_object(container.get("state")).get("waiting"))
             if waiting.get("reason"):

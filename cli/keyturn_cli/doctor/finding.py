@@ -77,8 +77,8 @@ def some(names: Iterable[str]) -> str:
 
 
 def length(duration: timedelta) -> str:
-    """Return a duration for people. The unit is the largest unit in which the number is at least two: "90 s", "12 min",
-    "3 h", "61 days"."""
+    """Return a duration for people. The unit is the largest unit in which the number is at least two, or else seconds:
+    "90 s", "12 min", "3 h", "61 days"."""
     seconds = duration.total_seconds()
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

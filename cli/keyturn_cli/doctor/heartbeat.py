@@ -10,7 +10,7 @@ from keyturn_cli.doctor.aws_reader import put_heartbeat
 from keyturn_cli.doctor.cluster_facts import LeaseState
 from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped
 
-TIMEOUT = 60.0  # seconds; the receivers write the Lease every 10 s
+TIMEOUT = 60.0  # seconds; a receiver writes a heartbeat into the Lease at most 10 s after it has arrived
 PAUSE = 1.0
 
 
@@ -21,7 +21,8 @@ def send_heartbeat(
     timeout: float = TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Finding:
-    """Put a heartbeat on the bus. Wait until the Lease shows this heartbeat or a later one.
+    """Put a heartbeat on the bus. Wait until the Lease shows this heartbeat or a later one, but at most for ``timeout``
+    seconds. Return the finding.
 
     A heartbeat is recognized by its time. The time is by AWS's clock, in whole seconds.
     """

@@ -57,7 +57,7 @@ def _served(configuration: Configuration, namespace: str) -> Iterator[Right]:
 
     deletes = ("delete",) if configuration.is_on("KEYTURN_DELETIONS", False) else ()
     yield from rights("", "secrets", *_WATCHED, *deletes)
-    if namespace:  # a Role cannot grant ``watch`` on Namespaces
+    if namespace:  # a Role can grant ``get`` on its own Namespace, but not ``list`` or ``watch``
         yield Right("get", "", "namespaces", namespace, namespace)
     else:
         yield from rights("", "namespaces", "get", "list", "watch")

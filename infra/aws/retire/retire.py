@@ -1,10 +1,11 @@
 """Lambda function that retires the previous credential once every cluster uses the current one. This is a sample:
 change `revoke`.
 
-Each receipt `Keyturn Secret Live` starts the function (docs/receipts.md). A table has two facts for each cluster: the
-version in the cluster's last receipt, and the time since which this version is live. The last two steps of a run revoke
-the previous credential, and remove the staging label AWSPREVIOUS. If a run ends between these two steps, Lambda's next
-attempt repeats both. If no version has AWSPREVIOUS, there is nothing to retire.
+Each receipt `Keyturn Secret Live` of the secret starts the function (docs/receipts.md). A table has three facts from
+the last receipt of each cluster: the version, the time since which the version is live, and the time at which its
+staging label moved. The last two steps of a run revoke the previous credential, and remove the staging label
+AWSPREVIOUS. If a run fails between these two steps, Lambda's next attempt makes both of them. If no version has
+AWSPREVIOUS, there is nothing to retire.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 import boto3
 
-MAX_AGE = 3600  # seconds; an older receipt was delayed or replayed
+MAX_AGE = 3600  # seconds; an older receipt is refused, because it was delayed or replayed
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def clusters() -> set[str]:
 
 
 def retire(detail: dict[str, Any]) -> str:
-    """Record that a version is live in a cluster. If it is now live in all clusters, retire the previous credential.
-    Return the reason why the credential was not retired, or an empty text."""
+    """Record that a version is live in a cluster. If the version is current, and is now live in all clusters, retire
+    the previous credential. Return the reason why the credential was not retired, or an empty text."""
     arn, version = detail["secretArn"], detail["versionId"]
     live = note(detail)
     if live is None:
@@ -119,7 +120,7 @@ def not_yet(missing: set[str]) -> str:
 
 def revoke(old: dict[str, str], new: dict[str, str]) -> bool:
     """Revoke the old credential, and return True. If the new credential is the same, do nothing, and return False. This
-    must be idempotent, because Lambda may repeat a run.
+    function must be idempotent, because Lambda may repeat a run.
 
     This sample makes an access key of IAM inactive, which can be undone. If each version has a user of its own in a
     database, change the password of the old user, or lock the old user.

@@ -59,7 +59,8 @@ class DeployedAws:
         return client
 
     def key_is_rotating(self) -> bool:
-        """Return whether a rotation of the signing key is in progress. The dry run of a new stack counts, too."""
+        """Return whether a version of the signing key has AWSPENDING. This is so during a rotation, and during the dry
+        run of a new stack."""
         secret = self.secrets_manager().describe_secret(SecretId=self.path.signing_key_secret_id)
         return any("AWSPENDING" in labels for labels in secret["VersionIdsToStages"].values())
 

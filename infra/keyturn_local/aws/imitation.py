@@ -1,4 +1,4 @@
-"""The common parts of all imitations of AWS: a small HTTP server, and an STS reply.
+"""The common parts of all imitations of AWS: a small HTTP server, a client for its actions, and an STS reply.
 
 Each imitation has a function of its own that answers requests. An imitation is faster than moto, and it can give wrong
 answers on purpose.

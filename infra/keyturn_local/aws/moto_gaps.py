@@ -1,4 +1,4 @@
-"""Features that moto does not have: all effects of a move of a staging label, RotateSecret without Docker, and a count
+"""Features that moto does not have: two effects of a move of a staging label, RotateSecret without Docker, and a count
 of calls."""
 
 import io

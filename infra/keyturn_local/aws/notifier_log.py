@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-OVERLAP = 10_000  # ms that are read again, because lines of one invocation may arrive after lines of a later one
+OVERLAP = 10_000  # ms that are read again, because lines of an earlier invocation may arrive after lines of a later one
 
 Line = Mapping[str, Any]
 
 
 class NotifierLog:
-    """Reader of one log group. It remembers the lines that it has read. A further read only requests newer lines."""
+    """Reader of one log group. It remembers the lines that it has read. A further read requests only newer lines, and
+    those of the last OVERLAP milliseconds."""
 
     def __init__(self, logs: Any, group: str) -> None:
         self._logs = logs

@@ -1,5 +1,5 @@
-"""Rotations in two steps: a pending value, and a move of AWSCURRENT. The AWS console and rotation functions rotate in
-the same way."""
+"""Rotations in two steps: store a pending value, and move AWSCURRENT to it. The AWS console and rotation functions
+rotate in the same way."""
 
 import uuid
 from collections.abc import Callable
@@ -50,7 +50,8 @@ def rotate_by_function(
 ) -> str:
     """Rotate with a rotation function, in the four steps of Secrets Manager. Return the new version's id.
 
-    If the function raises an exception in a step, the rotation ends with this step.
+    If the rotation function raises an exception in a step, this function raises it, too, and does not run the later
+    steps.
     """
     version_id = start_rotation(client, secret_id)
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):

@@ -26,7 +26,7 @@ def environment(endpoint_url: str) -> dict[str, str]:
 def client(service: str, endpoint_url: str, access_key: str = CREDENTIAL, secret_key: str = CREDENTIAL) -> Any:
     """Build a boto3 client for a local endpoint. The client ignores the user's own AWS settings and proxies.
 
-    If an access key ID is the number of an account, the emulator treats it as the root user of this account.
+    If ``access_key`` is the number of an account, the emulator treats it as the root user of this account.
     """
     without_profile = botocore.session.Session({"profile": (None, None, None, None)})  # ignores AWS_PROFILE
     session = boto3.session.Session(access_key, secret_key, region_name=REGION, botocore_session=without_profile)

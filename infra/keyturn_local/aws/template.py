@@ -21,7 +21,7 @@ def read(file: Path = FILE) -> Template:
 
 
 def queues(template: Template) -> Template:
-    """Return a template with only the queues and their outputs."""
+    """Return a template whose only resources are the queues. Its outputs are those of the queues."""
     resources = {name: each for name, each in template["Resources"].items() if each["Type"] == "AWS::SQS::Queue"}
     return {
         "AWSTemplateFormatVersion": template["AWSTemplateFormatVersion"],

@@ -27,8 +27,9 @@ from keyturn_contract.signature import sign
 from keyturn_local.aws.sdk import ACCOUNT, REGION
 from keyturn_local.bench.stub_aws import arn_of
 
-ATTEMPTS = 30  # at most this many deliveries in one batch of a burst
-TAKEN = ("applied", "unchanged")  # "unchanged" if an earlier attempt applied the change after its own deadline
+ATTEMPTS = 30  # a batch of a burst is sent at most this many times
+# "unchanged" is the outcome if an earlier attempt applied the change, but only after its deadline.
+TAKEN = ("applied", "unchanged")
 
 
 class NotDelivered(RuntimeError):
@@ -37,7 +38,7 @@ class NotDelivered(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Sender of deliveries to one webhook. They are signed with one key."""
+    """Sender of deliveries to one webhook. One key signs all of them."""
 
     url: str
     key: bytes
@@ -68,7 +69,7 @@ class Sender:
 
     async def post(self, versions: Mapping[str, str]) -> None:
         """Send one delivery. A 503 is not an error, because it says that the receiver is not done yet. Raises
-        NotDelivered after any other error."""
+        NotDelivered for any status other than 200 and 503."""
         body, headers = self.delivery(versions)
         async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as reply:
             if reply.status not in (200, 503):
@@ -101,8 +102,8 @@ class Sender:
         raise NotDelivered(f"status {reply.status}: {content[:300]!r}")
 
     def flood(self, seconds: float, connections: int, forged: bool) -> tuple[float, Counter[int]]:
-        """Send deliveries about a secret that no binding names. Each connection sends the next one as soon as it has an
-        answer.
+        """Send deliveries about a secret that no binding names. Each connection sends its next delivery as soon as the
+        last one is answered.
 
         Return the duration in seconds, and the number of answers by status. Each delivery has an id of its own, because
         the receiver answers a replay without handling it. If ``forged`` is true, the deliveries are signed with a wrong

@@ -30,13 +30,14 @@ from keyturn_local.bench.testbed import BINDINGS, BURST, Testbed
 from keyturn_local.receiver.process import LocalReceiver, total
 from keyturn_receiver.cluster.api import Api, path
 
-SAMPLES = 400  # the number of rotations in one phase, which takes twenty seconds
+SAMPLES = 400  # the number of rotations in one phase of ``latency``, which takes twenty seconds
 COUNTED = 20  # the number of rotations whose calls are counted; they are made one after another
-IDENTITIES = 1_000  # ServiceAccounts, each of which has its own role
+IDENTITIES = 1_000  # the number of ServiceAccounts; each has its own role
 TEAMS = 20  # the number of namespaces that contain these ServiceAccounts
 AT_MOST = 1.02 * IDENTITIES  # one call per ServiceAccount, and 2 % for sweeps that the count only partly covers
 SWEEPS = 3  # the number of sweeps whose calls are counted while nothing changes
-SETTLE_SECONDS = 1.0  # seconds in which the watches show the writes of a rotation and of the Deployment controller
+# Seconds after which the watches have shown the writes of a rotation and of the Deployment controller.
+SETTLE_SECONDS = 1.0
 
 Measurement = Callable[[Testbed, Latencies], list[Row]]
 
@@ -188,7 +189,8 @@ def webhook(testbed: Testbed, _: Latencies) -> list[Row]:
 
 
 def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
-    """Fill 10,000 bindings. Then measure a restart of the receiver while nothing has changed in AWS."""
+    """Add bindings until there are 10,000, and let a receiver fill them. Then measure a restart of the receiver while
+    nothing has changed in AWS, and the receiver's memory before and after a burst of 1,000 rotations."""
     create_bound(testbed.cluster, testbed.aws.names[BURST:])
     receiver = testbed.receiver()
     receiver.start()
@@ -219,7 +221,7 @@ def many_bindings(testbed: Testbed, _: Latencies) -> list[Row]:
 
 def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
     """Measure the latency of rotations in two cases: while the poller sweeps 10,000 bindings without a pause, and while
-    it rests."""
+    it rests. Also count the calls to AWS of a poller when nothing changes in AWS."""
     names = testbed.aws.names[: SAMPLES // 2]
     for _ in range(4):  # the two cases alternate, so other load on the machine affects both of them
         for seconds, interval in ((latencies.quiet, "3600"), (latencies.sweeping, "1")):
@@ -243,7 +245,7 @@ def sweeps(testbed: Testbed, latencies: Latencies) -> list[Row]:
         Row("accepted to applied, p99 during a sweep of 10,000 bindings, to without", sweeping / quiet, "x", 1.1),
         Row("accepted to applied, p99 during a sweep of 10,000 bindings", sweeping * 1000, "ms"),
         Row("accepted to applied, p99 at 10,000 bindings without a sweep", quiet * 1000, "ms"),
-        # In an hour, the poller makes one full sweep and eleven sweeps for changes. The signing key is read once a
+        # In an hour, the poller makes one full sweep and eleven sweeps for changes. The signing key takes one call a
         # minute.
         Row("calls to AWS in an hour at 10,000 secrets, one replica", BINDINGS / 100 + 1 + 11 * changes + 60, "calls"),
     ]
@@ -321,7 +323,7 @@ def _fill_and_rest(testbed: Testbed, spaces: Sequence[str], roles: bool) -> _AtR
         return receiver.metric("keyturn_kubernetes_requests_total", verb="get", resource="serviceaccounts")
 
     first = swept()
-    until(lambda: swept() >= first + 2 * stores, 180)  # by now, the first full sweep and a later sweep have ended
+    until(lambda: swept() >= first + 2 * stores, 180)  # then the first full sweep and a later sweep have ended
     sweeps, looked, aws = swept(), lookups(), testbed.aws.calls()
     until(lambda: swept() >= sweeps + SWEEPS * stores, 180)
     rounds = (swept() - sweeps) / stores
@@ -352,7 +354,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "rollouts": rollouts,
     "many_readers": many_readers,
 }
-# The measurements that create the Secrets which another one needs.
+# For a measurement that needs Secrets of earlier measurements: the measurements that create these Secrets.
 NEEDED: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(
         ("latency", "open_pages", "burst", "webhook", "many_bindings", "rollouts", "many_readers"), ("restore",)

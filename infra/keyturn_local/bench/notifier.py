@@ -79,7 +79,7 @@ print(json.dumps([later - earlier for earlier, later in zip(at, at[1:])]), file=
 
 
 def main() -> None:
-    """Measure, print the table, and write it to OUTPUT."""
+    """Make the measurements. Print the rows as a table, and write them to OUTPUT as JSON."""
     built = artifact.build()
     with tempfile.TemporaryDirectory() as name, _Receiver() as url:
         directory = Path(name)

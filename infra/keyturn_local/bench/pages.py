@@ -18,7 +18,7 @@ from keyturn_local.processes.program import Program
 from keyturn_receiver.status.streams import MAX_STREAMS
 
 SAMPLES = 200  # the number of rotations in one phase
-PHASES = 4  # the number of pairs of phases: one phase without pages, and one with pages
+PHASES = 4  # the number of pairs of phases; a pair is one phase without pages and one phase with pages
 OPEN = "pages are open"
 
 

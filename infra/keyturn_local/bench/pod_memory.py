@@ -39,8 +39,8 @@ class Footprint:
     """The memory of one pod in bytes, and the number of restarts of its container.
 
     ``peak`` is the peak of the memory that the kernel compares with ``limit``. It includes the page cache. ``resident``
-    is the peak of the resident memory of the receiver's process. ``ends`` are the reasons why the container has
-    ended, such as OOMKilled. It is empty if the container has not restarted.
+    is the peak of the resident memory of the receiver's process. ``ends`` has the reason why the container last ended,
+    such as OOMKilled. It is empty if the container has not restarted.
     """
 
     limit: int
@@ -53,8 +53,8 @@ class Footprint:
 def measure(
     cluster: Cluster, directory: Path, bindings: int, rotations: int, others: Mapping[str, Any] | None = None
 ) -> Footprint:
-    """Install the chart with one replica. Let it fill ``bindings`` Secrets, and then rotate ``rotations`` of them at
-    once.
+    """Install the chart with one replica. Let the replica fill ``bindings`` Secrets, and then rotate ``rotations`` of
+    their AWS secrets at once.
 
     This works only in an enclosure with a node. ``others`` are further values for the chart.
     """

@@ -2,7 +2,7 @@
 
 Ratios compare the receiver with raw applies in the same run on the same machine. Times in seconds mostly show how fast
 the machine was. `make bench ONLY="calls latency"` runs only the measurements `calls` and `latency`, and the
-measurements that create the Secrets for them. It writes no files.
+measurements that create the Secrets for them. With ONLY, no files are written.
 """
 
 import argparse
@@ -28,8 +28,8 @@ PAGE = ROOT / "docs" / "benchmark.md"
 
 
 def main() -> None:
-    """Run all measurements, or only those that the command line names. Print the table. If all measurements were run,
-    also write the table to OUTPUT and PAGE."""
+    """Run all measurements, or only those that the command line names and those that they need. Print the table. If the
+    command line names none, also write the rows to OUTPUT, and write PAGE with its plot."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(MEASUREMENTS)}; without any, all are run")
     names = parser.parse_args().names

@@ -21,9 +21,10 @@ from keyturn_local.receiver.process import LocalReceiver
 from keyturn_receiver.cluster.api import Api, path
 
 READERS = 500  # Deployments that read one Secret
-SAMPLES = {RESTART_RATE: 100, RATE: 200}  # by rotations per second: the rotations in each of the two rounds
+SAMPLES = {RESTART_RATE: 100, RATE: 200}  # the number of rotations in each of the two rounds, by rotations per second
 ROUNDS = 3
-NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}  # without nodes, no rollout ends
+# Without nodes, no rollout ends. So with a limit that can be reached, restarts would wait for ever.
+NO_LIMIT = {"KEYTURN_MAX_UNFINISHED_PER_SECRET": str(10 * READERS)}
 
 
 def rollouts(testbed: Testbed, _: Latencies) -> list[Row]:
@@ -87,7 +88,7 @@ def many_readers(testbed: Testbed, _: Latencies) -> list[Row]:
     raw = [f"raw-reader-{number}" for number in range(READERS)]
     _create(testbed, [*((each, secret_name(name)) for each in ours), *((each, "none") for each in raw)])
     receiver = _started(testbed)
-    # This Secret has one more reader, the Deployment that ``rollouts`` has created.
+    # If ``rollouts`` has run, this Secret has one more reader: the Deployment that ``rollouts`` has created.
     count = READERS + (1 if testbed.cluster.list("deployments", NAMESPACE, f"app=web-{BURST - 1}") else 0)
 
     def rotate() -> float:
@@ -134,8 +135,8 @@ def _started(testbed: Testbed) -> LocalReceiver:
 
 
 def _create(testbed: Testbed, deployments: Sequence[tuple[str, str]]) -> None:
-    """Create Deployments of one pod each. An item is the name of a Deployment, and the name of the Secret that it
-    reads."""
+    """Create Deployments with one replica each. An item is the name of a Deployment, and the name of the Secret that it
+    reads. Wait until the Deployment controller has handled the Deployments."""
 
     async def create(api: Api, deployment: tuple[str, str]) -> None:
         await api.request("POST", path("apps/v1", "deployments", NAMESPACE), body=consumer(*deployment))

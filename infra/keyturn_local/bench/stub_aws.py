@@ -1,9 +1,10 @@
-"""A stub of Secrets Manager. It answers after a fixed time, and needs little CPU time. So AWS does not affect a
-measurement.
+"""A stub of Secrets Manager. It answers after a fixed time, and needs little CPU time. So the speed of AWS does not
+affect a measurement.
 
 The stub answers the five calls that the receiver makes, sorts its list as AWS does, and counts the calls. Every role
-can be assumed. Four further actions control the stub: ``bench.Rotate``, ``bench.Age``, ``bench.Renew`` and
-``bench.Calls``. As with AWS's own actions, the header X-Amz-Target of a request names the action.
+can be assumed. Four further actions are for the benchmark: ``bench.Rotate``, ``bench.Age`` and ``bench.Renew`` change
+the stub's secrets, and ``bench.Calls`` returns the counts. As with AWS's own actions, the header X-Amz-Target of a
+request names the action.
 
 ``python -m keyturn_local.bench.stub_aws --host ADDRESS --port N --count N --latency SECONDS`` runs the stub.
 """

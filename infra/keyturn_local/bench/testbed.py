@@ -26,12 +26,12 @@ from keyturn_receiver.core.revision import Record, version_key, write_record
 
 LATENCY = 0.02  # seconds until the stub AWS answers
 RATE = 20.0  # rotations per second
-# Rotations per second if each restarts a Deployment. At RATE, the Deployment controller keeps both cores of the machine
-# busy, and all times are mostly the wait for a core.
+# Rotations per second if each rotation restarts a Deployment. At RATE, the Deployment controller keeps both cores of
+# the machine busy, and all times are mostly the wait for a core.
 RESTART_RATE = 5.0
 BINDINGS = 10_000
-# The label of the raw Secrets. Its name is as long as keyturn.dev/state. If the raw Secrets had keyturn.dev/state
-# itself, the receiver would release them, because they are not bound.
+# The label of the raw Secrets in place of keyturn.dev/state, with a name that is about as long. If the raw Secrets had
+# keyturn.dev/state itself, the receiver would release them, because they are not bound.
 RAW_LABEL = "bench.example/state"
 BURST = 1_000  # bindings or raw applies in a measurement that would take too long with BINDINGS of them
 
@@ -81,8 +81,8 @@ class Testbed:
         return asyncio.run(rotate_all())
 
     def create_raw(self) -> None:
-        """Create the Secrets for raw applies. Their label keyturn.dev/bind has the value "false", so the receiver
-        does not watch them."""
+        """Create the Secrets for raw applies. Their label keyturn.dev/bind has the value "false", so they are not
+        bound, and the receiver does not fill them."""
         names = self.aws.names[:BURST]
         with_api(self.cluster, lambda api: in_parallel(names, lambda name: create(api, name, _raw_name(name), "false")))
 
@@ -142,7 +142,8 @@ class Testbed:
         )
 
     async def _apply(self, api: Api, number: int) -> None:
-        """Apply one Secret by server-side apply, with the same fields as the receiver writes."""
+        """Apply one Secret by server-side apply, with the same fields as the receiver writes, except that the label is
+        RAW_LABEL."""
         name = self.aws.names[number]
         version_id = f"{self._round:08d}-{number:08d}-0000-0000-00000000"
         digest = f"{self._round:032d}{number:032d}"

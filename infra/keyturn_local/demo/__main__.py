@@ -87,8 +87,8 @@ def _run(stack: Stack, node: bool, keep: bool) -> int:
 
 @contextmanager
 def _stack(directory: Path, context: str | None, node: bool) -> Iterator[Stack]:
-    """Start all parts. The control plane starts while SAM deploys the stack. If the user names a cluster, it is checked
-    first."""
+    """Start all parts. The control plane starts while SAM deploys the stack. If the user names a cluster, the demo
+    first checks this cluster, and then uses it instead of a control plane of its own."""
     with ExitStack() as parts:
         cluster: Cluster | None = None
         if context or os.environ.get("KUBECONFIG"):

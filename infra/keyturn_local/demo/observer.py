@@ -52,8 +52,8 @@ class Observer:
         return frozenset(uid for uid, pod in self._pods.items() if pod.metadata.labels.get("app") == app)
 
     def replaced(self, app: str, old: frozenset[str]) -> float | None:
-        """Return the time from which Ready pods have replaced all ``old`` pods of a workload. Return None before
-        that."""
+        """If Ready pods have replaced all ``old`` pods of a workload, return the time of the last change of the
+        workload's pods. Otherwise return None."""
         pods = [pod for pod in self._pods.values() if pod.metadata.labels.get("app") == app]
         if len(pods) < len(old) or old & {pod.metadata.uid for pod in pods} or not all(map(_is_ready, pods)):
             return None
@@ -78,8 +78,8 @@ class Observer:
         """Yield the name and the time of each step as soon as the step has happened. After ``seconds``, yield each
         remaining step with None.
 
-        Nothing is yielded until all steps in ``hold`` have happened. Then the steps that have happened by then are
-        yielded in the order of their times.
+        Nothing is yielded until all steps in ``hold`` have happened, or until ``seconds`` have passed. Then the steps
+        that have happened by then are yielded in the order of their times.
         """
         pending = dict(steps)
         end = time.monotonic() + seconds
@@ -104,7 +104,9 @@ class Observer:
                     with self._changed:
                         handle(event["type"], event["object"], at)
                         self._changed.notify_all()
-            except Exception:  # a new watch is started; at the demo's end, the cluster stops before this thread
+            except Exception:
+                # The loop then starts a new watch. At the demo's end, each watch fails, because the cluster stops
+                # before this thread.
                 time.sleep(0.2)
 
     def _on_secret(self, kind: str, secret: Any, at: float) -> None:
@@ -126,7 +128,8 @@ class Observer:
             threading.Thread(target=self._read_log, args=(pod.metadata, app), daemon=True).start()
 
     def _read_log(self, pod: Any, app: str) -> None:
-        """Wait until the process in a pod has logged the digest of its value, and record it."""
+        """Wait until the process in a pod has logged the digest of its value, and record the digest. End if the pod is
+        gone before that."""
         while pod.uid in self._pods and not self._digests[pod.uid]:
             try:
                 log = self._core.read_namespaced_pod_log(
@@ -146,8 +149,8 @@ class Observer:
 
 
 def poll(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition`` is true, but at most for ``seconds``. Return its last value. ``condition`` may be
-    slow."""
+    """Wait until ``condition`` is true, but at most for ``seconds``. Return its last value. Unlike ``Observer.wait``,
+    this function holds no lock, so ``condition`` may be slow."""
     end = time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.02)

@@ -16,14 +16,17 @@ from keyturn_local.stack import Stack
 
 POLL_SECONDS = 5.0
 TIMEOUT_SECONDS = 20.0  # seconds for a step that does not wait for pods
-POD_TIMEOUT_SECONDS = 120.0  # a container runtime may have to pull an image first
-IN_USE_SECONDS = 15.0  # the limit for two pods that are replaced one after the other, or for a StatefulSet's pod
+# Seconds for a step that waits for pods. A container runtime may have to pull an image first.
+POD_TIMEOUT_SECONDS = 120.0
+# Seconds within which the new value has to be in use, by two pods that are replaced one after the other, or by a
+# StatefulSet's pod.
+IN_USE_SECONDS = 15.0
 RECOVERED = "keyturn_recovered_by_poll_total"
 
 APPLIED = "Secret applied"
 DELIVERED = "delivered (acknowledged after applying)"
 MOVE = "UpdateSecretVersionStage"  # the call that moves a staging label
-# Steps as they are printed, each with its name in the notifier's log.
+# Steps as they are printed, each with its name in ``NotifierLog.steps``.
 ON_THE_WAY = {"queued": "queued", "taken by the notifier, delivery begins": "taken", DELIVERED: "delivered"}
 
 
@@ -54,9 +57,10 @@ class Scenarios:
 
     def create_objects(self) -> None:
         """Create the AWS secrets, the Secrets and the workloads. Wait until the Secrets are filled and the pods run.
+        Also add a key to one Secret by hand.
 
-        At the same time, a heartbeat takes the event path. It also starts the notifier's function. In AWS, the function
-        is always warm because of the heartbeats.
+        At the same time, a heartbeat takes the event path. The heartbeat also starts the notifier's function. In AWS,
+        the function is always warm because of the heartbeats.
         """
         heartbeat = self._stack.aws.heartbeat()
         token = secrets.token_urlsafe(12)
@@ -83,7 +87,8 @@ class Scenarios:
         self._claims.check(beat, "a heartbeat took the deployed path: rule, queue, function, receiver")
 
     def event_path(self) -> None:
-        """Rotate as the AWS console does, and check that each rotation is applied within a second."""
+        """Rotate as the AWS console does. Check that each rotation is applied within a second and replaces the pods
+        that read the Secret. Check that another workload's pods and a key that was added by hand stay."""
         heading("Act 1: the event path")
         self._database = manifests.database("team-a")
         bystander = self._observer.pods("bystander")
@@ -106,7 +111,8 @@ class Scenarios:
         )
 
     def without_event_path(self) -> None:
-        """Rotate while no event reaches the queue, and check that the poller finds the rotation."""
+        """Rotate while no event reaches the queue. Check that the poller finds the rotation, that the pods are
+        replaced, and that a metric counts the rotation."""
         heading(f"Act 2: the event path is cut; the poller looks every {POLL_SECONDS:.0f} s")
         before = self._stack.receiver.metric(RECOVERED)
         self._stack.aws.cut_event_path()
@@ -140,7 +146,9 @@ class Scenarios:
         self._claims.check(same and rotation.delivered is not None, "no workload was touched, no pod restarted")
 
     def _check_pods(self, rotation: Rotation, applied_within: float = 0) -> None:
-        """Check the pods after one rotation. The Secret must have been written within ``applied_within`` seconds."""
+        """Check after one rotation that every pod that reads the Secret was replaced. If the pods' logs are read, also
+        check that every process uses the new value in time: within IN_USE_SECONDS, and ``applied_within`` seconds more
+        for the write of the Secret."""
         self._claims.check(all(rotation.replaced.values()), "every pod that reads it was replaced")
         if self._observer.reads_logs:
             limit = applied_within + IN_USE_SECONDS
@@ -156,7 +164,7 @@ class Scenarios:
         apps: Sequence[str],
         queued: bool = True,
     ) -> Rotation:
-        """Rotate an AWS secret, and print each effect as soon as it is observed.
+        """Rotate an AWS secret, print the effects, and return their times.
 
         ``expected`` is the data that the Secret ``secret`` should have afterwards. ``apps`` are the workloads that
         should restart. ``queued`` tells whether events reach the queue.
@@ -174,8 +182,8 @@ class Scenarios:
                 _in_use(app): partial(self._observer.in_use, app, manifests.digest(app, expected)) for app in apps
             }
         times: dict[str, float | None] = {}
-        # The notifier's log shows all of these steps at once, after the last of them. So nothing is printed before
-        # that.
+        # The notifier's log shows the notifier's steps only after the last of them. So nothing is printed before that,
+        # and the steps are then printed in the order of their times.
         hold = {APPLIED, *ON_THE_WAY} & steps.keys()
         for text, at in self._observer.follow(steps, POD_TIMEOUT_SECONDS if apps else TIMEOUT_SECONDS, hold):
             times[text] = None if at is None else at - zero

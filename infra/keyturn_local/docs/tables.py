@@ -143,7 +143,7 @@ def _labels(name: str) -> tuple[str, ...]:
 
 
 def _field_docs(model: type) -> list[str]:
-    """Return the docstring below each field of a dataclass, by the field's name."""
+    """Return the docstrings below the fields of a dataclass, in the order of the fields."""
     (definition,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101 - for mypy
     below = zip(definition.body, definition.body[1:], strict=False)

@@ -24,7 +24,7 @@ class Cluster:
         """Return the cluster of a context in the user's own kubeconfig. The default is the current context.
 
         The context is copied to a file in ``directory``, because KUBECONFIG may name several files, and their current
-        context may be another one. Raises KubectlFailed if the context does not exist.
+        context may be another context. Raises KubectlFailed if the context does not exist.
         """
         flags = ["--minify", "--flatten", "--raw", *([f"--context={context}"] if context else [])]
         file = directory / "kubeconfig"

@@ -67,7 +67,7 @@ class ControlPlane(Cluster, Stoppable):
     def add_nodes(self, count: int) -> None:
         """Add simulated nodes, and wait until they are Ready."""
         names = [f"node-{secrets.token_hex(3)}" for _ in range(count)]
-        labels = {"kubernetes.io/os": "linux"}  # the label that a kubelet puts on its node
+        labels = {"kubernetes.io/os": "linux"}  # one of the labels that a kubelet puts on its node
         self.create(
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names
         )
@@ -86,8 +86,8 @@ class ControlPlane(Cluster, Stoppable):
         self._rest.create(objects)
 
     def delete(self, objects: Iterable[Any], wait: bool = True) -> None:
-        """Delete objects. If ``wait`` is false, this does not use kubectl. An object that does not exist is not an
-        error."""
+        """Delete objects. If ``wait`` is true, kubectl waits until they are gone. Otherwise kubectl is not used. An
+        object that does not exist is not an error."""
         if wait:
             super().delete(objects)
         else:
@@ -108,7 +108,8 @@ class ControlPlane(Cluster, Stoppable):
     def stop(self) -> None:
         """Stop all programs. The API server stops before etcd, because it needs etcd until it has stopped.
 
-        If watches are open, the API server would need a minute to stop. So it is killed after DRAIN_SECONDS seconds.
+        If watches are open, the API server would need a minute to stop. So each program that is still running after
+        DRAIN_SECONDS seconds is killed.
         """
         while self._running:
             self._running.pop().stop(DRAIN_SECONDS)
@@ -146,12 +147,12 @@ class ControlPlane(Cluster, Stoppable):
 
     def _run_api_server(self) -> Program:
         key = self.directory / "service-account.key"
-        # Simulated pods do not need tokens, or anything else that the admission plugin ServiceAccount adds.
         real = [
             f"--advertise-address={self._host}",
             "--kubelet-preferred-address-types=InternalIP",
             "--disable-admission-plugins=TaintNodesByCondition",
         ]
+        # Simulated pods do not need tokens, or anything else that the admission plugin ServiceAccount adds.
         simulated = ["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"]
         return self._run(
             "kube-apiserver",
@@ -169,7 +170,7 @@ class ControlPlane(Cluster, Stoppable):
         )
 
     def _run_controllers(self) -> None:
-        # The kubeconfig contains the API server's certificate. The certificate does not exist before this point.
+        # The kubeconfig names the file of the API server's certificate. The API server has created this file by now.
         self._write_kubeconfig(self.kubeconfig, self.admin_token)
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
         controllers = f"{CONTROLLERS},{REAL_POD_CONTROLLERS}" if self._real_node else CONTROLLERS

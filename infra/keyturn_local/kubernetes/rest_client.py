@@ -16,7 +16,7 @@ import urllib3
 
 from keyturn_local.kubernetes.cluster import KubectlFailed
 
-# One reply has the resources of all groups:
+# With this media type, one reply has the resources of several groups and versions:
 # https://kubernetes.io/docs/concepts/overview/kubernetes-api/#aggregated-discovery
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _CREATE = {"fieldManager": "kubectl-create", "fieldValidation": "Strict"}
@@ -59,7 +59,7 @@ class RestClient:
         objects = []
         for resource in map(self._named, kind.split(",")):
             reply = self._call("GET", resource.path(namespace), {"labelSelector": selector})
-            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # not in the items of a list
+            kinds = {"apiVersion": resource.api_version, "kind": resource.kind}  # list items lack these
             objects += [{**kinds, **each} for each in reply["items"]]
         return objects
 
@@ -85,7 +85,7 @@ class RestClient:
         self._delete(self._named(kind).path(namespace))
 
     def create_token(self, service_account: str, namespace: str, seconds: int) -> str:
-        """Return a new token of a ServiceAccount."""
+        """Return a new token of a ServiceAccount. The token is valid for ``seconds``."""
         path = self._named("serviceaccount").path(namespace, service_account)
         return str(self._call("POST", f"{path}/token", {}, {"spec": {"expirationSeconds": seconds}})["status"]["token"])
 

@@ -1,4 +1,5 @@
-"""Builder of images. Debian's buildah builds Dockerfiles without a daemon, and leaves no files on the machine."""
+"""Builder of images. Debian's buildah builds Dockerfiles without a daemon, and keeps its files in a temporary
+folder."""
 
 import ast
 import os

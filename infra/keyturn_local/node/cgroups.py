@@ -46,8 +46,8 @@ def sweep(name: str, seconds: float = 5) -> None:
 def sweep_orphans() -> None:
     """Remove the cgroups of enclosures that were killed.
 
-    This must not run inside an enclosure. The /proc of an enclosure does not show the processes that own other cgroups.
-    So these processes would seem to have ended.
+    This must not run inside an enclosure. The /proc of an enclosure does not show the outer processes of enclosures. So
+    these processes would seem to have ended, although their enclosures may be running.
     """
     for root in _roots():
         owner = root.name.removeprefix(PREFIX)

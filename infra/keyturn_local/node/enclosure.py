@@ -131,7 +131,7 @@ def _wait(child: int) -> int:
     while True:
         received = signal.sigwaitinfo([*FORWARDED, signal.SIGCHLD])
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code != SI_KERNEL:  # after Ctrl-C, the terminal itself signals the child, too
+            if received.si_code != SI_KERNEL:  # after Ctrl-C, the terminal has signalled the child, too
                 os.kill(child, received.si_signo)
             continue
         while True:

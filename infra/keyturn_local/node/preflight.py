@@ -1,5 +1,5 @@
-"""Preflight check for a real node. It finds out whether a node can run on this machine. If it can, it fills the node's
-cache.
+"""Preflight check for a real node. It finds out whether a node can run on this machine, and fills the caches that
+programs in an enclosure need.
 
 If no node can run, ``python -m keyturn_local.node.preflight`` prints the reason in one line, and exits with an error.
 This module uses only the standard library.
@@ -15,8 +15,8 @@ from keyturn_local.toolchain import helm, lambda_packages
 
 
 def preflight() -> str:
-    """If no real node can run here, return the reason in one line. Otherwise fill the cache, and return an empty
-    text."""
+    """Check the machine, and fill the caches. Return an empty text, or the reason in one line why no real node can run
+    here."""
     if sys.platform != "linux" or os.geteuid():
         return "no real node here: it takes root on Linux"
     if error := _enclosure_error():

@@ -21,7 +21,7 @@ def build(target: tuple[str, str] = HERE, function: str = "Notifier") -> Path:
     platform)."""
     version, machine = target
     directory = CACHE / f"{function}-{version}-{machine}-{cache.digest(ROOT, [SOURCE.name])}"
-    if not (directory / "keyturn_notifier").exists():  # the recipe's last step
+    if not (directory / "keyturn_notifier").exists():  # the recipe copies this folder last
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [  # noqa: S607 - the user's own make

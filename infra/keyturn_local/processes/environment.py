@@ -1,5 +1,5 @@
-"""The environment of child processes. It has this repository's import roots, no AWS settings of the user, and no proxy
-for loopback."""
+"""Parts of the environment of child processes: this repository's import roots, no settings of the user for AWS and
+Keyturn, and no proxy for loopback."""
 
 import os
 

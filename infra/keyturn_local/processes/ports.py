@@ -6,8 +6,9 @@ import socket
 import tempfile
 from pathlib import Path
 
-# These ports are below the ports that Linux and macOS give to outgoing connections. So an outgoing connection never
-# takes one of these ports before its server starts. The ports of NodePort Services are above these ports, too.
+# The ports FIRST to LAST are below the ports that Linux and macOS give to outgoing connections. So an outgoing
+# connection never takes one of them before the server that should listen there starts. The ports of NodePort Services
+# are above them, too.
 FIRST, LAST = 15000, 29999
 
 

@@ -16,7 +16,8 @@ from typing import Self
 
 # The code of the guard. The guard is a process between this process and the program. When this process ends for any
 # reason, the guard's standard input is closed, and the guard kills the program's whole process group. PR_SET_PDEATHSIG
-# is not used, because it needs Linux, and would also kill the program when only the thread ends that has started it.
+# is not used, because it needs Linux, and because it would also kill the program when only the thread that started the
+# program ends.
 _GUARD = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -32,8 +33,8 @@ sys.exit(program.wait() & 0xFF)
 
 
 class StartFailed(RuntimeError):
-    """A program ended before it was ready, or was not ready in time. The text is the last lines of the program's
-    log."""
+    """Something did not start: a program ended before it was ready, or was not ready in time, or a chart could not be
+    installed. The text gives the reason and, for a program, the last lines of its log."""
 
 
 class Stoppable:
@@ -41,7 +42,7 @@ class Stoppable:
     the end."""
 
     def stop(self) -> None:
-        """Stop gracefully."""
+        """Stop the part."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -75,7 +75,7 @@ class LocalReceiver:
 
     @property
     def status(self) -> int | None:
-        """The exit status of the process, or None while it runs."""
+        """The exit status of the process. It is None while the process runs, and before its first start."""
         return self._program.status if self._program else None
 
     def start(self, seconds: float = 30) -> None:

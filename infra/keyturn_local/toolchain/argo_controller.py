@@ -1,5 +1,5 @@
 """Builder of the controller of Argo Rollouts. The program is stored in the cache, beside all of Argo's custom resource
-definitions, which it needs.
+definitions, which the controller needs.
 
 The sources are the Go module that infra/custom_resources/go.sum pins. The module's own go.sum pins the module's
 dependencies.
@@ -37,7 +37,7 @@ def _build(folder: Path) -> None:
     module = custom_resources.module_folders()[MODULE]
     with tempfile.TemporaryDirectory() as directory:
         sources = Path(directory) / "argo-rollouts"
-        shutil.copytree(module, sources, copy_function=shutil.copyfile)  # Go builds nothing in its own cache
+        shutil.copytree(module, sources, copy_function=shutil.copyfile)  # Go builds nothing inside its module cache
         go_toolchain.build(go_toolchain.find(), sources, f"./cmd/{PROGRAM}", folder / PROGRAM)
     for file in (module / "manifests" / "crds").glob("*-crd.yaml"):
         shutil.copyfile(file, folder / file.name)

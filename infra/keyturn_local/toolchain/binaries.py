@@ -47,8 +47,8 @@ class _Unavailable(Exception):
 
 @dataclass(frozen=True)
 class _File:
-    """A published file. ``checksum`` has the form "algorithm:hex". ``members`` are paths of programs in the file, which
-    is an archive."""
+    """A published file. ``checksum`` has the form "algorithm:hex". If the file is an archive, ``members`` are the paths
+    of the programs in it. Otherwise ``members`` is empty, and the file itself is the program."""
 
     url: str
     checksum: str

@@ -21,9 +21,9 @@ def folder(kind: str) -> Path:
 
 
 def filled(final: Path, fill: Callable[[Path], None]) -> Path:
-    """Return the folder ``final`` of one kind. If it does not exist, call ``fill`` with a temporary folder, and rename
-    that to ``final``. Only one process at a time fills folders of this kind. If ``fill`` raises an error, nothing is
-    kept."""
+    """Return ``final``, a folder inside the folder of one kind. If it does not exist, call ``fill`` with a temporary
+    folder, and rename the temporary folder to ``final``. Only one process at a time fills folders of this kind. If
+    ``fill`` raises an error, nothing is kept."""
     with lock(final.parent / "lock"):
         if not final.is_dir():
             with atomic_folder(final) as temporary:
@@ -60,7 +60,8 @@ def digest(root: Path, names: Iterable[str]) -> str:
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder. At the end, rename it to ``final``. If the block raises an error, do not rename it."""
+    """Yield a temporary folder. At the end, rename it to ``final``, or remove it if ``final`` exists by then. If the
+    block raises an error, remove the temporary folder."""
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=".fresh-"))
     try:
         yield temporary

@@ -31,8 +31,8 @@ class ChromiumNotFound(RuntimeError):
 
 
 def resolve() -> Path:
-    """Return the path of the program that starts Chromium. The first call on a machine downloads about 150 MB. Raises
-    ChromiumNotFound."""
+    """Return the path of the program that starts Chromium. If Chromium is not on the PATH, the first call on a machine
+    downloads about 150 MB. Raises ChromiumNotFound."""
     for name in ON_PATH:
         if found := shutil.which(name):
             return Path(found)
@@ -49,8 +49,8 @@ def resolve() -> Path:
 
 
 def _write_launcher(folder: Path, final: Path) -> None:
-    """Write the launcher into ``folder``. The folder is later renamed to ``final``, so the launcher has to use this
-    name."""
+    """Write the launcher into ``folder``. The folder is later renamed to ``final``, so the launcher has to use the name
+    ``final``."""
     libraries = ":".join(str(final / each.relative_to(folder)) for each in _libraries(folder))
     (folder / "fonts.conf").write_text(_FONTS.format(folder=final))
     launcher = folder / LAUNCHER

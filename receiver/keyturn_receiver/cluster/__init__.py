@@ -1,5 +1,5 @@
 """Kubernetes: caches of the cluster's objects, and clients for single objects.
 
-Only this package knows the Kubernetes API, its client and its errors. The watch on Secrets selects them by label,
-so the values of Secrets that are not bound never reach the receiver.
+Only this package knows the Kubernetes API, its client and its errors. The watches on Secrets select them by Keyturn's
+labels, so they never show the receiver the values of other Secrets.
 """

@@ -37,8 +37,8 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
-# The longest strings of an object that are kept, in bytes of JSON, by the kind of object. One character can take six
-# bytes. The receiver has no use for longer strings.
+# The limits for one string of an object, in bytes of JSON, by the kind of object. One character can take six bytes. The
+# receiver has no use for longer strings, so they may be dropped (``LongText``).
 MAX_STRING = 4 * 1024  # workloads: the longest name has 253 characters
 MAX_METADATA_STRING = 512 * 1024  # metadata: the longest annotation that is read, `data`, has 64 KiB of characters
 MAX_VALUE_STRING = 1536 * 1024  # Secrets with their data: 1 MiB of data in base64
@@ -102,8 +102,8 @@ class ReplyTooLarge(Exception):
 class Api:
     """Kubernetes client. It makes requests and watches. Each failure becomes one of the receiver's own errors.
 
-    An error never quotes the API server's own text, which may contain a value. ``limiter`` limits how many requests are
-    in flight. The requests of each namespace wait in a lane of their own. Watches and requests about Leases are not
+    An error never quotes the message of the API server, which may contain a value. ``limiter`` limits how many requests
+    are in flight. The requests of each namespace wait in a lane of their own. Watches and requests about Leases are not
     limited. There are few of them, and leader election must not wait behind other requests.
     """
 
@@ -125,8 +125,8 @@ class Api:
     ) -> Json:
         """Make one request and return the reply. ``decoder`` determines which parts of the reply are kept.
 
-        Raises NotFound, Conflict, ClusterRefused, ClusterUnavailable or NamespaceBusy. Raises ReplyTooLarge if the
-        reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
+        Raises NotFound, Conflict, Expired, ClusterRefused, ClusterUnavailable, DisruptionNotAllowed or NamespaceBusy.
+        Raises ReplyTooLarge if the reply has more than ``max_bytes`` bytes; the rest of such a reply is not read.
         """
         exchange = partial(self._exchange, method, path, query, body, content_type, accept, max_bytes, decoder)
         attempt = exchange if parse_path(path).resource == "leases" else partial(self._in_lane, method, path, exchange)
@@ -194,7 +194,9 @@ class Api:
         are kept.
 
         If the server has not ended the watch after ``deadline`` seconds, the connection is considered dead, and
-        ClusterUnavailable is raised. Raises Expired if the watch is too far behind to resume.
+        ClusterUnavailable is raised. Raises Expired if the server answers that the watch is too far behind to resume.
+        The server can also report this in an event of type ERROR, which is yielded. Raises the other errors of
+        ``request``, too.
         """
         timeouts = aiohttp.ClientTimeout(total=deadline, sock_connect=3)
         response = await self._send("GET", path, {**query, "watch": "true"}, None, "application/json", accept, timeouts)
@@ -275,8 +277,8 @@ async def _read(stream: aiohttp.StreamReader, max_bytes: float, max_string: floa
 
 
 async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> AsyncIterator[bytes]:
-    """Yield each complete line. A line may have any length. Strings of more than ``max_string`` bytes become empty
-    strings.
+    """Yield each complete line. A line may have any length. Strings of more than ``max_string`` bytes may become empty
+    strings (``LongText``).
 
     The largest object that Kubernetes accepts is a line of several megabytes. If the connection breaks in the middle of
     a line, the incomplete line is dropped.
@@ -292,15 +294,16 @@ async def lines(chunks: AsyncIterable[bytes], max_string: float = math.inf) -> A
 
 
 def _max_string(path: str, accept: str) -> int:
-    """Return the limit, in bytes, for one string in a reply. A longer string is replaced by an empty string."""
+    """Return the limit, in bytes, for one string in a reply. A longer string may be replaced by an empty string
+    (``LongText``)."""
     if accept in (METADATA_ONLY, METADATA_LIST):
         return MAX_METADATA_STRING
     return MAX_VALUE_STRING if parse_path(path).resource == "secrets" else MAX_STRING
 
 
 def reason_of(status: Json) -> str:
-    """Return the reason in a Status if it is one of Kubernetes' own reasons. Otherwise return the status code, because
-    an admission webhook could put any text into the reason."""
+    """Return the reason in a Status if it is one of Kubernetes' own reasons. Otherwise return the status code, or "an
+    error" if there is none, because an admission webhook could put any text into the reason."""
     reason = status.get("reason")
     if isinstance(reason, str) and reason in _REASONS:
         return reason
@@ -315,10 +318,10 @@ def _causes(reply: Json) -> Iterator[Json]:
 
 
 def _fields(reply: Json) -> Iterator[str]:
-    """Yield the names of the fields that a Status complains about.
+    """Yield the names of the fields that a Status complains about, if they have the form of _FIELD.
 
-    A key of ``data`` is masked unless it is in _KEYS, because the key may be a property name from AWS's JSON. Property
-    names are part of the secret value.
+    A key or index in brackets is masked unless it is in _KEYS, because a key of ``data`` may be a property name from
+    AWS's JSON. Property names are part of the secret value.
     """
     for cause in _causes(reply):
         field = _FIELD.fullmatch(str(cause.get("field")))

@@ -28,8 +28,8 @@ class ConsumerCache:
 
     If a workload is new, or changes in a way that may affect its rollout, the index calls the handlers for each Secret
     that the pods read. ``wall`` returns the time in seconds since 1970. The cache uses ``wall`` only to decide whether
-    a workload was created long before the cache first saw it. A clock that is some seconds wrong does little harm
-    (``core/rollout.py``). ``reloader`` tells whether the annotations of Stakater Reloader count.
+    a workload was created more than LATE seconds before the cache first saw it. A clock that is some seconds wrong does
+    little harm (``core/rollout.py``). ``reloader`` tells whether the annotations of Stakater Reloader count.
     """
 
     def __init__(
@@ -135,11 +135,12 @@ class ConsumerIndex:
         self._by_target: dict[Target, dict[WorkloadRef, Consumer]] = defaultdict(dict)
         self._sizes: Counter[str] = Counter()  # the sum of the consumers' sizes, by namespace
         self._warnings = RepeatedWarnings(_log)
-        # By namespace and workload: the time at which the rollout fails by its deadline, in seconds since 1970.
+        # The open rollouts, by namespace and workload. The value is the time at which the rollout fails by its
+        # deadline, in seconds since 1970, or infinity.
         self.open_rollouts: defaultdict[str, dict[WorkloadRef, float]] = defaultdict(dict)
 
     def add_handler(self, on_change: Callable[[Target], None]) -> None:
-        """Register ``on_change``, which is called with a Secret whenever one of the Secret's consumers changes."""
+        """Register ``on_change``, which is called with each Secret whose consumers have to be checked (``notify``)."""
         self._handlers.append(on_change)
 
     def add_fault_handler(self, on_faults: Callable[[Consumer], None]) -> None:
@@ -163,8 +164,8 @@ class ConsumerIndex:
                 on_unread(ref, Target(ref.namespace, name))
 
     def add_mark_handler(self, on_marks: Callable[[Consumer, Consumer], None]) -> None:
-        """Register ``on_marks``, which is called after each change of a consumer's marks. The arguments are the
-        consumer before the change, and the consumer now."""
+        """Register ``on_marks``, which is called after each change of the marks on a consumer or on its pod template.
+        The arguments are the consumer before the change, and the consumer now."""
         self._mark_handlers.append(on_marks)
 
     def report_marks(self, before: Consumer, after: Consumer) -> None:
@@ -175,7 +176,8 @@ class ConsumerIndex:
     def add_progress_handler(self, on_progress: Callable[[Consumer | None, Consumer], None]) -> None:
         """Register ``on_progress``, which is called after each change of a consumer's progress, marks, or hold (the
         reason why its pods do not restart). The arguments are the consumer before the change (None if it was not in
-        this cache), and the consumer now. A deleted consumer is reported only to handlers of ``add_unread_handler``."""
+        this cache), and the consumer now. A deleted consumer is not reported to these handlers, but to those of
+        ``add_unread_handler``."""
         self._progress_handlers.append(on_progress)
 
     def report_progress(self, before: Consumer | None, after: Consumer) -> None:
@@ -184,7 +186,8 @@ class ConsumerIndex:
             on_progress(before, after)
 
     def notify(self, target: Target) -> None:
-        """Call the handlers with a Secret. One of the Secret's consumers has changed."""
+        """Call the handlers with a Secret whose consumers have to be checked. For example, one of them is new or has
+        changed, or its wait has ended."""
         for on_change in self._handlers:
             on_change(target)
 
@@ -193,7 +196,7 @@ class ConsumerIndex:
         return [consumer for _, consumer in sorted(self._by_target.get(target, {}).items())]
 
     def has_room_for(self, consumer: Consumer) -> bool:
-        """Return whether the consumers of a namespace stay within MAX_READS if this consumer is added. If not, log a
+        """Return whether the consumers of its namespace stay within MAX_READS if this consumer is added. If not, log a
         warning."""
         namespace = consumer.ref.namespace
         if self._sizes[namespace] + consumer.size <= MAX_READS:
@@ -214,7 +217,8 @@ class ConsumerIndex:
         return len(self._by_target.get(target, ()))
 
     def latest(self, consumer: Consumer) -> Consumer | None:
-        """Return the present cache entry of a consumer, or None if the consumer is gone."""
+        """Return the present cache entry of a consumer. Return None if the workload is gone, or no longer reads any of
+        the Secrets in ``consumer.reads``."""
         targets = (Target(consumer.ref.namespace, name) for name in consumer.reads)
         return next(filter(None, (self.get(consumer.ref, target) for target in targets)), None)
 

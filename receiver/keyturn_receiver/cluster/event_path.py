@@ -13,7 +13,7 @@ from keyturn_receiver.cluster.lease import LeaseClient, micro_time
 from keyturn_receiver.errors import Conflict, KeyturnError
 from keyturn_receiver.liveness import Ping, no_ping
 
-LEASE_INTERVAL = 10.0  # seconds between two reads of the Lease
+LEASE_INTERVAL = 10.0  # seconds between two reads of the Lease, or fewer if the timeout is short
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ class EventPathMonitor:
 
     The event path counts as down after ``timeout`` seconds without a heartbeat. If ``timeout`` is 0, no heartbeats are
     sent, and the event path always counts as healthy. A heartbeat counts only if it was sent later than every heartbeat
-    that any replica has received so far. Otherwise it may be a replay. The Lease's ``acquireTime`` is the time at which
-    the newest heartbeat was sent.
+    that this replica has received itself or has read from the Lease. Otherwise it may be a replay. The Lease's
+    ``acquireTime`` is the time at which the newest heartbeat was sent.
 
     ``now`` returns monotonic seconds. ``wall`` returns the time in UTC, which is written to the Lease as ``renewTime``.
     The clocks of two replicas are compared only once: to compute the age of the Lease when this replica first reads it.
@@ -63,11 +63,13 @@ class EventPathMonitor:
         return not self._timeout or self._now() - self._last_heartbeat <= self._timeout
 
     def silence(self) -> float | None:
-        """Return the seconds since the last heartbeat of any replica, or None if no heartbeats are expected."""
+        """Return the seconds since the last heartbeat of any replica, or since the start if there was none yet. Return
+        None if no heartbeats are expected."""
         return self._now() - self._last_heartbeat if self._timeout else None
 
     async def run(self) -> None:
-        """Exchange heartbeats with the other replicas through the Lease, until cancelled."""
+        """Exchange heartbeats with the other replicas through the Lease, until cancelled. Return at once if no
+        heartbeats are expected."""
         was_healthy = True
         while self._timeout:
             self._ping()

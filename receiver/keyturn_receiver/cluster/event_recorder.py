@@ -1,5 +1,5 @@
-"""Event recorder. It writes Kubernetes Events about bound Secrets and the objects around them. `kubectl events --for
-secret/db` shows the Events of a Secret.
+"""Event recorder. It writes Kubernetes Events about bound and watched Secrets and the objects around them. `kubectl
+events --for secret/db` shows the Events of a Secret.
 
 Events are written in the background. So a reconcile does not wait for an Event, and does not fail because of an Event.
 An Event that repeats a recent Event is dropped. The rate of writes is limited per namespace and in total, so that
@@ -27,7 +27,7 @@ from keyturn_receiver.resilience.token_bucket import TokenBucket, TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
 MAX_MESSAGE = 1024  # characters, https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
-DEDUP_WINDOW = 300.0  # seconds during which a repeated Event (same Secret, reason and message) is dropped
+DEDUP_WINDOW = 300.0  # seconds during which an Event with the same name (``_Event.name``) is dropped
 NAMESPACE_RATE = 4.0  # Events of one namespace per second
 NAMESPACE_BURST = 25  # Events of one namespace that may be written without a delay after a pause
 TOTAL_RATE = 12.0  # Events of all namespaces per second
@@ -61,7 +61,7 @@ class _Event:
 
 
 class EventRecorder:
-    """Event recorder. It queues Events about Secrets, and writes them.
+    """Event recorder. It queues Events about Secrets and other objects, and writes them.
 
     ``wall`` returns the time in UTC, and ``now`` returns monotonic seconds.
     """
@@ -93,10 +93,10 @@ class EventRecorder:
         once_for: str = "",
         on_created: Callable[[], None] | None = None,
     ) -> None:
-        """Queue an Event about a Secret, unless the same Event was queued less than DEDUP_WINDOW ago.
+        """Queue an Event about an object, unless the same Event was queued less than DEDUP_WINDOW seconds ago.
 
-        If the Event is about a workload or a Namespace, ``kind`` is the kind of this object. The target of a Namespace
-        has the Namespace's name twice.
+        ``kind`` is the kind of the object, and ``target`` has its namespace and name. The target of a Namespace has the
+        Namespace's name twice.
 
         If a fact is to be reported only once, ``once_for`` identifies the fact. Nothing is then written if an Event
         with the same object, reason and ``once_for`` already exists, whichever replica wrote it and whatever its

@@ -4,7 +4,7 @@ from keyturn_receiver.core.binding import Target
 
 
 class Index:
-    """Reverse index from names to targets. A name with only one target is stored without a set."""
+    """Reverse index from names to targets. A set is made only when a name gets a second target."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Target | set[Target]] = {}

@@ -16,7 +16,8 @@ SHORT_TEXT = 64 * 1024  # bytes; a shorter text is kept unchanged, which is the 
 
 
 class LongText:
-    """JSON text that arrives in pieces. Strings of more than ``max_string`` bytes are replaced by empty ones.
+    """JSON text that arrives in pieces. Strings of more than ``max_string`` bytes are replaced by empty ones, with two
+    exceptions.
 
     A text of at most SHORT_TEXT bytes is kept unchanged. A string that lies within one piece is kept, too.
     """
@@ -43,7 +44,7 @@ class LongText:
 
 
 class _StringFilter:
-    """Streaming filter. It replaces each string that is too long by an empty string.
+    """Streaming filter. It replaces strings that are too long by empty strings.
 
     ``limit`` is in bytes of the text. It applies only to strings that span several pieces.
     """

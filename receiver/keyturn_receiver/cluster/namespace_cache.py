@@ -1,8 +1,9 @@
 """Informer cache of namespaces. It holds the annotations with which a cluster admin controls what Keyturn may do.
 
 If a namespace is deleted and created again with the same name, the annotations of the old namespace do not apply to
-Secrets in the new namespace. The cache may notice the new namespace late: after up to 75 seconds if the watch no longer
-shows events. So ``NamespaceReader`` reads the namespace before the first use of each Secret in it.
+Secrets in the new namespace. The cache may notice the new namespace late. For example, it does so after up to 75
+seconds, by default, if the connection of the watch is dead. So ``NamespaceReader`` reads the namespace before the first
+use of each Secret in it.
 """
 
 import asyncio
@@ -68,8 +69,8 @@ class _Entry:
 
 
 class NamespaceCache:
-    """Informer cache of the annotations that concern Keyturn. A namespace without such annotations takes no memory,
-    unless the namespace was read before the use of a Secret in it.
+    """Informer cache of the annotations that concern Keyturn. A namespace without such annotations and without faults
+    takes no memory, unless the namespace was read before the use of a Secret in it.
 
     A watch or a ``NamespacePoller`` fills the cache. A ``NamespaceReader`` corrects entries that are out of date.
     """
@@ -156,7 +157,8 @@ class NamespaceCache:
         if entry is None:
             self._end(metadata["name"])
         elif not (uid and entry.namespace.uid and entry.namespace.uid != uid):
-            # If both UIDs are known and differ, an earlier namespace of this name was deleted.
+            # Otherwise both UIDs are known and differ: an earlier namespace of this name was deleted, and the entry
+            # stays.
             self._drop(metadata["name"])
 
     def _drop(self, name: str) -> None:

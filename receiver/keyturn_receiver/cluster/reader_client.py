@@ -29,8 +29,8 @@ class ReaderClient:
                 yield read_cron_job(decoder.decode(each))
 
     async def pods(self, namespace: str) -> AsyncGenerator[Reader | None, None]:
-        """Yield one item per running pod of a namespace: a reader, or None if Keyturn restarts the pod. Raises the
-        errors of the API client."""
+        """Yield one item for each pod of a namespace that has not ended: a reader, or None if the pod is ending or
+        belongs to a workload that Keyturn restarts. Raises the errors of the API client."""
         async with aclosing(list_in_pages(self._api, path("v1", "pods", namespace), _RUNNING)) as pods:
             async for each in pods:
                 yield read_running_pod(POD.decode(each))

@@ -1,5 +1,5 @@
-"""Record key: the secret key with which the keyed hashes on bound Secrets are made. All replicas read the record key
-from one Secret of the release."""
+"""Record key: the secret key with which the keyed hashes on bound and watched Secrets are made. All replicas read the
+record key from one Secret of the release."""
 
 import asyncio
 import hmac

@@ -36,8 +36,8 @@ class ObjectCache(Protocol[T]):
     """Informer cache that a reflector fills. All methods are synchronous, so no reader sees half of a change."""
 
     def transform(self, obj: Json) -> T:
-        """Reduce an object to the fields that the cache keeps. To save memory, this is called for each page of a list
-        as soon as the page arrives."""
+        """Reduce an object to the fields that the cache keeps. To save memory, the objects of a list are reduced page
+        by page, as soon as each page arrives."""
 
     def replace(self, items: Sequence[T], namespace: str | None) -> None:
         """Store a full list of one namespace, or of all namespaces if ``namespace`` is None. Delete the cached objects
@@ -80,8 +80,9 @@ class WatchTimeouts:
     """Times in seconds. ``watch`` is the longest duration of a watch, ``resync`` is the time between two full lists,
     and ``max_delay`` is the longest delay before a retry.
 
-    The server ends a watch after ``watch`` seconds. So if a watch lasts a quarter longer than that, its connection is
-    dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get no bookmark for minutes.
+    The server ends a watch after ``watch`` seconds. So if a watch lasts a quarter longer than that, its connection
+    counts as dead. Bookmarks do not prove that a connection is alive, because a quiet resource may get no bookmark for
+    minutes.
     """
 
     watch: float = 60.0
@@ -127,7 +128,8 @@ class Reflector(Generic[T]):
         self.synced = asyncio.Event()
 
     def list_again(self) -> None:
-        """List the objects again after the current watch, even if the cache may already have every change."""
+        """List the objects again once a watch has ended without an error, even if no event was missed. All objects are
+        then transformed again."""
         self._listed_at = -math.inf
 
     async def run(self) -> None:

@@ -1,9 +1,9 @@
 """Informer cache of the bound Secrets. It finds a Secret's metadata by the Secret's target, or by an AWS secret that
-the Secret names.
+the Secret's binding or record names.
 
 A reflector fills the cache. The cache does not keep the values of a Secret. It keeps whether the values are as Keyturn
 wrote them. It also keeps fingerprints of the values that this replica has read or written. All entries of a Secret are
-dropped together with the Secret.
+dropped together with the Secret. Only ``FormerSecrets`` may still remember some facts about it.
 
 Tenants write annotations and keys. So the size of the annotations and keys in the cache is limited per Secret and per
 namespace.
@@ -64,8 +64,8 @@ _SERVICE_ACCOUNT, _STATUS, _VERSION_IDS = map(_ANNOTATIONS.index, (SERVICE_ACCOU
 _LIMITS = {DATA: MAX_DATA_ANNOTATION + 1, UNSETTLED: MAX_UNSETTLED + 1, **dict.fromkeys((CHANGED_AT, *_RECORD))}
 _RECORD_TEXTS = slice(len(_ANNOTATIONS) - len(_RECORD), len(_ANNOTATIONS))  # the positions of the record in ``texts``
 
-MAX_TEXT = 4096  # characters of an annotation; longer ones are cut, except `data` and the record
-MAX_UNPROVEN_RECORD = 4096  # characters of a record that Keyturn may not have written; a longer one is not kept
+MAX_TEXT = 4096  # characters of an annotation; except for `data`, the record and CHANGED_AT, longer ones are cut
+MAX_UNPROVEN_RECORD = 4096  # bytes of a record that Keyturn may not have written; a longer one is not kept
 MAX_ARNS = 20  # ARNs of one record by which its Secret can be found
 LARGE = 8192  # bytes; if the annotations of a Secret take more, they count towards the limit of their namespace
 MAX_LARGE_BYTES = 8 * 1024 * 1024  # bytes of large annotations that are kept for one namespace
@@ -92,7 +92,7 @@ class BoundSecret:
     if they take at most LARGE bytes. They then do not count towards the limit of the namespace.
 
     ``lost_record`` is true if Keyturn has filled the Secret, but the cache no longer has the record. ``other_keys`` are
-    the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS.
+    the Secret's keys that are not in its record, or None if they take more than MAX_OTHER_KEYS bytes.
 
     ``seen_at`` is the time, in monotonic seconds, at which this replica first saw this version of the Secret.
     ``first_seen_at`` is the time at which this replica first saw any version of the Secret. It does not change while
@@ -122,7 +122,8 @@ class BoundSecret:
 
     @property
     def keys(self) -> frozenset[str] | None:
-        """All keys of the Secret, or None if ``other_keys`` is None."""
+        """The keys in the record, and ``other_keys``. If the record is cached and intact, these are all keys of the
+        Secret. None if ``other_keys`` is None."""
         return None if self.other_keys is None else frozenset((*self.record.revisions, *self.other_keys))
 
     @property

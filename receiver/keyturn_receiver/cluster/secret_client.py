@@ -201,8 +201,9 @@ def _check_unchanged(live: LiveSecret, metadata: Json) -> None:
 
 
 def own_annotations(metadata: Json) -> dict[str, str]:
-    """Return the annotations of a Secret. If the annotation with the times of changes leaves out the time of Keyturn's
-    last write, this time is taken from the managed fields."""
+    """Return the annotations of a Secret. The annotation with the times of changes is left out if it is too long. If it
+    leaves out the time of Keyturn's last write, this time is taken from the managed fields
+    (``write_times.resolve``)."""
     annotations = metadata.get("annotations") or {}
     changed_at = resolve(annotations.get(CHANGED_AT), FIELD_MANAGER, managed_fields(metadata))
     others = {name: text for name, text in annotations.items() if name != CHANGED_AT}

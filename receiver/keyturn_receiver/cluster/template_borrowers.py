@@ -18,8 +18,8 @@ from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 
-# At most this many Rollouts of one namespace are kept. Each takes up to 1 KB. If a namespace has more Rollouts,
-# the others are not known here. Events about their lenders may then be wrong.
+# At most this many borrowers of one namespace are kept. Each takes up to 1 KB. If a namespace has more, the others are
+# not known here. Events about their lenders may then be wrong.
 MAX_BORROWERS = 2_000
 
 

@@ -1,4 +1,4 @@
-"""The fields of Kubernetes objects that the receiver reads. All other fields are skipped while the JSON is parsed.
+"""The fields of workloads and pods that the receiver reads. All other fields are skipped while the JSON is parsed.
 
 A tenant may write a workload with a megabyte of small parts that the receiver does not need. The parsed form of all
 these parts would take thirty times their size in memory, and the parser would block the event loop for a tenth of a

@@ -90,8 +90,9 @@ class WatchedCache:
         self._handlers.append(on_change)
 
     def add_kept_handler(self, on_kept: Callable[[WatchedSecret], None]) -> None:
-        """Register ``on_kept``, which is called after any replica has updated Keyturn's record on a watched Secret. The
-        argument is the cached state of the Secret from before this update."""
+        """Register ``on_kept``, which is called when Keyturn's record on a watched Secret has become up to date,
+        usually because a replica has written it. The argument is the cached state of the Secret from before this
+        change."""
         self._kept_handlers.append(on_kept)
 
     def add_fault_handler(self, on_fault: Callable[[SeenSecret], None]) -> None:

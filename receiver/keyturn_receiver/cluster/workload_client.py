@@ -31,10 +31,10 @@ MAX_CRASH_PODS = 500  # at most this many pods of a workload are read to find on
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the pods read no Secret. ``replicas``
-    is the number of pods that the workload and the Argo Rollouts with its pod template should have together. ``owner``
-    is the foreign field manager that owns the mark (Keyturn's annotation), or None if no foreign field manager owns
-    it."""
+    """A workload as ``WorkloadClient.inspect`` reads it. ``consumer`` is None if the workload is not a consumer
+    (``read_consumer``). ``replicas`` is the number of pods that the workload and the Argo Rollouts with its pod
+    template should have together. ``owner`` is the foreign field manager that owns the mark (Keyturn's annotation), or
+    None if no foreign field manager owns it."""
 
     ref: WorkloadRef
     uid: str
@@ -89,8 +89,8 @@ class WorkloadClient:
         )
 
     async def pods(self, workload: Workload) -> AsyncGenerator[Pod, None]:
-        """Yield the pods of a workload, without the pods that are ending. If an Argo Rollout takes its pod template
-        from the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
+        """Yield the pods of a workload, without the pods that are ending or have ended. If an Argo Rollout takes its
+        pod template from the workload, the Rollout's pods are included. Raises the same errors as ``read``."""
         owners = [workload.ref, *(each.rollout for each in self._borrowers.of(workload.ref))]
         async with aclosing(self._selected(workload)) as pods:
             async for obj in pods:
@@ -112,8 +112,8 @@ class WorkloadClient:
 
     async def crash_reason(self, consumer: Consumer, now: float, is_known: bool) -> str | None:
         """Return why a new pod of a consumer's rollout fails to start (``core/crash_loop.py``), or an empty text if
-        none of the first MAX_CRASH_PODS pods does. Return None if the marks of the workload have changed. ``now`` is in
-        seconds since 1970. Raises the same errors as ``read``."""
+        none of the first MAX_CRASH_PODS pods does. Return None if the marks of the workload have changed, or if it is
+        no longer a consumer. ``now`` is in seconds since 1970. Raises the same errors as ``read``."""
         workload = await self.inspect(consumer.ref, "")
         current = workload.consumer
         if current is None or (current.marks, current.baseline) != (consumer.marks, consumer.baseline):

@@ -34,11 +34,11 @@ class Bindings:
 
     - ``access``: the access policy.
     - ``queue``: the work queue, which runs the reconciler.
-    - ``drift`` and ``poller``: besides the webhook, these two submit work to the queue.
+    - ``drift`` and ``poller``: like the webhook, they submit work to the queue.
     - ``releases``: the reporter of Secrets that are no longer bound.
-    - ``versions``: the versions that have reached every pod. It is None if rollouts are off, because the receiver then
-      watches no workload.
-    - ``readers``: the reporter of readers that are not restarted. It is None if such reports are off.
+    - ``versions``: the index of AWS versions that have reached every pod, or are stuck. It is None if rollouts are off,
+      because the receiver then watches no workload.
+    - ``readers``: the reporter of readers that are not restarted. It is None if rollouts or such reports are off.
     """
 
     access: AccessPolicy
@@ -53,7 +53,8 @@ class Bindings:
 def build_bindings(
     process: Process, kube: Kubernetes, aws: Aws, clients: Clients, rollouts: Rollouts, legs: LegTimer, hooks: Hooks
 ) -> Bindings:
-    """Build the reconciler with its parts, the work queue that feeds it, drift detection and the poller."""
+    """Build the reconciler with its parts, the work queue that feeds it, drift detection, the poller, and the
+    reporters."""
     settings, metrics, caches = process.settings, process.metrics, kube.caches
     is_leader = kube.elector.is_leader
     access = AccessPolicy(

@@ -41,11 +41,13 @@ class Caches:
 def build_informers(
     process: Process, api: kubernetes.Api, caches: Caches, record_key: RecordKey
 ) -> Mapping[str, Informer]:
-    """Build the informers. Each informer watches one kind of object in the whole cluster.
+    """Build the informers. Most of them watch the objects of one kind, with a given label if they watch Secrets, in the
+    whole cluster.
 
-    If only some namespaces are served, each informer watches one kind in one namespace. Secrets are not listed before
-    the record key (``cluster/record_key.py``) is known, because their hashes depend on it. Released Secrets do not wait
-    for the key, because their values are not read.
+    If only some namespaces are served, such an informer watches only one of these namespaces. The record key
+    (``cluster/record_key.py``) is read without a watch, and so are the served namespaces. Bound and watched Secrets are
+    not listed before the record key is known, because their hashes depend on it. Released Secrets do not wait for the
+    key, because their values are not read.
     """
     settings = process.settings
     served = settings.namespaces

@@ -61,8 +61,9 @@ def property_line(key: str, path: str, aliases: Sequence[str] = ()) -> str:
 
 
 def reference_line(key: str, text: str, aliases: Sequence[str] = ()) -> str | None:
-    """Return the line for a text that refers to properties in the syntax of a template or a shell. Return None for any
-    other text."""
+    """Return the line for a text that refers to properties in the syntax of a template or a shell. Return None if the
+    text has no such reference, if it uses an unknown function of a template, or if it has a bracket or a quote outside
+    of the references."""
     if alone := _REFERENCE_ALONE.fullmatch(text):
         return _line(key, property_path(alone["path"] or alone["braces"], aliases))
     parts: list[str] = []

@@ -168,7 +168,8 @@ def _without_comment(line: str) -> str:
 
 
 def _unquoted(text: str) -> str | None:
-    """Return a scalar of YAML without its quotes, or None if the text is more than a scalar."""
+    """Return a scalar of YAML without its quotes. Return None if the text is not a simple scalar, or has a backslash or
+    the same quote within its quotes."""
     if text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 1:
         inner = text[1:-1]
         return None if text[0] in inner or "\\" in inner else inner.strip()

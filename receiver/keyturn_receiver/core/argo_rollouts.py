@@ -95,8 +95,8 @@ def restart_time(workload: Mapping[str, object], written_at: int, now: float) ->
     ``written_at`` (seconds since 1970).
 
     Argo does not restart pods that were created in the same second as ``restartAt``. So the result is one second later
-    than ``written_at``. The present ``restartAt`` stays if it is later, because a later write of another Secret may
-    need it. It is replaced if it is more than MAX_LEAD seconds after ``now`` (seconds since 1970).
+    than ``written_at``. The present ``restartAt`` stays if it is later than that, because a later write of another
+    Secret may need it. It is replaced if it is more than MAX_LEAD seconds after ``now`` (seconds since 1970).
     """
     present = parse_time(as_object(workload.get("spec")).get("restartAt"))
     at = written_at + 1

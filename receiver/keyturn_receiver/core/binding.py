@@ -69,7 +69,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Target(NamedTuple):
-    """The Secret that a binding fills. Most maps have targets as their keys, and tuples have the fastest hash."""
+    """The namespace and the name of a Secret. Most maps have targets as their keys, and tuples have the fastest
+    hash."""
 
     namespace: str
     name: str
@@ -188,8 +189,8 @@ class BindingSpec:
         """Return whether the receiver may ask AWS and Kubernetes about an AWS secret and the ServiceAccount of the
         binding.
 
-        The result is false if one of the two names is malformed, or if the binding has a fault that keeps the Secret
-        from being filled.
+        The result is false if one of the two names is malformed, or if there are ``faults``, which keep the Secret from
+        being filled.
         """
         if self.faults:
             return False

@@ -17,7 +17,7 @@ from keyturn_receiver.core.rollout_progress import RolloutState, number
 from keyturn_receiver.core.write_times import parse_time
 
 CRASH_LOOP = "CrashLoopBackOff"  # the kubelet waits before it starts the container again
-CONFIG_ERROR = "CreateContainerConfigError"  # the Secret lacks a key that the container reads
+CONFIG_ERROR = "CreateContainerConfigError"  # for example, the Secret lacks a key that the container reads
 # Other reasons do not count. ImagePullBackOff has nothing to do with the value: a registry that is down for a minute
 # would halt many Secrets. A container that cannot run (RunContainerError) gets CrashLoopBackOff soon.
 CRASH_REASONS = (CRASH_LOOP, CONFIG_ERROR)

@@ -48,10 +48,10 @@ class QuotedJson(str):
 class Document:
     """The value that expressions select from.
 
-    ``raw`` is the value as AWS returned it. ``content`` is the parsed value if the value is a JSON object or list.
-    Otherwise ``content`` is the value as text, or as bytes if it is not text. So a password of digits stays a text.
-    ``fault`` says what is wrong with a value that was meant to be JSON. It is empty for any other value, and for
-    QuotedJson.
+    ``raw`` is the value as AWS returned it. ``content`` is the parsed value if the value is a JSON object or list. It
+    is a QuotedJson if the value is a JSON string that holds a JSON object. Otherwise ``content`` is the value as text,
+    or as bytes if it is not text. So a password of digits stays a text. ``fault`` says what is wrong with a value that
+    was meant to be JSON. It is empty for any other value, and for QuotedJson.
     """
 
     raw: str | bytes = field(repr=False)

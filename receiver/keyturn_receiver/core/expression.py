@@ -53,7 +53,7 @@ _GROWTH = {"url_encode": 3, "to_string": 2, "to_json": 2, "upper": 3, "lower": 3
 _PROJECTIONS = frozenset({"projection", "value_projection", "filter_projection"})
 _CHAINS = frozenset({"subexpression", "index_expression", "pipe", "key_val_pair", "flatten"})
 _BOOLEANS = frozenset({"comparator", "not_expression"})
-_SORTING = ("sort", "max", "min")  # functions that make at most n log n comparisons of values
+_SORTING = ("sort", "max", "min")  # names of functions that make at most n log n comparisons begin with these
 _COMBINATIONS = frozenset({"or_expression", "and_expression", "multi_select_list", "multi_select_dict"})
 
 
@@ -216,7 +216,8 @@ def _parse(expression: str) -> ParsedResult:
 
 
 def _walk(tree: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int, int]]:
-    """Yield each node, its depth in the tree, and its number of nested projections. A projection counts itself."""
+    """Yield each node, its depth in the tree, and its number of nested projections. A projection counts itself. An
+    expression with & (expref) counts as a projection."""
     pending = [(tree, 1, 0)]
     while pending:
         node, depth, outer = pending.pop()

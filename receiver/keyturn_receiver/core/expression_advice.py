@@ -34,7 +34,8 @@ _TYPES = {
 
 
 def constant_advice(expression: str, key: str) -> str:
-    """Return how to write the expression as a constant, or an empty text if its author cannot have meant a constant.
+    """Return how to write the expression as a constant. Return an empty text if its author cannot have meant a
+    constant, or if it is too long for a message.
 
     A constant needs two pairs of quotes: YAML removes the outer pair, and JMESPath needs the inner pair.
     """

@@ -45,7 +45,7 @@ def owns_exactly(fields: Mapping[str, object], names: Set[str], *path: str) -> b
 
 def other_writer(kind: WorkloadKind, workload: Mapping[str, object], annotation: str, removed: bool) -> str | None:
     """Return the field manager that owns ``annotation`` on the workload or on its pod template. Keyturn's own field
-    managers do not count.
+    managers do not count. If several own it, return the one that wrote last.
 
     Nobody owns an annotation that was ``removed``. In this case, return the field manager that wrote the workload last.
     Return None if there is no such field manager.

@@ -24,9 +24,9 @@ _NO_NUMBER = "to_number() gets a value that is not a number: correct it in AWS, 
 
 
 class Interpreter(TreeInterpreter):
-    """Interpreter that lets no null into a value that an expression builds. Instead, it raises NothingSelected. A null
-    that the author wrote in backquotes is allowed. For a value that cannot be used, the interpreter raises
-    UnusableValue."""
+    """Interpreter that lets no null into a value that an expression builds. Instead, it raises NothingSelected, or
+    another EvaluationError if to_number() has returned the null. A null that the author wrote in backquotes may be a
+    part of the value. For a value that cannot be used, the interpreter raises UnusableValue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ class Interpreter(TreeInterpreter):
         self._null_error: EvaluationError = NothingSelected()  # the error to raise for the latest null
 
     def evaluate(self, tree: Mapping[str, Any], document: object) -> object:
-        """Return what an expression selects from a document. Raises EvaluationError and UnusableValue."""
+        """Return what an expression selects from a document. Raises EvaluationError, UnusableValue, or the errors of
+        the library."""
         result = self.visit(tree, document)
         if result is None:
             raise self._null_error
@@ -50,8 +51,8 @@ class Interpreter(TreeInterpreter):
         return result
 
     def visit_part(self, node: Mapping[str, Any], value: object) -> object:
-        """Evaluate a node whose result becomes a part of a new value, and return the result. Raises the error for a
-        null."""
+        """Evaluate a node whose result becomes a part of a new value, and return the result. Raises an error for a
+        null, unless the author wrote the null."""
         result = self.visit(node, value)
         if result is None and not self._null_is_written:
             raise self._null_error

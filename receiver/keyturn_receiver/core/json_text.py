@@ -46,7 +46,7 @@ class UnusableValue(ValueError):
 
 
 class Number(float):
-    """A number that Python would write with other digits. ``text`` has its original digits."""
+    """A number that Python might write with other digits. ``text`` has its original digits."""
 
     __slots__ = ("text",)
     text: str

@@ -1,8 +1,8 @@
 """Pattern of texts that were meant to be JSON, but are not JSON.
 
 Such a text is an error, because a Secret with the whole text under one key would be of no use. A password that begins
-with a bracket must not be taken for such a text, so a bracket alone does not match. A test checks that the pattern
-matches fewer than ten of 200,000 random passwords of 32 printable characters.
+with a bracket must not be taken for such a text, so a bracket at the beginning is not enough for a match. A test checks
+that the pattern matches fewer than ten of 200,000 random passwords of 32 printable characters.
 """
 
 import re

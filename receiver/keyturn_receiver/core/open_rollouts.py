@@ -35,8 +35,8 @@ def takes_slot(consumer: Consumer, now: float) -> bool:
 
 
 def open_until(consumer: Consumer) -> float:
-    """Return the time at which the open rollout of a workload fails by its deadline, in seconds since 1970, or
-    infinity."""
+    """Return the time at which the open rollout of a workload fails by its deadline, in seconds since 1970, or infinity
+    if it has none."""
     return fails_at(consumer.ref.kind, consumer.progress) if consumer.progress else math.inf
 
 

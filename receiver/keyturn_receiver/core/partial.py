@@ -21,7 +21,7 @@ class Rendering:
     """The ``data`` that could be rendered.
 
     ``failed`` has the keys that could not be rendered, and ``error`` says why. ``skipped`` has the keys that did not
-    have to be rendered. ``met`` has the AWS secrets for which all keys could be rendered.
+    have to be rendered. ``met`` has the AWS secrets that were read and on which no failed key depends.
     """
 
     data: Mapping[str, bytes] = field(repr=False)
@@ -73,7 +73,8 @@ def render_groups(
 
 
 def check_size(data: Mapping[str, bytes]) -> None:
-    """Raise InvalidValue if all keys together, including those that keep their values, are too large for a Secret."""
+    """Raise InvalidValue if all values in ``data`` together are too large for a Secret. Keys that keep their values
+    count, too, once the caller has added them to ``data``."""
     if sum(map(len, data.values())) > MAX_DATA:
         raise InvalidValue(
             f"its keys hold more than {MAX_DATA} bytes, a Secret's limit: take fewer of them with {DATA}"
@@ -120,8 +121,8 @@ def has_news(binding: Binding, record: Record, versions: Mapping[Source, SecretV
 
 
 def with_keys(error: KeyturnError, rendering: Rendering, recorded: Set[str]) -> KeyturnError:
-    """Return the error with a longer message. The message also says which keys wait until the error is gone, and what
-    these keys hold until then.
+    """Return the error with a longer message. The message also says which keys wait until the error is gone, what these
+    keys hold until then, and which keys are removed after that.
 
     ``recorded`` are the keys that Keyturn has written before.
     """

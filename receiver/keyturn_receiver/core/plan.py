@@ -55,8 +55,9 @@ class Plan:
     """The decision of a reconcile about one Secret.
 
     ``record`` is the record that the Secret will have. ``before`` has the revision of each key before the write. A key
-    with the same revision in ``record`` and in ``before`` keeps its value. ``write`` is false if the Secret needs no
-    write. ``changed_keys`` are the keys whose value is written or removed.
+    with the same revision in ``record`` and in ``before`` keeps its value, or gets back the value that Keyturn wrote
+    last. ``write`` is false if the Secret needs no write. ``changed_keys`` are the keys whose value is written or
+    removed.
     """
 
     record: Record
@@ -95,8 +96,8 @@ def plan(
     Secret.
 
     Raises ClusterRefused if the Secret is immutable but its values have to change. Raises InvalidValue if the write
-    would remove every key that pods read, if it would take over a key of another writer, or if the record would be too
-    long.
+    would remove every key that Keyturn has filled (``_check_keys_remain``), if it would take over a key of another
+    writer, or if the record would be too long.
     """
     recorded = live.record.revisions
     sourced = _revisions_by_source(binding, data, versions)
@@ -154,7 +155,7 @@ def plan(
 
 
 def _check_holders(live: LiveSecret, keys: Set[str], versions: Mapping[Source, SecretVersion]) -> None:
-    """Raise InvalidValue if another writer holds one of ``keys``. These keys are new in the AWS secret.
+    """Raise InvalidValue if another writer holds one of ``keys``. Keyturn has not filled these keys before.
 
     Keyturn does not take over such a key, because the AWS secret and the key may have different authors.
     """
@@ -188,8 +189,8 @@ def _version_id(source: Source | AliasedSources, versions: Mapping[Source, Secre
 
 
 def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str, bytes]) -> None:
-    """Raise InvalidValue if the write would remove every key that pods read. A text may replace JSON, and JSON may
-    replace a text.
+    """Raise InvalidValue if the write would remove every key that Keyturn has filled. There is an exception: a text may
+    replace JSON, and JSON may replace a text.
 
     JSON that is cut or misspelt never gets here, because rendering refuses it. But JSON without any of the known
     properties may be the value of another secret, and a blank text is a mistake. JSON that holds nothing is a mistake,
@@ -208,7 +209,8 @@ def _check_keys_remain(name: str, recorded: Mapping[str, str], data: Mapping[str
 def _revisions_by_source(
     binding: Binding, data: Mapping[str, bytes], versions: Mapping[Source, SecretVersion]
 ) -> dict[str, str]:
-    """Return the revision of each key, derived from the version or versions that the key comes from.
+    """Return the revision of each key, derived from the version or versions that the key comes from, and from its
+    expression.
 
     A key that keeps its value because one of its AWS secrets was not read has no revision here.
     """

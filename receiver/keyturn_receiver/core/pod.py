@@ -20,10 +20,9 @@ class Pod:
     only by ``env`` and ``envFrom``, because a container reads these Secrets again whenever it starts. It maps the name
     of each such Secret to the earliest start of the containers that read the Secret, in seconds since 1970 by the
     kubelet's clock. A container's start is the start of its present run. A Secret is left out while one of the
-    containers that read it does not run. ``last_started`` is the latest start of any container
-    that runs, or 0. ``has_started`` tells whether a container of the pod has ever started.
-    ``ready_at`` is the time at which the pod became ready, in seconds since 1970. It is None if the pod is not ready,
-    or if the time is not known.
+    containers that read it does not run. ``last_started`` is the latest start of any container that runs, or 0 if none
+    runs. ``has_started`` tells whether a container of the pod has ever started. ``ready_at`` is the time at which the
+    pod became ready, in seconds since 1970. It is None if the pod is not ready, or if the time is not known.
     """
 
     reads: Mapping[str, Reads]

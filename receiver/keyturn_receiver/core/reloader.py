@@ -95,7 +95,7 @@ def read_rules(on_workload: Mapping[str, object], on_template: Mapping[str, obje
 
 
 def has_rules(on_workload: Mapping[str, object], on_template: Mapping[str, object]) -> bool:
-    """Return whether a workload or its pod template has an annotation that makes Reloader restart it."""
+    """Return whether a workload or its pod template has an annotation that can make Reloader restart it."""
     return bool(_selecting(on_workload, on_template))
 
 

@@ -56,7 +56,7 @@ def render(
 ) -> dict[str, bytes]:
     """Render every key of the binding. ``known_costs`` is the result of ``costs``, if the caller has it already.
 
-    Raises InvalidValue, which reports all errors at once. Its message names keys and expressions, but never a value.
+    Raises InvalidValue. Its message lists up to MAX_FAULTS errors. It names keys and expressions, but never a value.
     """
     documents = {source: read_document(versions[source].value) for source in binding.sources}
     data: dict[str, bytes] = {}
@@ -181,7 +181,8 @@ def _evaluate(expression: str, document: Document, spent: int) -> object:
 
 
 def _as_bytes(value: object) -> bytes:
-    """Encode a text as UTF-8. Encode a number, boolean, object or list as compact JSON (docs/design.md#bindings)."""
+    """Return bytes unchanged. Encode a text as UTF-8. Encode a number, boolean, object or list as compact JSON
+    (docs/design.md#bindings)."""
     try:
         return to_bytes(value)
     except UnusableValue as error:

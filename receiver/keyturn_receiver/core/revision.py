@@ -69,8 +69,9 @@ class Record:
 
     ``version_ids`` has the version id for each ARN and staging label (``version_key``), and ``revisions`` has the
     revision of each key. ``data_hash`` is a keyed hash of the data that Keyturn last wrote, and ``binding_hash`` is a
-    hash of the binding at that time. ``status`` is for people. ``reconciled`` is the last request for a reconcile that
-    Keyturn has served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status.
+    hash of the binding at that time. ``status`` is a text for people. The receiver itself reads from it whether it is
+    OK, the reason at its beginning, and which AWS secret it names. ``reconciled`` is the last request for a reconcile
+    that Keyturn has served. ``labelled`` is false if the label ``keyturn.dev/state`` does not show the status.
     ``write_times`` has the time at which each key was last written, as far as it is known. ``moved_at`` is the time at
     which the staging label moved to the version that was written last, in seconds since 1970 by AWS's clock. It is None
     if the time is not known. The marks that are made from this record begin with ``mark_prefix``. Marks with another
@@ -117,8 +118,8 @@ class Record:
 
     @property
     def latest_times(self) -> tuple[WriteTime, ...]:
-        """The latest time at which a key appeared, and the latest time at which a key was overwritten. The function
-        ``latest_times`` computes them once for each record."""
+        """The latest time at which a key appeared, and the latest time at which a key was overwritten or removed. The
+        function ``latest_times`` computes them once for each record."""
         if self._memo.latest_times is None:
             self._memo.latest_times = latest_times(self.write_times)
         return self._memo.latest_times
@@ -131,7 +132,7 @@ class Record:
 
     @property
     def was_written(self) -> bool:
-        """Return whether Keyturn has ever written this Secret."""
+        """Whether Keyturn has written this Secret, according to the record."""
         return bool(self.version_ids)
 
     def has_reason(self, reason: str) -> bool:
@@ -183,7 +184,7 @@ def write_record(record: Record, applied_at: str) -> dict[str, str]:
 
 
 def status_of(reason: str, advice: str) -> str:
-    """Return the status of a Secret that has an error.
+    """Return the status of a Secret that has an error or a notice (``Record.notice``).
 
     The status is one line, so that each Secret has one line in a list. `kubectl describe` shows only 138 bytes of the
     status (printAnnotationsMultiline in k8s.io/kubectl). `kubectl events` and `-o jsonpath` show the whole status.
@@ -200,7 +201,8 @@ def state_of(status: str) -> str:
 
 
 def too_long(record: Record) -> bool:
-    """Return whether the record is too long for a Secret's annotations."""
+    """Return whether the record is too long for a Secret's annotations. The write times do not count, because they have
+    a limit of their own."""
     return sum(map(len, write_record(replace(record, write_times={}), "").values())) > MAX_RECORD
 
 
@@ -310,10 +312,12 @@ def _digest(parts: Iterable[bytes]) -> "hashlib._Hash":
 
 
 def digest(revisions: Mapping[str, str], keys: Iterable[str]) -> str:
-    """Return the value of a mark, which is a digest of only the revisions of ``keys``.
+    """Return the digest of the revisions of ``keys``. The value of a mark consists of this digest, and in some cases a
+    prefix and a suffix (``core/rollout.py``).
 
-    A mark does not depend on any value, so it reveals nothing to those who can read workloads. It does not depend on
-    the time, so every replica computes the same mark for the same change, even after a crash (docs/design.md#rollouts).
+    The digest depends on a value only through the keyed hashes of watched Secrets, so it reveals nothing to those who
+    can read workloads. It does not depend on the time, so every replica computes the same digest for the same change,
+    even after a crash (docs/design.md#rollouts).
     """
     lines = "\n".join(f"{key}={revisions[key]}" for key in sorted(set(keys)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]

@@ -1,14 +1,15 @@
-"""Rollout decision: whether to restart a consumer. The decision depends only on the consumer's marks, the Secret's
-record, and the values that the pods run.
+"""Rollout decision: whether to restart a consumer. The decision depends only on the consumer, the Secret's record, and
+the consumer's pods.
 
-A mark is an annotation on a workload that stands for one Secret. Its value is a digest of the revisions of the keys
-that the pods read. On the pod template, a mark asks for a restart. A mark on the workload itself restarts nothing. Such
-a mark is *settled*: the pods were found to run these revisions, or the workload is new. There is one exception: if
-``spec.restartAt`` restarts the pods (``core/argo_rollouts.py``), a restart writes its mark on the workload itself. A
-settled mark takes precedence over a mark on the template. A consumer is up to date if its mark equals the mark that
-follows from the Secret's record. If a former value has returned, this mark has a suffix (``core/unsettled.py``), so it
-differs from the former mark. Otherwise the consumer is restarted if one of its pods is behind, which means that the
-pod may have read an older value. The consumer gets a settled mark if no pod is behind.
+A mark is an annotation on a workload that stands for one Secret. Its value contains a digest of the revisions of the
+keys that the pods read. On the pod template, a mark asks for a restart. A mark on the workload itself restarts nothing.
+Such a mark is *settled*: the pods were found to run these revisions, or the workload had no mark yet (``baseline``).
+There is one exception: if ``spec.restartAt`` restarts the pods (``core/argo_rollouts.py``), a restart writes its mark
+on the workload itself. A settled mark takes precedence over a mark on the template. A consumer is up to date if its
+mark equals the mark that follows from the Secret's record. If a former value has returned, this mark has a suffix
+(``core/unsettled.py``), so it differs from the former mark. A consumer that is not up to date is restarted if one of
+its pods is behind, which means that the pod may have read an older value. If no pod is behind, the consumer gets a
+settled mark.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,9 +21,9 @@ from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, UnsettledMarks, with_suffix, without_suffix
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
-# At a first installation, a pod is expected to take longer than this from its creation to the start of a container. So
-# a pod without a mark may have started without a key only if it was created more than this many seconds before the key
-# appeared, or if the kubelet tells an earlier start.
+# A container is expected to start more than this many seconds after the creation of its pod. So if a key appeared at
+# most this many seconds after the creation of a pod without a mark, no container of the pod has started without the
+# key, unless the kubelet tells an earlier start. This matters at a first installation.
 START_SECONDS = 2
 # The times of container starts come from the kubelet's clock, and the times of writes from the API server's clock. A
 # container counts as started after a write only if it was started at least this many seconds after the write.
@@ -68,12 +69,13 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
 def rollout(
     consumer: Consumer, secret_name: str, record: Record, before: Record | None = None
 ) -> RolloutAnnotation | None:
-    """Return the mark that a consumer needs for ``record``, or None if the consumer is up to date.
+    """Return the mark that a consumer needs for ``record``, or None if the consumer is up to date or needs no mark.
 
     ``before`` is given only if the caller has just replaced the record ``before`` by ``record``, and ``consumer`` shows
-    the state before this write. In this case, a consumer with a mark is restarted, because all its pods are older than
-    the keys that were written. In all other cases, the ages of the pods decide. If the consumer itself is younger than
-    the keys that its pods read, the pods need not be read.
+    the state before this write. In this case, a consumer with a mark is restarted if the write changes what its pods
+    have read, because all its pods are older than the keys that were written. There is one exception: the present mark
+    of the consumer stands for values that have now returned. In this and all other cases, the ages of the pods decide.
+    If the consumer itself is younger than the keys that its pods read, the pods need not be read.
 
     If all keys that the pods read are gone from the Secret, the consumer is restarted only if the keys are optional.
     Otherwise its pods keep the old value, because no container would start without the keys.
@@ -127,8 +129,8 @@ def is_waiting(consumer: Consumer, secret_name: str, record: Record) -> bool:
 
 
 def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping[str, str]) -> bool:
-    """Return whether a write of ``record`` makes a consumer due for a restart. ``before`` has the revisions that the
-    write replaces. The consumer already has a mark for these revisions."""
+    """Return whether a write of ``record`` makes a consumer due for a restart, or may do so. ``before`` has the
+    revisions that the write replaces. The consumer already has a mark for these revisions."""
     mark = rollout(consumer, secret_name, record, Record(revisions=before))
     return mark is not None and (mark.restart or mark.undecided)
 
@@ -149,8 +151,9 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether the keys that the pods need are gone. The pods then keep the old value, and are not restarted.
 
-    Keys that Keyturn has never managed are not gone. A mark shows that the pods have read managed keys. A workload
-    whose restarts are forbidden has no mark, so for this workload the removal of any key counts.
+    Keys that Keyturn has never managed are not gone. So the result is true only if a key of the Secret may have been
+    removed, or if a mark shows that the pods have read managed keys. A workload whose restarts are forbidden has no
+    mark.
     """
     reads = consumer.reads.get(secret_name, Reads())
     if not reads.needs_keys or not reads.keys or not reads.keys.isdisjoint(record.revisions):
@@ -159,8 +162,8 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
 
 
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
-    """Return the time at which a key that the pods read was last written, in seconds since 1970 by the API server's
-    clock. Return None if this time is not known."""
+    """Return the time at which a key that the pods read was last written, or at which any key was last removed if that
+    is later. The time is in seconds since 1970 by the API server's clock. Return None if it is not known."""
     reads = consumer.reads.get(secret_name, Reads())
     times = record.write_times
     read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
@@ -184,7 +187,8 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
     """Return whether a pod may have read an older value than the Secret has now. ``mark`` is the result of ``rollout``
     for the pod's workload, and ``seen_late`` is ``Consumer.seen_late`` of this workload.
 
-    A pod with this mark is not behind, because its template was marked after the write.
+    A pod with this mark is not behind, because its template was marked after the write. Neither is a pod that is older
+    than ``mark.returned_since``.
     """
     if _has_mark(pod, mark) or (mark.returned_since is not None and is_older(pod, mark.returned_since)):
         return False
@@ -340,7 +344,8 @@ def _mark_when_settled(consumer: Consumer, secret_name: str, record: Record) -> 
 
 def _is_up_to_date(mark: str, required: str, record: Record) -> bool:
     """Return whether a mark stands for the present revisions. ``required`` is the mark of these revisions without a
-    suffix. If they have no suffix, the suffix that a mark has from an earlier return does not matter."""
+    suffix. If the present revisions have a suffix (``record.unsettled``), the mark must have it, too. Otherwise a
+    suffix that the mark has from an earlier return does not matter."""
     unsettled = record.unsettled.get(required)
     if unsettled and unsettled.suffix:
         return mark == with_suffix(required, unsettled.suffix)

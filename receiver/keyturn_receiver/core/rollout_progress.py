@@ -47,8 +47,9 @@ class RolloutProgress:
     ``changed_at`` is the time of the last change of the status, both by the same clock. ``has_ended`` is true if the
     rollout was complete before. If the state is UNFINISHED nevertheless, pods have failed since then, or pods were
     added. It is always false for a DaemonSet, for a Deployment without a deadline, and for a restart by
-    ``spec.restartAt``, because their status does not tell it. If somebody brings a former template back, a StatefulSet
-    and a Rollout tell it early: as soon as all pods have the template, ready or not.
+    ``spec.restartAt``, because their status does not show this. If somebody brings a former template back,
+    ``has_ended`` becomes true too early for a StatefulSet and a Rollout: as soon as all pods have the template, ready
+    or not.
     """
 
     state: RolloutState
@@ -161,10 +162,10 @@ def _ended_after(marked_at: int | None, progressing: Mapping[str, object], kind:
 
 def completed_at(progressing: Mapping[str, object]) -> int | None:
     """Return the time at which a rollout became complete, according to the condition Progressing of a Deployment or a
-    Rollout. Return None if there is no such condition.
+    Rollout. Return None if the condition is missing, or does not report a completion.
 
-    Without the condition, the caller takes the time of the last change of the status. This change made the rollout
-    complete, unless a pod has failed and recovered since then.
+    In this case, the caller takes the time of the last change of the status. This change made the rollout complete,
+    unless a pod has failed and recovered since then.
     """
     return parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") == _AVAILABLE else None
 

@@ -1,10 +1,10 @@
 """Rollout reverts: another writer reverts a pod template before all of its pods are replaced, so pods may keep an old
 value.
 
-The status of the Secret reports the revert. The report begins when the template has lost the mark (the annotation that
-restarts the pods) and a pod was found that may run an older value. It ends when all pods of the workload run the
-present value, or when the restart fails for another reason. The status does not change in between, although each new
-restart brings the mark back for a while.
+The status of the Secret reports the revert. The report begins when another writer has reverted the mark (the annotation
+that restarts the pods) several times, and a pod was found that may run an older value. It ends when all pods of the
+workload run the present value, or when the restart fails for another reason. The status does not change in between,
+although each new restart brings the mark back for a while.
 """
 
 from collections.abc import Iterable
@@ -56,9 +56,9 @@ def revert_of(ref: WorkloadRef) -> str:
 
 
 def revert_notice(candidates: Iterable[RevertCandidate], told: str) -> str:
-    """Return what the status has to say about reverted restarts, or an empty text.
+    """Return the text about reverted restarts for the status of the Secret, or an empty text.
 
-    ``told`` is what the status says about them now. It is returned again while it is still true. Otherwise several
+    ``told`` is what the status says about them now. It is returned again while it may still be true. Otherwise several
     reverted workloads would make the status change again and again.
     """
     ordered = sorted(candidates, key=lambda each: each.ref)

@@ -1,8 +1,8 @@
 """Rollout schedule: which consumers of a Secret may be restarted now, and why the others wait.
 
-The schedule is derived only from the present state, so it is the same after a crash, and on every replica that sees the
-same state. While consumers wait, a new schedule is made when the state changes, and at the time that the last schedule
-names.
+The schedule is derived only from the present state and the time, so it is the same after a crash, and on every replica
+that sees the same state. While consumers wait, a new schedule is made when the state changes, and at the time that the
+last schedule names.
 
 The order is stable. So replicas that do not see each other's restarts yet take the same consumers, and the API server
 refuses the later writes with a conflict. If a pace could be exceeded nevertheless, only the leader restarts consumers
@@ -24,7 +24,9 @@ class ConsumerState(StrEnum):
     DUE = "due"  # it has to be restarted
     UNFINISHED = "unfinished"  # it was restarted, and its pods are not all ready yet
     FAILED = "failed"  # it was restarted, and the restart has failed
-    SETTLED = "settled"  # it has been restarted, needs no restart, or has a hold (``core/rollout_hold.py``)
+    # No other consumer waits for it: it has been restarted, needs no restart, or cannot be restarted, for example
+    # because of a hold (``core/rollout_hold.py``).
+    SETTLED = "settled"
 
 
 class WaitReason(StrEnum):
@@ -36,7 +38,7 @@ class WaitReason(StrEnum):
     PACE = "pace"
     HALT = "halt"
     DEBOUNCE = "debounce"  # another Secret that it reads has just changed, and may change again
-    BACKOFF = "backoff"  # another writer reverts its mark again and again, or its restart was refused just now
+    BACKOFF = "backoff"  # another writer keeps reverting its mark, its evictions wait, or its restart was just tried
 
 
 @dataclass(frozen=True, slots=True)

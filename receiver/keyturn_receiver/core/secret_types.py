@@ -58,7 +58,7 @@ def complete(
 
     That happens only without the annotation `data`, and only if the type needs a single key. Then the value must be
     Docker's own JSON, or a text that is not a JSON object. A byte order mark before Docker's JSON is removed. Raises
-    InvalidValue if the binding does not fill the keys that the type needs.
+    InvalidValue if the binding does not fill the keys that the type needs, or if the type does not allow a value.
     """
     rule = TYPES.get(secret_type)
     if rule is None:

@@ -13,8 +13,9 @@ class SyncStatus(StrEnum):
     """The work that makes a Secret match its binding."""
 
     IN_SYNC = "in sync"
-    ROLLOUT_DUE = "rollout due"  # a consumer has not been restarted since its keys changed
-    # The Secret was never filled, was edited, has a malformed record, or has an error whose cause may be gone.
+    ROLLOUT_DUE = "rollout due"  # a consumer lacks the mark of the present keys, so it may need a restart
+    # The Secret was never filled, its content, binding or state label was edited, its record is malformed, it has an
+    # error whose cause may be gone, or somebody has asked for a reconcile.
     FILL_DUE = "fill due"
 
 

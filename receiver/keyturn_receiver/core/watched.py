@@ -1,10 +1,11 @@
 """Watched Secrets: another controller or a person fills these Secrets, and Keyturn only restarts their readers.
 
 The revision of a key is a hash of its value, made with the record key that all replicas of Keyturn share. So the
-revision is derived only from the Secret. The same value always has the same revision, on every replica and after a
-crash. The marks (annotations on the consumers) hold revisions, so they show which consumers use older values. The
-receiver does not have to remember anything. The annotation WATCHED, which Keyturn writes on the Secret, only tells when
-each key changed. These times decide whether a consumer without a mark is restarted.
+revision depends only on the Secret and on the record key. As long as the record key stays, the same value of a key has
+the same revision, on every replica and after a crash. The marks (annotations on the consumers) contain digests of
+revisions, so they show which consumers use older values. The receiver does not have to remember anything. The
+annotation WATCHED, which Keyturn writes on the Secret, has the last known revisions and the time at which each key
+changed. The times decide whether a consumer without a mark is restarted.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from keyturn_receiver.core.write_times import (
     write_times,
 )
 
-WATCHED = "keyturn.dev/watched"  # the annotation that has the time at which each key changed
+WATCHED = "keyturn.dev/watched"  # the annotation with the last known revisions, and the time at which each key changed
 
 MAX_KEYS = 1024  # at most this many keys of one Secret; hashing them takes some 3 ms
 MAX_KEPT = 64 * 1024  # at most this many characters of the annotation; beyond that, all keys together have one time
@@ -72,7 +73,7 @@ class Observation:
     for this Secret with this record key. ``written_at`` is the latest time at which somebody else wrote data, in
     seconds since 1970; the values may have changed earlier, but not later. A write that only removes keys has no time
     of its own. ``kept_at`` is the time at which Keyturn last wrote the annotation, with this or another record key.
-    Each time is None if it is not known.
+    Each time is None if it is not known; ``kept_at`` is also None if the annotation is missing.
     """
 
     revisions: Mapping[str, str]
@@ -87,7 +88,8 @@ class Watched:
     """A watched Secret, as decisions need it. ``record`` has the revisions and the times at which they changed.
     ``is_kept`` is true if the annotation on the Secret has the same revisions. ``is_new`` is true until Keyturn has
     written the annotation for the first time, as far as this replica knows. ``before`` is the record of the former
-    revisions while the annotation has these. Otherwise, or if the former revisions are not known, it is None."""
+    revisions while the annotation, or this replica's memory in its place, has these. Otherwise, or if the former
+    revisions are not known, it is None."""
 
     record: Record
     is_kept: bool

@@ -28,7 +28,8 @@ _REST = "*"  # all keys that are not listed elsewhere
 
 @dataclass(frozen=True, slots=True)
 class WriteTime:
-    """When a key was last written, in seconds since 1970. ``at`` is None for a write that this process is making now.
+    """When a key was last written, in seconds since 1970. ``at`` is None if the time is not known yet: for a write that
+    this process is making now, and for a change of a watched Secret if the managed fields do not tell its time.
 
     ``appeared`` is true if the Secret did not have the key before that write, so that there was no older value to read.
     """
@@ -95,9 +96,9 @@ def read_times(text: str | None, keys: Iterable[str]) -> WriteTimes:
 
 
 def latest_times(times: WriteTimes) -> tuple[WriteTime, ...]:
-    """Return the latest time at which a key appeared, and the latest time at which a key was overwritten. A time is
-    left out if there is no such key. A pod that reads all keys has read their values if the pod is newer than both
-    times."""
+    """Return the latest time at which a key appeared, and the latest time at which a key was overwritten or removed. A
+    time is left out if there is no such key. A pod that reads all keys has read their values if the pod is newer than
+    both times."""
     latest: dict[bool, WriteTime] = {}
     for time in times.values():
         other = latest.get(time.appeared)

@@ -1,4 +1,4 @@
-"""Poller. Compares every binding with AWS at regular intervals, to find changes that the event path has missed.
+"""Poller. Compares the bindings with AWS at regular intervals, to find changes that the event path has missed.
 
 The poller lists or describes secrets. It never reads a value.
 """

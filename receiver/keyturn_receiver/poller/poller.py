@@ -23,7 +23,7 @@ from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.metrics import Metrics
 
 JITTER = 0.1  # as a share of the interval, so that several clusters do not sweep at the same time
-MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # seconds between two sweeps while the event path is down
+MAX_INTERVAL_WITHOUT_EVENTS = 30.0  # at most this many seconds between two sweeps while the event path is down
 # A store is an AWS region that is read with one identity. The receiver's own store has the receiver's own region and
 # identity. Bindings name the other stores: by an ARN of another region, or by a ServiceAccount.
 SWEEP_LANES = 8  # at most this many concurrent sweeps of stores that bindings name
@@ -41,8 +41,8 @@ DESCRIBE_SHARE = 0.75
 MAX_REST_INTERVALS = 4  # after failures, a store that bindings name rests for at most this many intervals
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
-# For this number of seconds, but at most for a tenth of the interval, the poller waits for the notification of a
-# change.
+# For this number of seconds after a change in AWS, but at most for a tenth of the interval, the poller waits for the
+# notification of the change.
 NOTIFICATION_HEAD_START = 15.0
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Poller:
         self._metrics = metrics
         self._now = now
         self._notifications = notifications
-        self._last_sweep: dict[StoreKey, SweepResult] = {}  # by store: the last sweep that saw a change
+        self._last_sweep: dict[StoreKey, SweepResult] = {}  # by store: the last sweep that has a watermark
         self._last_full_sweep: dict[StoreKey, float] = {}
         # The running sweeps of the stores that bindings name.
         self._running: dict[StoreKey, asyncio.Task[Sequence[StaleBinding]]] = {}
@@ -94,8 +94,8 @@ class Poller:
 
     @property
     def interval(self) -> float:
-        """The number of seconds between two sweeps. It is at most MAX_INTERVAL_WITHOUT_EVENTS while the event path is
-        down."""
+        """The number of seconds between two sweeps, without the jitter. It is at most MAX_INTERVAL_WITHOUT_EVENTS while
+        the event path is down."""
         down = self._notifications and not self._event_path_healthy()
         return min(self._interval, MAX_INTERVAL_WITHOUT_EVENTS) if down else self._interval
 
@@ -107,8 +107,9 @@ class Poller:
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
 
-        All bindings are compared in the first sweep after this replica becomes the leader, and in one sweep an hour.
-        The other sweeps compare only bindings whose AWS secret has changed.
+        A full sweep compares all bindings of a store. The first sweep after this replica becomes the leader is full,
+        and so is about one sweep an hour. The other sweeps compare fewer bindings if they can list the secrets that
+        have changed in AWS (``StoreSweep.by_list``).
         """
         try:
             await self._run(ping)
@@ -249,7 +250,7 @@ class Poller:
             self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
         self._metrics.sweeps.labels(kind, "ok").inc()
-        # Bindings may name a thousand stores, so a sweep of such a store gets a line in the log only if it found
+        # Bindings may name a thousand stores, so a sweep of one of these stores is logged at INFO only if it found
         # something.
         level = logging.INFO if stale or own else logging.DEBUG
         _log.log(level, "swept", extra={"fields": {**fields, "stale": [str(each.target) for each in stale[:100]]}})
@@ -273,7 +274,7 @@ class Poller:
 
     def _recover(self, stale: StaleBinding) -> None:
         if not self._sweeper.is_current(stale):
-            return  # the Secret has been reconciled or edited in the meantime
+            return  # the Secret has been reconciled, edited or deleted in the meantime
         request = Request.now(Cause.POLL, stale.version_ids, about=stale.about, moved_at=stale.moved_at)
         group = stale.bound.source.secret_id
         self._queue.submit(stale.target, request, group).add_done_callback(self._count_recovered)

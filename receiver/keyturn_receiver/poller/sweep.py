@@ -35,16 +35,16 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 # ListSecrets may lag by five minutes: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html
 LIST_OVERLAP = timedelta(minutes=10)
-# If bindings name at most this number of AWS secrets of a store, describing each of them costs less than listing the
-# store.
+# If bindings name at most this number of AWS secrets of a store that is not the receiver's own, a sweep describes each
+# of these secrets first. To list the store could take more calls.
 DESCRIBE_UP_TO = 4
 ITEMS_PER_TURN = 20  # items processed before other tasks get a turn; 20 items take a few tenths of a millisecond
-# After this number of failed calls for a namespace, its turn in a sweep ends. The next sweep continues with the other
-# secrets of the namespace.
+# If a sweep describes secrets of several namespaces, the turn of a namespace ends after this number of failed calls.
+# The next sweep continues with the other secrets of the namespace.
 MAX_FAILURES = 2
-LAST_CALL_SECONDS = 5.0  # the call that runs when the time for descriptions ends gets at most this many seconds
-# This last call also takes at most this share of the time for descriptions. So a sweep of the receiver's own store ends
-# within the interval.
+LAST_CALL_SECONDS = 5.0  # the call that runs when the time for descriptions ends gets at most this many more seconds
+# The additional time of this last call is also at most this share of the time for descriptions. So the descriptions of
+# the receiver's own store take no longer than the interval (poller.DESCRIBE_SHARE).
 LAST_CALL_SHARE = 1 / 3
 PAGE_PAUSE = 0.1  # seconds between two pages; parsing one page blocks the event loop for a few milliseconds
 
@@ -72,7 +72,7 @@ class StaleBinding:
 
     @property
     def about(self) -> frozenset[Source]:
-        """The AWS secret that has changed, if the Secret is made from several AWS secrets. Otherwise the set is
+        """The AWS secret of this binding, if the Secret is made from several AWS secrets. Otherwise the set is
         empty."""
         return frozenset({self.bound.source} if len(self.bound.secret.spec.sources) > 1 else ())
 
@@ -96,7 +96,8 @@ class SweepResult:
     """Result of a sweep. ``identity`` is the AWS identity that the sweep used. ``watermark`` is the time of the latest
     change in AWS that the sweep saw.
 
-    ``owed`` has the bindings whose secret was missing in a list of all secrets and has not been described since then.
+    ``owed`` has the bindings whose secret still has to be described, because it was missing in a list of all secrets,
+    or in a list that ended early.
     """
 
     identity: Identity
@@ -142,7 +143,7 @@ def not_proven(bound: BoundSource) -> bool:
 class Sweeper:
     """Sweeper. Groups the bindings by store, and sweeps one store at a time.
 
-    ``mode`` determines how AWS is asked. ``interval`` is the number of seconds between two sweeps.
+    ``mode`` says whether secrets are listed or described. ``interval`` is the number of seconds between two sweeps.
     """
 
     def __init__(
@@ -181,17 +182,20 @@ class Sweeper:
         may_continue: Callable[[], bool],
         on_stale: Callable[[Sequence[StaleBinding]], None],
     ) -> SweepResult:
-        """Compare the bindings of one store with AWS. If ``last`` is given, compare only the bindings whose secret has
-        changed since that sweep.
+        """Compare the bindings of one store with AWS. If ``last`` is given, and if the secrets are listed, compare only
+        the bindings whose secret has changed since that sweep, and the bindings that such a list cannot judge
+        (``StoreSweep.by_list``).
 
         If ``last`` was made with another identity, all bindings are compared, because two identities may list different
-        secrets. If the role may not list secrets, each secret is described instead. Secrets are described for at most
-        ``seconds``, and the next sweep continues with the rest. ``on_stale`` is called with stale bindings as soon as
-        they are found. Raises Interrupted when ``may_continue`` returns False.
+        secrets. If the role may not list secrets, each secret is described instead. No description begins after
+        ``seconds`` have passed, and the next sweep continues with the rest. ``on_stale`` is called with stale bindings
+        as soon as they are found. Raises Interrupted when ``may_continue`` returns False.
 
         A binding can name a store of another region or of a ServiceAccount. The cost of such a store depends on its
-        bindings, and not on the size of its account, because a sweep makes at most two calls for each AWS secret that
-        the bindings name. If these secrets are few, it makes only one call for each of them.
+        bindings, and not on the size of its account, because the number of AWS secrets that the bindings name limits
+        the calls of a sweep. The sweep usually makes at most two calls for each of these secrets, and only one if the
+        secrets are few. If the secrets are few and the role may describe none of them, the sweep also tries a list, and
+        then makes at most three calls for each.
         """
         store = await self._stores.get(key)
         last = last if last and last.identity == store.identity else None
@@ -229,7 +233,8 @@ class Sweeper:
         return self._access_policy.could_apply(bound.secret, bound.source, (secret_name,))
 
     def _warn_of_calls(self, key: StoreKey, bindings: Sequence[BoundSource], error: SourceRefused) -> None:
-        """Log a warning once for each store, because AWS bills each call (docs/cost.md)."""
+        """Log that each secret is described, because AWS bills each call (docs/cost.md). The level is WARNING the first
+        time for each store, and INFO after that."""
         calls = round(len({bound.source.secret_id for bound in bindings}) * 3600 / self.interval)
         fields = {"account": key.account, "region": key.region, "calls_per_hour": calls}
         level = logging.INFO if key in self._refusing else logging.WARNING
@@ -246,8 +251,8 @@ class StoreSweep:
     """One sweep over one store. Each instance is used once. ``may_continue`` is called before or after each call to
     AWS. ``may_know`` returns whether a binding's owner may learn that an AWS secret with the given name exists.
     ``on_stale`` is called with stale bindings as soon as they are found. ``turns`` gives the order in which secrets are
-    described. All descriptions together take at most ``seconds``. ``refused`` is the number of secrets that AWS refused
-    to describe."""
+    described. No description begins after ``seconds`` have passed. ``refused`` is the number of secrets that AWS
+    refused to describe."""
 
     def __init__(
         self,
@@ -270,7 +275,7 @@ class StoreSweep:
         self._result = SweepResult(store.identity)
         self._described: set[tuple[Target, Source]] = set()  # bindings for whose secret AWS has answered a call
         self.refused = 0
-        self._ended_early = False  # whether the list was left before its last page, because of ``max_pages``
+        self._ended_early = False  # whether the list was left after ``max_pages`` pages
 
     async def by_list(
         self,
@@ -283,13 +288,13 @@ class StoreSweep:
         with the list.
 
         Secrets that are missing in the list are then described. After a list of all secrets, every missing secret is
-        described. This is also done if the list ended early because it has more than ``max_pages`` pages. After a list
-        of changes, only three kinds of missing secrets are described: secrets of other accounts, which no list
-        contains; secrets of bindings whose Secret reports an error or has been edited; and secrets that earlier sweeps
-        ``owed``.
+        described. This is also done if the list was left after ``max_pages`` pages. After a list of changes, only three
+        kinds of missing secrets are described: secrets of other accounts, which no list contains; secrets of bindings
+        whose Secret reports an error or has been edited; and secrets that earlier sweeps ``owed``.
 
-        A sweep describes at most MAX_DESCRIBED missing secrets of each namespace. A store that belongs to one namespace
-        has this limit only after a list of changes. Raises SourceRefused if the role is not allowed to list secrets.
+        A sweep describes at most MAX_DESCRIBED missing secrets of each namespace. In the store of a ServiceAccount,
+        which belongs to one namespace, this limit applies only after a list of changes that was not left early. Raises
+        SourceRefused if the role is not allowed to list secrets.
         """
         by_target: dict[Target, list[BoundSource]] = {}
         for bound in bindings:
@@ -333,8 +338,8 @@ class StoreSweep:
     async def by_description(self, bindings: Sequence[BoundSource]) -> SweepResult:
         """Describe the secret of each binding, and compare the binding with the description.
 
-        If every call failed with a ``Temporary`` error, raises the last error, because then the cause is not a single
-        secret.
+        If every call failed with a ``Temporary`` error, raises the last error, because the cause then probably concerns
+        the whole store.
         """
         if error := await self._describe(bindings, limit=None):
             raise error

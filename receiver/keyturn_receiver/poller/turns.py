@@ -13,7 +13,7 @@ from keyturn_receiver.sources.stores import StoreKey
 # If AWS secrets of a namespace are missing in a sweep's list, the sweep describes at most this many of them. The next
 # sweep continues after them.
 MAX_DESCRIBED = 200
-# At most this many pairs of store and namespace whose position is remembered. A forgotten pair starts again at its
+# The positions of at most this many pairs of store and namespace are remembered. A forgotten pair starts again at its
 # first secret.
 MAX_POSITIONS = 10_000
 
@@ -33,9 +33,9 @@ class Turns:
     sweep."""
 
     def __init__(self) -> None:
-        # By namespace: the id of the AWS secret after which the next turn starts.
+        # By namespace and store: the id of the AWS secret after which the next turn starts.
         self._last: FairMap[str, StoreKey, str] = FairMap(MAX_POSITIONS)
-        self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # the namespace whose secrets come first
+        self._first: BoundedMap[StoreKey, str] = BoundedMap(MAX_POSITIONS)  # by store: the namespace that comes first
 
     def next(self, store: StoreKey, bindings: Sequence[BoundSource], limit: int | None) -> Turn:
         """Return the secrets that the next sweep describes. Each namespace gets at most ``limit`` secrets. Secrets of
@@ -56,8 +56,9 @@ class Turns:
         return Turn(by_id, by_namespace)
 
     def end(self, store: StoreKey, turn: Turn, described: Set[str]) -> None:
-        """Remember how far a turn came. In each namespace, the next turn starts at the first secret that this turn did
-        not describe. The namespace of which this turn described the fewest secrets comes first in the next turn."""
+        """Remember how far a turn came. ``described`` has the secrets that the turn has described, or has tried to
+        describe. In each namespace, the next turn starts at the first secret that is not among them. If namespaces have
+        such secrets, the one with the fewest described secrets comes first in the next turn."""
         count = {each: sum(map(described.__contains__, part)) for each, part in turn.by_namespace.items()}
         if left := [each for each, part in turn.by_namespace.items() if count[each] < len(part)]:
             self._first.put(store, min(left, key=count.__getitem__))

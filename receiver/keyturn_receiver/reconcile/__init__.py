@@ -1,1 +1,2 @@
-"""Makes one binding true: observes, fills, restarts and reports. No other package changes Secrets or workloads."""
+"""Makes bindings true: observes, fills, restarts and reports. It also restarts the consumers of watched Secrets. No
+other package decides to change bound Secrets, watched Secrets or workloads. ``cluster`` makes the calls."""

@@ -27,8 +27,8 @@ class _Answer:
 
 
 class ArnResolver:
-    """Resolver of ARNs. Checks the AWS secrets that bindings name. If an ARN has two possible readings, it asks AWS for
-    the name.
+    """Resolver of ARNs. Checks the AWS secrets that bindings name. If an ARN has two possible readings, and the access
+    policy does not allow both, it asks AWS for the name.
 
     Every answer is remembered for ANSWER_TTL, even the answer that there is no such secret. Otherwise the calls to AWS
     and the duration of a check would reveal whether the secret exists. ``now`` returns monotonic seconds.
@@ -50,9 +50,10 @@ class ArnResolver:
         since: float,
         remembered: bool = True,
     ) -> None:
-        """Raise NotAllowed if a binding may not name this AWS secret, and SourceNotFound if the secret does not exist.
+        """Raise NotAllowed if a binding may not name this AWS secret.
 
-        A secret that exists under a forbidden name is reported as not found. If ``remembered`` is false, remembered
+        If the access policy allows every reading of the id, AWS is not asked. Otherwise raises SourceNotFound if the
+        secret does not exist, and also if it exists under a forbidden name. If ``remembered`` is false, remembered
         answers are not used. Also raises the errors of ``Stores.describe``.
         """
         self._access.check_id(namespace, service_account, secret_id)
@@ -65,8 +66,8 @@ class ArnResolver:
             answer = await self._ask(key, namespace, secret_id, since)
             self._answers.put(asked, answer)
         if isinstance(answer.error, SourceNotFound):
-            # The message is the same as for a forbidden name below. It says where AWS has looked, if that is known by
-            # now.
+            # The message is the same as for a forbidden name below. It names the AWS account only if the account is
+            # known by now.
             raise store.secrets_manager.not_found(secret_id)
         if answer.error:
             raise answer.error.with_traceback(None)  # otherwise the traceback would grow with each raise

@@ -31,8 +31,9 @@ def tell_consumer(
 def tell_restarts(
     events: EventRecorder, secret: Target, restarted: Sequence[Consumer], message_of: Callable[[Consumer], str]
 ) -> None:
-    """Queue an Event on each workload that was restarted for a Secret, up to MAX_CONSUMER_EVENTS workloads.
-    ``message_of`` returns the message for one workload."""
+    """Queue an Event on each workload in ``restarted``, up to MAX_CONSUMER_EVENTS workloads. These workloads were
+    restarted for a Secret, or would have been restarted if their pods were not held. ``message_of`` returns the message
+    for one workload."""
     for consumer in restarted[:MAX_CONSUMER_EVENTS]:
         reason = "NotRestarted" if event_messages.is_held(consumer) else "Restarted"
         warning = consumer.hold is not None and consumer.hold.keeps_old_pods
@@ -47,9 +48,10 @@ def tell_refusals(events: EventRecorder, secret: Target, refused: Sequence[tuple
 
 
 def count_restarts(metrics: Metrics, restarted: Sequence[Consumer]) -> None:
-    """Log each consumer that got a mark (the annotation that restarts pods). Count the consumers whose pods restart.
+    """Log each consumer in ``restarted``. Count the consumers whose pods restart.
 
-    Evictions may be refused, so a consumer that asks for evictions is counted when the first of its pods is evicted
+    A consumer that is held got its mark (the annotation that restarts pods), but its pods do not restart. Evictions may
+    be refused, so a consumer that asks for evictions is counted when the first of its pods is evicted
     (``count_restart``).
     """
     for consumer in restarted:

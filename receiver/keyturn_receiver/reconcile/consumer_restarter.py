@@ -142,7 +142,7 @@ class ConsumerRestarter:
         return self.permitted(self.consumers(target), target, spec)
 
     def is_up_to_date(self, target: Target, consumers: Sequence[Consumer], record: Record) -> bool:
-        """Return whether the marks of all ``consumers`` match the revisions in ``record``."""
+        """Return whether none of ``consumers`` needs a new mark for ``record``."""
         return not any(rollout(consumer, target.name, record) for consumer in consumers)
 
     def in_turn(
@@ -183,8 +183,8 @@ class ConsumerRestarter:
         """Write a baseline to each consumer that has no mark, if the coming write changes a key that the consumer
         reads. The write replaces the record ``before`` by ``after``.
 
-        A baseline is a mark with the revisions that the Secret has before that write. Return all consumers in their new
-        state.
+        A baseline is a mark with the revisions that the Secret has before that write. Return the consumers in their new
+        state, without consumers that no longer exist.
 
         If the API server refuses a mark, no error is raised, so that the Secret is still filled. ``restart`` then gets
         the same refusal and reports it. Other errors are raised after all consumers have been tried. If there are
@@ -442,8 +442,8 @@ def _seen_as(cached: Consumer, current: Consumer | None) -> Consumer | None:
 async def _gather(
     consumers: Sequence[Consumer], mark: Callable[[Consumer], Awaitable[Consumer | None]]
 ) -> tuple[Sequence[Consumer], KeyturnError | None]:
-    """Mark consumers, at most MAX_MARKS at the same time. After MARK_SECONDS, no further mark is begun. Return the
-    marked consumers, and the error that ``first_retryable`` selects."""
+    """Call ``mark`` for each consumer, at most MAX_MARKS at the same time. After MARK_SECONDS, no further call is
+    begun. Return the consumers that ``mark`` has returned, and the error that ``first_retryable`` selects."""
     results = await bounded_gather(
         consumers, lambda consumer: _ignore_not_found(mark, consumer), MAX_MARKS, MARK_SECONDS
     )

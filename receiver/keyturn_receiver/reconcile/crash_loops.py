@@ -29,10 +29,10 @@ from keyturn_receiver.resilience.time_slice import TimeSlice
 
 QUIET_SECONDS = 20.0  # seconds without a further updated or ready pod, after which the pods are read
 LOOK_BACKOFF = Backoff(base=15.0, cap=240.0, jitter=0)  # seconds between two reads of the pods of one workload
-CHECK_SECONDS = 5.0  # seconds between two checks which pods are due to be read, while there is an unfinished rollout
+CHECK_SECONDS = 5.0  # seconds between two checks for pods that are due to be read, while a rollout is unfinished
 MAX_LOOKS = 20  # workloads whose pods are read in one check; the others follow in the next check
 CONCURRENT_LOOKS = 4
-LOOK_SECONDS = 10.0  # seconds from the start of a check; after that, the check starts no further read
+LOOK_SECONDS = 10.0  # this many seconds after its start, a check starts no further read
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one
 
 _log = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ class CrashLoops:
         return as_failed(consumer, rollout.reason, self._wall())
 
     def told(self, consumer: Consumer, target: Target, record: Record) -> Consumer:
-        """Return a consumer, with a failed rollout if the status of the Secret says that its new pods crash. Another
-        replica may have written the status, so the status does not count once this replica has looked at the pods as
-        the leader."""
+        """Return a consumer, with a failed rollout if the status of the Secret says that its new pods crash. The status
+        may show what an earlier leader has found. So it no longer counts once this replica leads and has read the pods
+        itself."""
         if not record.halt or not is_followed(consumer) or self._is_sure(consumer):
             return consumer
         now = self._wall()
@@ -96,7 +96,7 @@ class CrashLoops:
 
     def is_unsure(self, consumer: Consumer) -> bool:
         """Return whether the new pods of a consumer may crash, as far as this replica knows. It is so if the rollout
-        has made no progress for QUIET_SECONDS, unless this replica leads and has read the pods."""
+        has made no progress for QUIET_SECONDS at some time, unless this replica leads and has read the pods."""
         rollout = self._get(consumer)
         return rollout is not None and self._was_quiet(rollout) and not self._is_sure(consumer)
 

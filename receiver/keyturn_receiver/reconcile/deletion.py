@@ -30,9 +30,9 @@ class SecretDeleter:
         If a name is not found, the receiver may simply be running in the wrong region or account. So the recorded ARNs
         are looked up, too. The Secret is deleted only if this receiver has seen another secret of the same account and
         region. The ARNs come from an annotation that the Secret's owner can edit, so the access policy is checked
-        before AWS is asked. ``keys`` are the stores that read the AWS secrets of the binding. Raises NotAllowed,
-        Conflict, or SourceRefused in case of doubt. If deletions are not allowed, raises SourceNotFound with the
-        message of ``fault`` and further advice.
+        before AWS is asked. ``keys`` are the stores that read the AWS secrets of the binding. In case of doubt, raises
+        SourceRefused, NotAllowed or Conflict. If deletions are not allowed, raises SourceNotFound with the message of
+        ``fault`` and further advice.
         """
         if not self._allowed:
             raise SourceNotFound(

@@ -67,7 +67,8 @@ class DriftDetector:
         self._started = False
 
     def add_handler(self, on_filled: Callable[[BoundSecret], None]) -> None:
-        """Register ``on_filled``, which is called with each Secret whose content a check has found to be right."""
+        """Register ``on_filled``, which is called with each checked Secret that is not to be filled now, because its
+        content is right, or because a retry cannot help."""
         self._handlers.append(on_filled)
 
     def start(self) -> None:
@@ -175,8 +176,9 @@ class DriftDetector:
             self._submit(bound, work.cause)
 
     def _fight_delay(self, bound: BoundSecret, work: _Work) -> float:
-        """Return the seconds to wait. The result is 0.0 unless another writer keeps reverting the Secret or the marks
-        of its consumers (a fight)."""
+        """Return the seconds to wait because another writer keeps reverting the Secret or the marks of its consumers (a
+        fight), or because the evictions of a consumer's pods cannot begin now. Return 0.0 if there is no such
+        reason."""
         match work.cause:
             case Cause.DRIFT:
                 return self._queue.fight_delay(bound.target)

@@ -1,4 +1,4 @@
-"""Messages of the Kubernetes Events for successful reconciles. An error has its own message."""
+"""Messages of the Kubernetes Events about successful reconciles and about rollouts. An error has its own message."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -78,8 +78,8 @@ def waiting(waits: Sequence[tuple[Consumer, Wait]]) -> str:
     """Return a message that names waiting consumers. Some of them wait for a rollout window, and the others wait for a
     consumer with a lower rollout order.
 
-    The message is empty if there are no such consumers. Consumers that wait for a slot are left out, because they
-    change all the time.
+    The message is empty if there are no such consumers. Consumers that wait for another reason are left out. Those that
+    wait for a slot, for example, change all the time.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for consumer, wait in waits:

@@ -71,7 +71,8 @@ class PriorityQueues:
     Background work takes at most half of the slots, so that the other slots stay free for notifications. A group takes
     at most a quarter of the slots, so that slow reads of one AWS secret delay only the bindings of this secret. The
     notifications of one namespace take at most half of all slots. The background work of one namespace takes at most
-    half of the slots for background work. Of the slots for a group, one namespace takes at most three quarters.
+    half of the slots for background work, or two slots if that is more. Of the slots for a group, one namespace leaves
+    a quarter, rounded down, to other namespaces.
     """
 
     def __init__(self, slots: int) -> None:
@@ -102,7 +103,7 @@ class PriorityQueues:
         self.enqueue(target, group, after)
 
     def take(self) -> tuple[Target, Cause] | None:
-        """Take a slot for the next target. Return the target and its priority, or None if no target or no slot is left.
+        """Take a slot for the next target. Return the target and its priority, or None if no target can be taken now.
         The caller has to ``release`` the slot."""
         if self._taken >= self._slots:
             return None

@@ -1,7 +1,7 @@
 """Fight reporter. It reports fights in the log, in a metric and in Kubernetes Events.
 
 In a fight, another writer keeps reverting a mark (the annotation with which Keyturn restarts a consumer). The Events
-are on the workload and on the Secret. They name the other writer if it is known.
+are on the workload and, if the Secret is bound, on the Secret. They name the other writer if it is known.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class FightReporter:
     """Fight reporter. Makes one report at a time for each workload, even if the workload has several marks. Each
     namespace has a share of the reports. ``is_leader`` returns whether this replica leads. Only the leader writes the
-    Events."""
+    Events about fights."""
 
     def __init__(
         self,

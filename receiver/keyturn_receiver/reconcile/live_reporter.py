@@ -1,9 +1,9 @@
 """Reporter of rollouts. It follows each rollout that Keyturn has started until the rollout ends.
 
-It reports the time at which the last pod runs the new value, and rollouts that make no progress. All reports are
-derived from the watches, so they survive a crash and a change of leader. Every replica follows the rollouts, but only
-the leader writes the Events. The name of an Event is derived from the rollout, so a new leader does not report a
-rollout twice.
+It reports the time at which the last pod runs the new value, and rollouts that make no progress. The reports about
+changed templates are derived from the watches, so they survive a crash and a change of leader. The evictor tells this
+reporter when evictions have ended. Every replica follows the rollouts, but only the leader writes the Events. The name
+of an Event is derived from the rollout, so a new leader does not report a rollout twice.
 """
 
 import asyncio
@@ -32,11 +32,12 @@ from keyturn_receiver.telemetry.metrics import Metrics
 
 LIVE, PARTLY_LIVE, STUCK = "Live", "PartlyLive", "RolloutStuck"
 MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the most rollouts loses its oldest one
-# Seconds. A replica also reports a rollout that it has not followed, if the rollout was marked or has ended within this
-# time. The API server keeps Events for an hour. So if another replica has reported such a rollout, its Event still
-# exists. After this time, nothing tells whether somebody else has begun another rollout of the workload since the mark.
+# Seconds. A replica begins to follow a rollout only if the rollout's mark was written within this time, because later
+# nothing tells whether somebody else has begun another rollout of the workload since. It reports the end of a rollout
+# only within this time after the end. The API server keeps Events for an hour. So if another replica has already
+# reported the rollout, the Event still exists.
 RECENT = 2700
-GRACE = 60  # a rollout is stuck this many seconds after its deadline, unless Kubernetes reports it earlier
+GRACE = 60  # a rollout is stuck this many seconds after its deadline, or as soon as Kubernetes reports its failure
 TICK = 5.0  # seconds between two checks of the deadlines, while there is a rollout
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class LiveReporter:
         self._changed, self._unexplained = asyncio.Event(), asyncio.Event()
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Look at a consumer whose rollout has made progress, or has fewer updated or ready pods than before."""
+        """Look at a consumer whose progress, marks or hold have changed."""
         self._note_marks(before, after)
         if after.marks or after.by_time or (before and before.marks):
             self._consumers[after.ref] = after
@@ -112,8 +113,9 @@ class LiveReporter:
         """Return whether Keyturn's last write of a consumer, at ``marked_at``, may have restarted it for a Secret.
 
         The template keeps the marks of all its Secrets. Without this check, a restart for one Secret would be reported
-        for each Secret that was ever rotated. A replica that has not seen the write looks for another Secret with a
-        mark that was written shortly before. If there is none, or if both were, the restart counts for this Secret.
+        for each Secret that was ever rotated. A replica that has not seen the write looks at the times at which the
+        Secrets were written. The restart counts for this Secret if this Secret was written shortly before
+        ``marked_at``, or if no other Secret with a mark was.
         """
         noted = self._marked_at.get(consumer.ref.namespace, consumer.ref) or {}
         if bound.target.name in noted:

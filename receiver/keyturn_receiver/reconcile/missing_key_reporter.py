@@ -15,7 +15,7 @@ MAX_TOLD = 2000  # Secrets whose reported workloads are remembered
 
 
 class MissingKeyReporter:
-    """Reporter of missing keys. It reads only the caches, and makes no calls."""
+    """Reporter of missing keys. It reads only the caches, and makes no calls itself."""
 
     def __init__(self, index: ConsumerIndex, secrets: SecretCache, notices: Notices) -> None:
         self._index = index

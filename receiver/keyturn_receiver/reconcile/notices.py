@@ -18,14 +18,16 @@ from keyturn_receiver.errors import InvalidBinding
 from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_NOTICES = 10_000  # notices that are remembered
-MAX_NOTICES_PER_NAMESPACE = 1000  # notices of one namespace that are remembered; a new leader writes them all at once
+# Notices of one namespace that are remembered. Their number is limited, because a new leader writes them all at once.
+MAX_NOTICES_PER_NAMESPACE = 1000
 KEY_MISSING = "KeyMissing"
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """Identifies a notice: the object that gets the Event and, if the notice is about a Secret that this object reads,
-    the name of that Secret."""
+    """Identifies a notice. ``kind`` and ``target`` name the object that gets the Event. ``secret`` tells apart several
+    notices on one object: it is the name of the Secret if keys are missing in it or if it is not watched, and otherwise
+    empty."""
 
     kind: str
     target: Target
@@ -41,7 +43,7 @@ class _Notice:
 
 
 class Notices:
-    """Collects notices, and writes each notice once, as an Event. ``is_leader`` returns whether this replica leads.
+    """Collects notices, and writes each new notice as an Event. ``is_leader`` returns whether this replica leads.
 
     If a namespace has very many notices, its oldest ones are forgotten. ``EventRecorder`` limits the rate of Events,
     and lets namespaces take turns.
@@ -64,8 +66,8 @@ class Notices:
         self._put(_missing_key(consumer.ref, secret), consumer.uid, KEY_MISSING, f"Secret {secret.name}: {message}")
 
     def on_no_missing_keys(self, ref: WorkloadRef, secret: Target) -> None:
-        """Drop the notice about missing keys. Either the workload reads no missing key any more, or the workload or the
-        Secret is gone."""
+        """Drop the notice about missing keys, for example because the workload reads no missing key any more, or
+        because the workload or the Secret is gone."""
         self._notices.pop(secret.namespace, _missing_key(ref, secret))
 
     def on_namespace(self, namespace: NamespaceView) -> None:

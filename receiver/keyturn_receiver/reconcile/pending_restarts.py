@@ -1,4 +1,5 @@
-"""Pending restarts: consumers that a reconcile had no time to restart after it had written their Secret.
+"""Pending restarts: consumers that a reconcile has not restarted after it wrote their Secret, because its time was
+over, or because the consumers wait for their turn.
 
 All pods of these consumers are older than that write, so the next reconcile need not list the pods. This memory only
 saves calls. If it is lost, such as in a crash, the next reconcile looks at the ages of the pods.
@@ -15,8 +16,8 @@ from keyturn_receiver.core.rollout import has_mark_of
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 
 MAX_TARGETS = 1000  # Secrets whose pending restarts are remembered
-# Seconds for which a write is remembered. After that, somebody may have reverted a pod template, so the ages of the
-# pods decide.
+# Seconds for which a write is remembered. In a longer time, somebody may revert a pod template. So after this time, the
+# ages of the pods decide.
 SECONDS = 60.0
 
 

@@ -1,5 +1,5 @@
-"""Pod evictor. If a workload asks for evictions (``core/restart_way.py``), it evicts the workload's pods that use an
-older value of a Secret, one by one.
+"""Pod evictor. If a workload asks for evictions (``core/restart_way.py``), the evictor evicts, one by one, those of its
+pods that use an older value of a Secret.
 
 Such pods are called "behind". They are evicted through the Eviction API, which respects PodDisruptionBudgets. A Ready
 pod is evicted only if all pods that the workload should have are Ready. Each step is derived from the cluster's state,
@@ -36,7 +36,8 @@ TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the 
 FINISH_SECONDS = 600.0
 REFUSED_SECONDS = 300.0  # seconds until a refused eviction is tried again
 # Seconds until the next check whether the evictions of a workload can begin. Evictions cannot begin if the pods of too
-# many other workloads are being evicted, if they have begun already, or if this replica does not lead.
+# many other workloads are being evicted, if the workload's evictions have begun already, or if this replica does not
+# lead.
 RECHECK = 15.0
 WAITS = "RestartWaits"
 
@@ -108,7 +109,7 @@ class PodEvictor:
         self._begun_handlers.append(on_begun)
 
     def add_done_handler(self, on_done: Done) -> None:
-        """Register ``on_done``, which is called once all pods of a workload have the new value and are Ready.
+        """Register ``on_done``, which is called when all pods of a workload have the new value and are Ready.
 
         Its arguments are the Secret, the workload with its new mark, the number of its pods, and the time at which the
         last of these pods became ready. The time is in seconds since 1970, or None if it is not known. ``on_done`` is
@@ -127,7 +128,7 @@ class PodEvictor:
 
     def is_replacing(self, consumer: Consumer, target: Target) -> bool:
         """Return whether pods of this consumer are being evicted for a Secret, or are evicted but not yet replaced by
-        Ready pods."""
+        Ready pods. Return False if the evictions do not go on."""
         run = self._runs.get(consumer.ref.namespace, consumer.ref)
         return run is not None and run.target == target and not run.is_blocked
 

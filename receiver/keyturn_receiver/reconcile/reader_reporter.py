@@ -32,11 +32,11 @@ from keyturn_receiver.telemetry.logs import RepeatedWarnings
 REASON = "NotRestarted"
 DELAY = 5.0  # seconds from a change until the namespace is listed; by then the delivery is answered
 INTERVAL = 10.0  # the fewest seconds between two lists of one namespace
-REST = 20.0  # after a list that took one second, its namespace is not listed again for this many seconds
+REST = 20.0  # for each second that a list took, its namespace is not listed again for this many seconds
 TICK = 1.0  # while changes wait, the seconds between two looks for namespaces that may be listed
 MAX_LISTS = 2  # namespaces that are listed at the same time
 MAX_PODS = 10_000  # at most this many pods, and at most this many CronJobs, of one namespace are read
-MAX_SECONDS = 20.0  # seconds for the lists of one namespace
+MAX_SECONDS = 20.0  # seconds for each of the two lists of one namespace
 MAX_CHANGES = 2000  # changed Secrets that wait for the list of their namespace
 MAX_KEYS = 20  # changed keys that are remembered; if there are more, any key counts as changed
 MAX_EVENTS = 20  # readers of a Secret that get an Event of their own

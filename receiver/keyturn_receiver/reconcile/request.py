@@ -119,9 +119,9 @@ class ReconcileResult:
     restarted. ``filled`` is true if the Secret was filled, or needed no change. A binding can name several AWS secrets.
     ``met`` has the AWS secrets that the error does not concern. Every key that depends on them was filled.
     ``unavailable`` has the AWS secrets that could not be read now, although a retry may read them. Both sets are empty
-    if restarts failed, too. ``partial`` is true if some keys were changed, and the error prevented the change of
-    others. If no retry can help until the Secret changes, ``terminal_version`` is the resource version of the Secret.
-    Otherwise it is empty.
+    unless the fill failed and the restarts did not. ``partial`` is true if some keys were changed, and the error
+    prevented the change of others. If no retry can help until the Secret changes, ``terminal_version`` is the resource
+    version of the Secret. Otherwise it is empty.
     """
 
     bound: bool

@@ -21,7 +21,8 @@ def retry_delay(attempts: int, error: Temporary) -> float:
     """Return the seconds to wait after ``attempts`` failed attempts in a row. The last of them failed with
     ``error``.
 
-    After Unfinished, the next attempt need not wait: the work queue puts it behind the work of others.
+    After Unfinished, the delay is short and does not grow: the work queue puts the next attempt behind the work of
+    others.
     """
     if isinstance(error, Unfinished):
         return UNFINISHED_RETRY

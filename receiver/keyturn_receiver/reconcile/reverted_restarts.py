@@ -41,11 +41,10 @@ class RevertedRestarts:
         self._wall = wall
 
     def notice(self, target: Target, consumers: Sequence[Consumer], record: Record, halt: str) -> str:
-        """Return what the status of a Secret has to say about its rollouts, or an empty text.
+        """Return the text about its rollouts that the status of a Secret must contain, or an empty text.
 
-        ``consumers`` are the consumers that may be restarted. ``halt`` is what the status has to say about a failed
-        rollout, which takes precedence. If this replica does not lead, the text about reverted restarts stays as it is
-        in ``record``.
+        ``consumers`` are the consumers that may be restarted. ``halt`` is the text about a failed rollout, or empty. It
+        takes precedence. If this replica does not lead, the text about reverted restarts stays as it is in ``record``.
         """
         if halt:
             return halt
@@ -68,8 +67,8 @@ class RevertedRestarts:
         return None if end is None else end - now
 
     def on_progress(self, before: Consumer | None, after: Consumer) -> None:
-        """Call ``notify`` for the Secrets of a consumer if the state of its rollout has changed, and the status of the
-        Secret says that the restart of this consumer is reverted."""
+        """If the state of a consumer's rollout has changed, call ``notify`` for each Secret of the consumer whose
+        status says that the restart of this consumer is reverted."""
         if before is None or stance(before) != stance(after):
             for name in after.reads:
                 self.on_unread(after.ref, Target(after.ref.namespace, name))

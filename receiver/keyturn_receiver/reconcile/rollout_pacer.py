@@ -1,8 +1,9 @@
 """Rollout pacer: decides which consumers of a Secret may be restarted now, and why the others wait.
 
 The pacer applies ``core/rollout_schedule.py`` to the caches, and decides again at each call. A limit for unfinished
-rollouts is a number of slots. Each unfinished rollout takes one slot. The pacer remembers only two things: this
-replica's writes until a watch shows them, and the Secrets to check again, with the times of these checks.
+rollouts is a number of slots. Each unfinished rollout takes one slot. The pacer remembers this replica's writes until a
+watch shows them, the restarts that are being written, and the Secrets that wait or are halted, with the times of their
+next checks.
 """
 
 import time
@@ -108,8 +109,9 @@ class RolloutPacer:
         """Decide which of ``consumers`` may be restarted now. The rollout policy allows a restart of each of them, but
         the schedule can make some of them wait, for example for a rollout window.
 
-        Consumers in ``tried`` that still need a mark are skipped. Either the API server has just refused their marks,
-        or the restart has just turned out to be unnecessary.
+        Consumers in ``tried`` that still need a mark are skipped. This reconcile has just tried to restart them, and
+        has not written their marks: for example, the API server has refused a mark, or the restart has turned out to be
+        unnecessary.
         """
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
@@ -210,8 +212,8 @@ class RolloutPacer:
             self._wake(after.ref, after.reads)
 
     def _on_release(self, ref: WorkloadRef, target: Target) -> None:
-        """Check each Secret that the workload reads, because the workload may be due for it, too. Wake those that wait
-        for a slot."""
+        """Check each Secret that the workload reads, because the workload may be due for it, too. Also wake Secrets
+        that wait for a slot."""
         consumer = self._index.get(ref, target)
         for name in {target.name, *(consumer.reads if consumer else ())}:
             self._index.notify(Target(ref.namespace, name))

@@ -54,8 +54,9 @@ class SourceReader:
         """Read, for each of ``sources``, the version that holds the staging label. No read is older than
         ``request.since``.
 
-        Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable or StaleRead.
-        ``worth_writing`` returns whether something can be written from the given versions alone.
+        Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable, StaleRead, or an error
+        of the Kubernetes API client. ``worth_writing`` returns whether something can be written from the given versions
+        alone.
 
         A source that has not been read by a deadline gets the error SourceUnavailable. There are three deadlines, and
         the earliest one counts:
@@ -101,7 +102,7 @@ class SourceReader:
             return consistent(_reading(reads))
         finally:
             for read in reads.values():
-                read.cancel()  # the call to AWS is shared with other readers, so it is not cancelled
+                read.cancel()  # this ends only the wait, because other readers may share the call to AWS
 
     async def _check_and_fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
         await self._check(binding, source, request)

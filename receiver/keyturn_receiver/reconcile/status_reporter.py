@@ -38,10 +38,10 @@ from keyturn_receiver.reconcile.turn_events import tell_halt, tell_waits
 from keyturn_receiver.resilience.token_bucket import TokenBuckets
 from keyturn_receiver.telemetry.metrics import Metrics
 
-# The number of reconciles of one namespace that may fail without a delay: FAILURE_RATE in a second, and FAILURE_BURST
-# at once after a pause. Each failure costs calls to AWS and Kubernetes, and tenants can edit bindings without end, even
-# bindings whose region or role never answers. Above this rate, a failed reconcile waits and keeps its slot of the work
-# queue. Each namespace has only a share of these slots.
+# The number of reconciles of one namespace that may fail without a delay, if no notification has caused them:
+# FAILURE_RATE in a second, and FAILURE_BURST at once after a pause. Each failure costs calls to AWS and Kubernetes, and
+# tenants can edit bindings without end, even bindings whose region or role never answers. Above this rate, a failed
+# reconcile waits and keeps its slot of the work queue. Each namespace has only a share of these slots.
 FAILURE_RATE = 20.0
 FAILURE_BURST = 100
 

@@ -23,7 +23,8 @@ def tell_waits(events: EventRecorder, target: Target, uid: str, turn: Turn) -> N
 
 
 def tell_halt(events: EventRecorder, target: Target, uid: str, turn: Turn) -> None:
-    """Queue an Event. It says that a failed rollout halts the others, or that no rollout halts others any more."""
+    """Queue an Event on the Secret. It says that a failed rollout halts the others, or that no rollout halts others any
+    more. If a rollout halts the others, queue an Event on its workload, too."""
     if turn.halted_by:
         events.event(target, uid, True, HALTED, turn.halt.removeprefix(f"{HALTED}: "))
         tell_consumer(events, turn.halted_by, True, HALTED, target, event_messages.HALTS_OTHERS)

@@ -36,7 +36,7 @@ class _Followed:
 
     ``version_ids`` maps ARN and staging label to the version id in the Secret's record. ``since`` is the time of the
     change. ``stuck_since`` is the time at which a rollout was found to be stuck. Both are in seconds since 1970.
-    ``told`` counts the answers that named the Secret.
+    ``told`` counts how often answers have reported a state of these versions.
     """
 
     version_ids: Mapping[str, str]
@@ -114,8 +114,9 @@ class VersionStates:
         return bound is not None and self._may_read(target.namespace, bound.has_account, candidate_names(arn))
 
     def _state(self, arn: str, version_id: str, followed: _Followed, now: float) -> VersionState | None:
-        """Return the state of a version of the AWS secret ``arn``. Return None while rollouts of this version are
-        unfinished, or if another version of the AWS secret is in use, too."""
+        """Return the state of a version of the AWS secret ``arn``. Return None if there is no state to report, for
+        example while rollouts of this version are unfinished, or if another version of the AWS secret is in use,
+        too."""
         names = frozenset(candidate_names(arn))
         targets = self._secrets.by_secret_id(
             arn, may_read=lambda namespace, has_account: self._may_read(namespace, has_account, names)

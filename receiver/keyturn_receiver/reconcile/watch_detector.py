@@ -136,8 +136,8 @@ class WatchDetector:
             self._queue.mark_recovered(target)
 
     def _delay(self, secret: WatchedSecret, work: _Work) -> float:
-        """Return the seconds to wait. The result is 0.0 unless the values of the Secret, or the marks of its consumers,
-        change again and again."""
+        """Return the seconds to wait because the values of the Secret, or the marks of its consumers, change again and
+        again, or because the evictions of a consumer's pods cannot begin now. Return 0.0 if there is no such reason."""
         if work.cause is Cause.DRIFT:
             return self._brake.delay(secret.target)
         return self._restarter.fight_delay(secret.target, work.consumers, secret.record)

@@ -144,7 +144,8 @@ class WatchReconciler:
 
 
 def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:
-    """Return a changed Secret whose record has the unsettled marks (``core/unsettled.py``)."""
+    """Return a changed Secret with ``Record.unsettled`` (``core/unsettled.py``) for its waiting consumers. If the state
+    before the change is not known, return the Secret unchanged."""
     name, watched, before = secret.target.name, secret.watched, secret.watched.before
     if before is None:
         return secret

@@ -81,7 +81,8 @@ class WorkQueue:
         return turn.result
 
     def gave_up_on(self, target: Target, resource_version: str) -> bool:
-        """Return whether this replica's last reconcile of exactly this version of the Secret has failed permanently."""
+        """Return whether this replica has given up on exactly this version of the Secret, because a reconcile has
+        failed permanently."""
         item = self._items.get(target)
         return item is not None and item.terminal_version == resource_version
 
@@ -91,7 +92,8 @@ class WorkQueue:
             item.terminal_version = ""
 
     def mark_recovered(self, target: Target) -> None:
-        """Stop counting a binding as failing, because another replica has made it true. A pending retry stays."""
+        """Stop counting a binding as failing, because another replica has made it true. If a retry is pending, change
+        nothing."""
         item = self._items.get(target)
         if item is None or item.phase is Phase.BACKING_OFF:
             return
@@ -125,8 +127,8 @@ class WorkQueue:
         return item.was_held_up or (is_waiting and self._queues.share_is_full(target.namespace, item.group))
 
     def settles_in(self, target: Target) -> float:
-        """Return the seconds until the caches are sure to show this replica's own writes. Return 0.0 if they are sure
-        to show them now."""
+        """Return the seconds until the caches are expected to show this replica's own writes, or 0.0 if they are
+        expected to show them now. While a reconcile runs, return SETTLE_SECONDS."""
         item = self._items.get(target)
         if item is None:
             return 0.0
@@ -165,7 +167,7 @@ class WorkQueue:
     async def close(self, grace: float) -> None:
         """Start no more retries. Queued and running reconciles get up to ``grace`` seconds to finish.
 
-        A pending retry for a notification is made at once, because the sender may rely on it.
+        A pending retry for a notification is an exception: it is made at once, because the sender may rely on it.
         """
         self._closing = True
         for target, item in list(self._items.items()):

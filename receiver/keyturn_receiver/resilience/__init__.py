@@ -1,1 +1,2 @@
-"""Resilience patterns in plain asyncio: back-off, token bucket, adaptive limiter, single flight and bounded map."""
+"""Resilience patterns in plain asyncio, such as back-off, token bucket, adaptive limiter, single flight and bounded
+map."""

@@ -25,7 +25,7 @@ class Overloaded(Exception):
 
 
 class LaneFull(Exception):
-    """No slot became free in time, because the caller's own lane makes more calls than it may make."""
+    """The caller's own lane makes more calls than it may make. So its queue is full, or no slot became free in time."""
 
 
 @dataclass(slots=True)
@@ -42,9 +42,9 @@ class AdaptiveLimiter:
     """Adaptive limiter. It is a semaphore whose limit moves between 1 and ``maximum`` with the load of the server.
 
     The limit rises by about one for each full round of successful requests. It is halved when requests fail because the
-    server is overloaded. If only one lane fails while other lanes succeed, this is no sign of overload. One lane uses
-    at most three quarters of the limit, so that a slot stays free for the first call of another lane, unless the limit
-    is below four. ``now`` returns monotonic seconds.
+    server is overloaded. If only one lane fails while other lanes succeed, this is no sign of overload. One lane leaves
+    a quarter of the limit, rounded down, to the other lanes. So a slot stays free for the first call of another lane,
+    unless the limit is below four. ``now`` returns monotonic seconds.
     """
 
     def __init__(self, maximum: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +90,7 @@ class AdaptiveLimiter:
                 self._end(lane)  # the caller was admitted just before it gave up, so it gives its slot back
             else:
                 waiter.cancel()
-                with suppress(ValueError):  # ``_admit`` has removed the waiter already
+                with suppress(ValueError):  # ``_admit`` may have removed the waiter already
                     mine.waiters.remove(waiter)
                 self._forget_if_idle(lane)
             self._admit()

@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Read:
-    """A read that waits for other reads to join it. The call counts towards the share of ``namespace``."""
+    """A read that waits for other reads to join it. Its call counts towards the share of ``namespace``. A batch that
+    reads for several namespaces counts towards no share."""
 
     version: "asyncio.Future[SecretVersion]"
     namespace: str

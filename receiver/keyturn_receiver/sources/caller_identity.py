@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from keyturn_receiver.sources.call_credentials import Credentials, call_with
 
 RENEW_BEFORE_EXPIRY = (
-    600  # seconds before the expiry; from then on, the SDK itself would renew the credentials before it signs
+    600  # seconds before the expiry; from then on, the SDK itself signs nothing before it has renewed the credentials
 )
 FAILURE_TTL = 2.0  # seconds for which callers share a failure; a call to a hanging agent takes up to nine seconds
 MAX_WAIT = 15.0  # seconds to wait for another thread's attempt; the longest attempt takes 14 s, when STS hangs

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Every client serves several tenants. In the retry mode "adaptive", a client slows down all its calls when AWS
 # throttles the calls for one secret. In the mode "standard", all calls of a client share one quota of retries, so the
-# secrets of one tenant could use up the quota of all tenants.
+# secrets of one tenant could use up the quota of all tenants. So the mode is "legacy".
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 _RETRY_ONCE: "_RetryDict" = {"mode": "legacy", "total_max_attempts": 2}
 MAX_SHARED_CLIENTS = 64  # one client per region; every partition of AWS has fewer regions than this
@@ -38,8 +38,8 @@ def _core() -> botocore.session.Session:
     """Return the SDK's session for the receiver's own credentials. The session is made only once, because the service
     models that it loads are large.
 
-    Every call ends within 15 seconds. This includes the session's own calls, such as the call to STS for the receiver's
-    own credentials.
+    A call that gets no answer ends within 15 seconds. This includes the session's own calls, such as the call to STS
+    for the receiver's own credentials.
     """
     core = _new_session()
     # Every other AWS SDK reads AWS_REGION. This SDK reads only the older AWS_DEFAULT_REGION.
@@ -87,7 +87,8 @@ def _utc(timestamp: object) -> datetime:
 
 
 def default_region() -> str | None:
-    """Return the region that AWS's own environment variables name, or None."""
+    """Return the region that AWS's own environment variables, or the SDK's configuration file, name. Return None if
+    they name none."""
     return _session().region_name
 
 

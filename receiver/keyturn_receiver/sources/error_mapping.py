@@ -27,7 +27,7 @@ from keyturn_receiver.errors import (
 from keyturn_receiver.sources.caller_identity import IdentityFault
 from keyturn_receiver.sources.thread_pools import CallTimeout, PoolExhausted
 
-RETRY_AFTER = 5.0  # seconds before a retry, for every ``Temporary`` error of this module
+RETRY_AFTER = 5.0  # at least this many seconds before a retry, for every ``Temporary`` error of this module
 
 # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors
 _REFUSALS: dict[str, tuple[type[SourceRefused], str]] = {

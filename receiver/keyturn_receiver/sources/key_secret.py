@@ -20,14 +20,19 @@ _log = logging.getLogger(__name__)
 
 
 class KeySecret:
-    """Key source that reads an AWS secret. It reads the values again only after a staging label has moved."""
+    """Key source that reads an AWS secret. While the staging labels stay where they are, ``load`` returns the keys of
+    the last load without reading the values.
+
+    The values are read again if a staging label has moved, or if a value could not be read at the last load. As long as
+    the current key is unusable, or if the role may not describe the secret, each load reads them.
+    """
 
     def __init__(self, stores: Stores, secret_id: str) -> None:
         self.name = f"signing key {secret_id}"
         self._stores = stores
         self._secret_id = secret_id
         self._keys: Sequence[bytes] = ()
-        self._version_ids: Mapping[str, str] = {}  # staging label -> id of its version, if readable at the last load
+        self._version_ids: Mapping[str, str] = {}  # staging label -> id of its version, if the version was readable
 
     async def load(self) -> Sequence[bytes]:
         """Read the usable keys of all staging labels.

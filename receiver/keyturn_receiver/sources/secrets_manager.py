@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 20  # secrets: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_BatchGetSecretValue.html
 MAX_QUARANTINED = 10_000  # number of secrets in quarantine; if there are more, the secret that hung first is forgotten
-MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; in a forgotten pair, "not found" deletes no Secret
+MAX_SEEN_ACCOUNTS = 1000  # pairs of account and region; "not found" deletes no Secret if its pair is forgotten
 _SILENCE = (CallTimeout, HTTPClientError, ConnectionError)  # the SDK's own ConnectionError
 NOT_CHECKED = "not checked yet"
 
@@ -51,12 +51,12 @@ class SecretMetadata:
 class SecretsManager:
     """AWS client for one identity in one region.
 
-    ``background_client`` makes the calls of sweeps. The SDK slows down a client that AWS throttles, and a sweep must
-    not slow down other reads.
+    ``background_client`` makes the calls of sweeps. If it is another client than ``client``, sweeps do not use the
+    connections of other reads.
 
     ``credentials_error`` is the reason why the credentials did not work when AWS last checked them. It is None if they
-    worked. Readiness shows this text, so it names no secret, and a failed call about a secret never sets it. If such a
-    call fails because of the credentials, it only starts a check. A check is a call about no secret.
+    worked. Readiness shows this text, so it names no secret. If a call about a secret fails because of the credentials,
+    it does not set the text, but starts a check. A check is a call about no secret.
 
     ``identity`` makes the calls. If the identity does not know its account, the account is read from AWS's responses.
     ``health`` is the health of the store (this identity in this region). The store is not proven if AWS has not

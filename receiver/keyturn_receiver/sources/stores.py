@@ -18,7 +18,7 @@ from keyturn_receiver.sources.thread_pools import SEVERAL
 
 MAX_STORES = 4096  # number of stores besides the receiver's own store in its region; each takes about 10 KiB
 MAX_STORES_PER_NAMESPACE = 2048  # number of these stores that one namespace may use
-MAX_KEPT_VALUES = 8 * 1024 * 1024  # bytes; values are kept for a while, so that all bindings of one event share them
+MAX_KEPT_VALUES = 8 * 1024 * 1024  # characters or bytes; values are kept so that all bindings of one event share them
 MAX_NAMED = 10_000  # number of secrets that ``_named_by`` remembers
 RENEW_BEFORE_EXPIRY = timedelta(minutes=5)
 RENEW_AFTER = 0.75  # credentials that are valid for less than 20 minutes are renewed after this share of their lifetime
@@ -96,9 +96,9 @@ class Store:
 class Stores:
     """Client pool. It holds the stores by identity and region.
 
-    ``create`` builds a store in three cases: when the store is first used, before its credentials expire, and after its
-    identity has changed. ``identify`` looks up the current identity of a tenant's store. Concurrent requests for the
-    same store, value or metadata share one call.
+    ``create`` builds a store in three cases: when the pool does not hold the store, before its credentials expire, and
+    after its identity has changed. ``identify`` looks up the current identity of a tenant's store. Concurrent requests
+    for the same store, value or metadata share one call.
     """
 
     def __init__(

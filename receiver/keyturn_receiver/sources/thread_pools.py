@@ -35,7 +35,7 @@ SEVERAL = "*"
 MAX_OTHER_REGIONS = UNPROVEN_THREADS // 2
 OWNER_QUEUE_TIMEOUT = 5.0  # seconds to wait for a slot for an unproven store or STS; after that, the binding backs off
 OTHERS_SHARE = 8  # one in this number of foreground slots is always left to other namespaces
-BACKGROUND_THREADS = 2  # at most this many concurrent calls of sweeps
+BACKGROUND_THREADS = 2  # at most this many concurrent calls of sweeps to stores that answer
 BUILDING_THREADS = 2  # clients are built one at a time; the second thread is needed if the first thread hangs
 OVERSUBSCRIPTION = 2  # threads per slot, so that abandoned calls do not block new ones
 

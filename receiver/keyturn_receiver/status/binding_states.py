@@ -19,8 +19,8 @@ MAX_TEXT = 600  # characters of a status that are shown
 
 
 class BindingState(StrEnum):
-    """The state of a binding. ``FAILING``, ``HALTED`` and ``REVERTED`` end only after a person has acted. ``RETRYING``
-    and ``NEW`` may end without that."""
+    """The state of a binding. ``FAILING``, ``HALTED`` and ``REVERTED`` usually end only after a person has acted.
+    ``RETRYING`` and ``NEW`` usually end without that."""
 
     OK = "ok"
     FAILING = "failing"  # the status of the Secret names an error
@@ -47,7 +47,7 @@ class Trouble:
 
     @property
     def needs_somebody(self) -> bool:
-        """Whether the trouble ends only if a person changes something."""
+        """Whether a person usually has to change something to end the trouble."""
         return self.state in NEEDING_SOMEBODY
 
 
@@ -59,7 +59,7 @@ class BindingStates:
         self._wall = wall
         self._told: dict[Target, Trouble] = {}  # troubles that the statuses of Secrets show
         self._retried: dict[Target, Trouble] = {}  # troubles from errors after which this replica tries again
-        self._troubled: Counter[BindingState] = Counter()  # the number of bindings in each state but OK
+        self._troubled: Counter[BindingState] = Counter()  # the number of bindings in each state except OK
         self._handlers: list[Callable[[], None]] = []
         self._barrier = FaultBarrier()
         self._size = 0
@@ -74,7 +74,7 @@ class BindingStates:
         return told if told and told.needs_somebody else self._retried.get(target) or told
 
     def needing_somebody(self) -> Iterator[Trouble]:
-        """Yield the troubles that only a person can end, newest first."""
+        """Yield the troubles that need a person, newest first."""
         return (each for each in reversed(self._told.values()) if each.needs_somebody)
 
     def counts(self) -> Counter[BindingState]:

@@ -59,8 +59,8 @@ class BindingView(View, frozen=True):
     """One binding. ``keys`` are those keys of the Secret that the binding names. ``other_keys`` is the number of the
     Secret's other keys.
 
-    ``history`` is None if the request did not ask for the history. ``history_error`` is the reason why the history
-    could not be read.
+    ``history`` is None if the request did not ask for the history, or if the history could not be read.
+    ``history_error`` is the reason why it could not be read, or empty.
     """
 
     namespace: str

@@ -26,10 +26,12 @@ class Parts(Protocol):
         before the first such sweep."""
 
     def credentials_error(self) -> str | None:
-        """Return the reason why AWS refuses the receiver's own credentials, or None if AWS accepts them."""
+        """Return the reason why the receiver's own credentials do not work, or are not known to work. Return None if
+        they work."""
 
     def missing_lists(self) -> Sequence[str]:
-        """Return the names of the lists that are still missing. The receiver cannot answer deliveries without them."""
+        """Return the names of the lists and of the sources of signing keys that are still missing. The receiver cannot
+        answer deliveries without them."""
 
 
 def health(parts: Parts) -> tuple[Health, ...]:

@@ -33,8 +33,8 @@ MAX_PAGE = 200  # bindings in one page of the list
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The sources of the page's data about Kubernetes: the caches, the restarter of consumers, and the tracker of their
-    rollouts."""
+    """The sources of the page's data about Kubernetes: the caches, the restarter of consumers, the tracker of their
+    rollouts, and the client that reads histories."""
 
     secrets: SecretCache
     consumers: ConsumerIndex

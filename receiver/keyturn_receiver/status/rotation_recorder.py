@@ -41,7 +41,7 @@ class RotationRecorder:
         self._barrier = FaultBarrier()
 
     def handling(self, handler: Handler) -> Handler:
-        """Return a handler that also records each delivered notification in the log."""
+        """Return a handler that also records each delivered notification in the log, except heartbeats."""
         return _RecordingHandler(self._log, handler, self._barrier)
 
     def recorded(self, reconcile: Reconcile) -> Reconcile:
@@ -85,7 +85,8 @@ class RotationRecorder:
 
 
 class _RecordingHandler:
-    """Decorator of a handler of notifications. It reports each notification and its answer to the log."""
+    """Decorator of a handler of notifications. It reports each notification and its answer to the log, except
+    heartbeats."""
 
     def __init__(self, log: RotationLog, handler: Handler, barrier: FaultBarrier) -> None:
         self._log = log

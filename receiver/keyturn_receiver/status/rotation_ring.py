@@ -17,7 +17,7 @@ class RotationRing:
 
     def __init__(self) -> None:
         self._rotations: OrderedDict[str, Rotation] = OrderedDict()  # by id, oldest first
-        self._latest: dict[Target, Rotation] = {}  # the newest rotation of each Secret in the ring
+        self._latest: dict[Target, Rotation] = {}  # by Secret: its newest rotation in the ring
         self._rollouts = 0  # the number of rollouts of all rotations in the ring
         self.total = 0  # the number of rotations since the start of the process
 

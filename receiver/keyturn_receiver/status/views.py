@@ -111,7 +111,7 @@ class Propagation(View, frozen=True):
 
 
 class Attention(View, frozen=True):
-    """A binding that needs a person."""
+    """A binding that needs a person, or a stuck rollout."""
 
     namespace: str
     name: str
@@ -239,7 +239,7 @@ def attention_view(trouble: Trouble) -> Attention:
 
 def propagation(rotations: Iterable[Rotation]) -> Propagation:
     """Return the propagation times of rotations. A rotation does not count if the time of the move of its staging label
-    is not known, or if it restarted no pod."""
+    is not known, if it restarted no pod, or if not all of its rollouts are live."""
     seconds = sorted(
         max(0.0, live_at - rotation.told_at)
         for rotation in rotations

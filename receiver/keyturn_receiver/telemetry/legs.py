@@ -1,4 +1,4 @@
-"""The legs (steps) of a reconcile. Each leg has a span of its own, and a histogram has its duration."""
+"""The legs (steps) of a reconcile. Each leg has a span and a histogram of its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -71,7 +71,7 @@ class ReplayCache:
         except BaseException as error:
             self._discard(digest, entry)
             entry.results.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())
-            entry.results.exception()  # marks the error as retrieved, because no call may wait for it
+            entry.results.exception()  # marks the error as retrieved, because possibly no call waits for it
             raise
         entry.results.set_result(results)
         if any(result.outcome is Outcome.FAILED for result in results):

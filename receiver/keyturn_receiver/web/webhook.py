@@ -1,8 +1,8 @@
 """Webhook to which the notifier delivers: ``POST /v1/notifications`` (docs/design.md#wire-contract).
 
-The webhook makes five checks of each delivery, the cheapest check first: the size of the body, the signature, the
-content, whether the delivery is a replay, and the free capacity. A delivery that is refused, or that is a replay,
-causes no call to AWS or Kubernetes.
+Once the receiver is ready, the webhook makes five checks of each delivery, the cheapest check first: the size of the
+body, the signature, the content, whether the delivery is a replay, and the free capacity. A delivery that is refused,
+or that is a replay, causes no call to AWS or Kubernetes.
 """
 
 import asyncio

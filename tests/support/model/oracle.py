@@ -20,8 +20,8 @@ Reads = frozenset[str] | None  # the keys that a consumer reads, or None if it r
 
 
 class ExpectedError(Exception):
-    """Raised if a binding is invalid or a value lacks a property that the binding names. The text is the status
-    reason."""
+    """Raised if a Secret cannot be filled, such as if its binding is invalid or its value lacks a property that the
+    binding names. The text is the status reason."""
 
 
 def everything(value: Value) -> dict[str, str]:
@@ -93,11 +93,11 @@ class SecretOracle:
     order: Mapping[str, Sequence[str]]
     ordered: bool = True
     applied: list[AppliedState] = field(default_factory=list)
-    foreign: set[str] = field(default_factory=set)  # all keys that were ever edited by hand
+    foreign: set[str] = field(default_factory=set)  # keys that the object had at first, or that were edited by hand
     _seen: int = 0
     _state: Any = None
     _applied_to: str = ""  # the uid of the object that Keyturn wrote last
-    # The keys that have been edited by hand since Keyturn last wrote them.
+    # The keys that the object had at first, or that were edited by hand, and that Keyturn has not written since.
     _touched: set[str] = field(default_factory=set)
     _meaning: dict[tuple[str, str], bytes] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict)
@@ -171,7 +171,7 @@ class SecretOracle:
         return self._state is not None and self._applied_to == uid(self._state)
 
     def revisions(self) -> list[tuple[int, Mapping[str, str]]]:
-        """Return all recorded revisions in order, each with the resource version of the Secret that recorded them."""
+        """Return all recorded revisions in order, each with the resource version that the Secret got by their write."""
         return [(each.at, each.revisions) for each in self.applied]
 
     def as_of(self, at: int) -> Mapping[str, bytes]:
@@ -182,8 +182,8 @@ class SecretOracle:
 def check_consumer(states: Sequence[Any], secrets: Mapping[str, SecretOracle], settled: Sequence[str] = ()) -> int:
     """Check the states of a workload against those of the Secrets that it reads. Return its number of restarts.
 
-    The states include those of earlier objects of the same name. ``settled`` names Secrets; the workload must have been
-    restarted for the last revision of each of them.
+    The states include those of earlier objects of the same name. ``settled`` names Secrets. If the workload reads one
+    of them in the end, it must have the mark of the Secret's last revision, and its pods must not hold older values.
     """
     restarts = 0
     for _, lifetime in groupby(states, uid):
@@ -243,7 +243,7 @@ def _check_end(life: Sequence[Any], name: str, oracle: SecretOracle) -> None:
 
 
 def wanted(revisions: Mapping[str, str], reads: Reads) -> str | None:
-    """Return the mark that a consumer which reads these keys should have."""
+    """Return the mark that a consumer of these keys should have, or None if the Secret has none of them."""
     keys = revisions.keys() if reads is None else revisions.keys() & reads
     return digest(revisions, keys) if keys else None
 

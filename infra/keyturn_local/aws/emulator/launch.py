@@ -1,5 +1,5 @@
-"""The emulator's program. It runs ministack, and adds the features of AWS that template.yaml needs and ministack does
-not have. Each part below closes one such gap.
+"""The emulator's program. It runs ministack, and adds the features of AWS that Keyturn's templates and tests need and
+ministack does not have. Each part below closes one such gap.
 
 This file runs as a script in the emulator's own virtual environment, so it imports nothing of this repository. If
 KEYTURN_BARE=1 is set, the gaps stay open. Tests use this to find out whether ministack still has the gaps.
@@ -77,7 +77,7 @@ def close_gaps() -> None:
     iam_actions._action_from_target = _action_of_target
     sqs._HANDLERS["StartMessageMoveTask"] = _move_messages
     lambda_svc._emit_lambda_logs = _write_logs
-    # The policies of the queues demand TLS. So requests on loopback count as sent over TLS.
+    # The policies of the queues demand TLS, but the emulator has no TLS. So every request counts as sent over TLS.
     app.pin_request_origin = lambda address, _: iam_evaluator.pin_request_origin(address, True)
 
 
@@ -139,7 +139,8 @@ def _bus_policy(name: str) -> Any:
 
 
 def _bus_policy_for_arn(arn: str) -> tuple[Any, str] | None:
-    """Return the policy and the account of a bus. ministack's evaluator calls this function by its name."""
+    """Return the policy and the account of a bus, or None if the bus has no policy. ministack's evaluator calls this
+    function by its name."""
     policy = _bus_policy(arn.split(":event-bus/")[-1])
     return (policy, arn.split(":")[4]) if policy else None
 
@@ -237,7 +238,8 @@ def _with_bus(properties: Properties, name: str, attributes: dict[str, str]) -> 
 
 
 def _secret_string(properties: Properties) -> str:
-    """Generate the value of a secret with ministack's own GetRandomPassword, which supports all exclusions."""
+    """Return the value of a secret. If the template asks for a generated value, ministack's own GetRandomPassword
+    generates it, because GetRandomPassword supports all exclusions."""
     generate = properties.get("GenerateSecretString")
     if not generate or properties.get("SecretString"):
         return str(properties.get("SecretString", ""))
@@ -305,9 +307,9 @@ def _run_steps(secret: Any, record: Any, version_id: str, steps: tuple[str, ...]
     for step in steps:
         event = {"Step": step, "SecretId": secret["ARN"], "ClientRequestToken": version_id, "RotationToken": new_uuid()}
         if lambda_svc._execute_function(record, event).get("error"):
-            break  # the version keeps AWSPENDING, as in AWS
+            break  # if a rotation fails, its version keeps AWSPENDING, as in AWS
     if steps == ("testSecret",):
-        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")  # AWS removes it, too
+        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")  # AWS also removes it after a dry run
         secret["Versions"].pop(version_id, None)
 
 
@@ -321,9 +323,9 @@ def _error(kind: str, message: str) -> Any:
 def _move_messages(request: dict[str, Any], _: str) -> dict[str, str]:
     """Move all messages of a dead-letter queue to the destination that the request names.
 
-    The request must name a destination. By default, AWS moves each message back to its source queue, from which
-    SQS has moved it to the dead-letter queue. There is no source queue here, because the notifier itself sends messages
-    to the dead-letter queue.
+    By default, AWS moves each message back to the queue from which SQS has moved it to the dead-letter queue. For
+    messages that the notifier itself has sent to the dead-letter queue, there is no such queue. So the request must
+    name a destination.
 
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html
     """
@@ -350,8 +352,8 @@ _to_bus = eventbridge._dispatch_to_event_bus
 
 
 def _dispatch_to_event_bus(bus: Any, event: Properties, rule: Properties, *rest: Any) -> None:
-    """Create the default bus. Send a schedule's event to it, with the source and the type that the schedule's target
-    names."""
+    """Send a schedule's event to a bus, with the source and the detail type that the schedule's target names. The
+    default bus is created first if it does not exist yet."""
     eventbridge._ensure_default_bus()
     named = rule.get("Target", {}).get("EventBridgeParameters", {})
     _to_bus(bus, {**event, **{each: named[each] for each in ("Source", "DetailType") if each in named}}, rule, *rest)
@@ -363,20 +365,20 @@ _emit_logs = lambda_svc._emit_lambda_logs
 
 
 def _write_logs(function: Any, *arguments: Any, **options: Any) -> None:
-    """Write the log of an invocation, unless the stack has deleted the log group. The roles of the functions may not
-    create log groups."""
+    """Write the log of an invocation. If the function names a log group that does not exist, for example because the
+    stack was deleted, write nothing, because the roles of the functions may not create log groups."""
     group = (function.get("config") or function).get("LoggingConfig", {}).get("LogGroup")
     if not group or group in cloudwatch_logs._log_groups:
         _emit_logs(function, *arguments, **options)
 
 
-# --- CloudTrail's events on the bus: the lifecycle events of secrets -------------------------------------------------
+# --- CloudTrail's events on the bus: DeleteSecret and RestoreSecret --------------------------------------------------
 # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-service-event-cloudtrail.html
 
 
 def _with_api_event(name: str, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a handler that calls ``handler``. After that, it puts CloudTrail's event about the call on the default
-    bus."""
+    """Return a handler that calls ``handler``. If the call succeeds, the new handler then puts CloudTrail's event about
+    it on the default bus."""
 
     def handle(request: dict[str, Any]) -> Any:
         answer = handler(request)
@@ -419,12 +421,13 @@ def _put_api_event(name: str, request: dict[str, Any], answer: dict[str, Any]) -
 
 
 def _with_properties(handler: Any, change: Callable[[Properties], Properties]) -> Any:
-    """Return a provisioner that calls ``handler``. ``change`` returns the properties for this call."""
+    """Return a provisioner that calls ``handler`` with the properties that ``change`` makes of the given ones."""
     return lambda *arguments: handler(*(change(each) if isinstance(each, dict) else each for each in arguments))
 
 
 def _number_of_concurrency(mapping: Properties) -> Properties:
-    """Turn MaximumConcurrency into a number. A parameter is a text, and a text here would stop ministack's poller."""
+    """Turn MaximumConcurrency into a number. A stack parameter is a text, and a text here would stop ministack's
+    poller."""
     scaling = mapping.get("ScalingConfig")
     if not scaling:
         return mapping
@@ -432,7 +435,7 @@ def _number_of_concurrency(mapping: Properties) -> Properties:
 
 
 def _first_metric(alarm: Properties) -> Properties:
-    """Replace metric math by the first metric of its expression, because ministack refuses metric math."""
+    """Return an alarm with its first metric in place of metric math, because ministack refuses metric math."""
     metrics = [each["MetricStat"] for each in alarm.get("Metrics", []) if "MetricStat" in each]
     if not metrics:
         return alarm

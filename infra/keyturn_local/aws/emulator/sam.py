@@ -21,7 +21,7 @@ SOURCES = ("template.yaml", "samconfig.toml", "lambda")
 
 
 class DeployFailed(RuntimeError):
-    """SAM's command line or CloudFormation refused the deployment. The text is SAM's output."""
+    """A command of SAM failed, for example because CloudFormation refused the deployment. The text is SAM's output."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def build(source: Path = ROOT) -> Path:
 def package(emulator: Emulator, bucket: str, built: Path | None = None) -> str:
     """Run `sam package` for a build. Return the URL of the packaged template.
 
-    CloudFormation can deploy this template without SAM. This function also creates the bucket for it.
+    CloudFormation can deploy this template without SAM. This function also creates ``bucket``, and uploads the template
+    to it.
     """
     s3 = emulator.client("s3")
     s3.create_bucket(Bucket=bucket)

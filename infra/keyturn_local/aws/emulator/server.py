@@ -78,7 +78,8 @@ class Emulator(Stoppable):
         return sdk.environment(self.endpoint_url)
 
     def tool_environment(self) -> dict[str, str]:
-        """Return an environment for command lines. ``aws`` and ``sam`` are on its PATH, and AWS is the emulator."""
+        """Return an environment for command lines. Its PATH has ``aws`` and ``sam``, and both call the emulator instead
+        of AWS."""
         path = os.pathsep.join([str(self._commands), str(ROOT / ".venv-sam" / "bin"), os.environ["PATH"]])
         return {**clean_environment(), **self.environment(), "PATH": path, "AWS_PAGER": "", "SAM_CLI_TELEMETRY": "0"}
 
