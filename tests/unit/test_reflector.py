@@ -153,6 +153,27 @@ async def test_resync_relists_and_drops_objects_whose_deletion_no_watch_reported
     assert api.lists == 3
 
 
+@pytest.mark.parametrize("is_during_a_list", [False, True])
+async def test_list_that_is_asked_for_follows_the_watch_even_if_a_list_is_running(is_during_a_list: bool) -> None:
+    """The objects that the running list has transformed already would otherwise keep their former form."""
+
+    class AskingApi(Api):
+        async def request(self, *arguments: Any, **options: Any) -> Any:
+            if is_during_a_list and not self.lists:
+                reflector.list_again()
+            return await super().request(*arguments, **options)
+
+    api = AskingApi(PAGES, [[], []])
+    reflector = Reflector(api, ListWatch("/api/v1/things"), NameCache(), WatchTimeouts(max_delay=0.01, resync=3600))
+    running = asyncio.create_task(reflector.run())
+    if not is_during_a_list:
+        await reflector.synced.wait()
+        reflector.list_again()
+    await asyncio.wait_for(api.done.wait(), 600)
+    running.cancel()
+    assert api.lists == 2
+
+
 @pytest.mark.parametrize("namespace", [None, "team"])
 async def test_list_of_one_namespace_replaces_that_namespace_alone(namespace: str | None) -> None:
     replaced: list[str | None] = []

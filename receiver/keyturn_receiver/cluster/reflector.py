@@ -122,6 +122,7 @@ class Reflector(Generic[T]):
         # The next watch resumes after this version. If it is empty, the objects are listed first.
         self._resource_version = ""
         self._listed_at = 0.0
+        self._lists_again = False
         self._after = after
         self._is_optional = is_optional
         self.lists = 0  # the number of complete lists so far
@@ -130,7 +131,7 @@ class Reflector(Generic[T]):
     def list_again(self) -> None:
         """List the objects again once a watch has ended without an error, even if no event was missed. All objects are
         then transformed again."""
-        self._listed_at = -math.inf
+        self._lists_again = True
 
     async def run(self) -> None:
         """Run until cancelled. Every failure is logged and retried, either by resuming the watch or by a new list.
@@ -150,6 +151,7 @@ class Reflector(Generic[T]):
             started = time.monotonic()
             try:
                 if not self._resource_version:
+                    self._lists_again = False
                     self._resource_version = await self._list()
                     self._listed_at = time.monotonic()
                     self.lists += 1
@@ -157,8 +159,9 @@ class Reflector(Generic[T]):
                 started = time.monotonic()
                 await self._watch()
                 failures = silent = 0
-                if time.monotonic() - self._listed_at > self._timeouts.resync:
-                    self._resource_version = ""  # list again, in case a watch has missed an event
+                # A watch may have missed an event, so list again from time to time.
+                if self._lists_again or time.monotonic() - self._listed_at > self._timeouts.resync:
+                    self._resource_version = ""
                 if time.monotonic() - started < MIN_WATCH:
                     await asyncio.sleep(MIN_WATCH)  # prevents a busy loop if the server ends each watch immediately
             except KeyturnError as error:
