@@ -72,8 +72,8 @@ def custom_resources(control_plane: "ControlPlane") -> None:
 
 @pytest.fixture(scope="module")
 def stack(control_plane: "ControlPlane", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
-    """A complete Keyturn, shared by tests that leave it intact. Its poller sleeps, so only events can bring a
-    change."""
+    """A complete Keyturn, shared by tests that leave it intact. After its first sweep, its poller sleeps for an hour,
+    so only events can bring a change."""
     from keyturn_local.stack import run_stack
 
     settings = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600", "KEYTURN_SIGNING_KEY_INTERVAL_SECONDS": "3600"}

@@ -1,5 +1,5 @@
-"""The history on a Secret has each change once, in order, and stays within its size limit, whatever happens to writes
-and to the history itself."""
+"""The history on a Secret has the last changes in order, and none of them twice, and stays within its size limit,
+whatever happens to writes. If somebody garbles the history, it starts again with the next change."""
 
 import json
 from collections.abc import Sequence

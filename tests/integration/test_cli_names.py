@@ -71,7 +71,8 @@ def shop(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def complete(kubeconfig: Path | None, *words: str, **variables: str) -> list[str]:
-    """Return what bash is given for the words, of which the last is still being typed."""
+    """Return the completions that the command line prints for bash. ``words`` are the words after `keyturn`. The last
+    of them is still being typed."""
     asked = {"_KEYTURN_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["keyturn", *words])}
     asked |= {"COMP_CWORD": str(len(words)), **PATIENT, **variables}
     ended = cli.run(kubeconfig, env=asked)

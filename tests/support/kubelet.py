@@ -129,7 +129,8 @@ class Kubelet:
 
 
 def helm_test(kubelet: Kubelet) -> subprocess.CompletedProcess[str]:
-    """Let Helm create its test pod, run the command of the pod, and check that Helm's verdict matches the result."""
+    """Run `helm test` in place of a kubelet: Helm creates its test pod, and this function runs the pod's command on
+    this machine. Check that Helm's verdict matches the result, and return the result."""
     helm = kubelet.helm
     with ThreadPoolExecutor(1) as pool:
         verdict = pool.submit(helm.client.test, "keyturn", timeout=60)

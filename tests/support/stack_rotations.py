@@ -12,7 +12,8 @@ SLEEPING = {"KEYTURN_POLL_INTERVAL_SECONDS": "3600"}
 
 
 def given_bindings(stack: Stack, namespace: str, count: int) -> list[str]:
-    """Create ``count`` AWS secrets and a Secret bound to each of them. Return the names of the AWS secrets."""
+    """Create ``count`` AWS secrets and a Secret bound to each of them. Wait until each Secret
+    is filled. Return the names of the AWS secrets."""
     names = [f"{namespace}/s{number}" for number in range(count)]
     for name in names:
         stack.aws.secrets_manager().create_secret(Name=name, SecretString=value(0))

@@ -20,13 +20,14 @@ POLLING = {"Delay": 1, "MaxAttempts": 60}
 
 @contextmanager
 def deployed(emulator: Emulator, template: str, name: str = "", **parameters: str) -> Iterator[Deployment]:
-    """Create a stack, and delete it at the end unless the block raises. ``template`` is the text or the URL of the
-    template. Raises Refused."""
+    """Create a stack, and delete it at the end. ``template`` is the text or the URL of the template. Raises Refused."""
     name = name or f"stack-{uuid4().hex[:6]}"
     create(emulator, template, name, **parameters)
     deployment = sam.describe(emulator, name)
-    yield deployment
-    deployment.delete()
+    try:
+        yield deployment
+    finally:
+        deployment.delete()
 
 
 class Refused(AssertionError):

@@ -76,8 +76,8 @@ Deployments only where a row says so, so that all other measurements write nothi
   namespace, whatever the number of its rotations.
 - *Floor* is one `GetSecretValue` by boto3 in a thread, followed by one server-side apply over the receiver's own
   transport, {RATE:g} times a second.
-- *Raw applies* are 1,000 server-side applies of Secrets of the same size, {CONCURRENCY} at once. The receiver does not
-  watch these Secrets.
+- *Raw applies* are 1,000 server-side applies of Secrets of the same size, {CONCURRENCY} at once. The receiver's watch
+  shows these Secrets, but they are not bound.
 - *Accepted to applied* is the time from sending a signed delivery to its acknowledgement, which the receiver sends
   after it has applied the change.
 - *Accepted to restarted* and the bursts with Deployments also change the pod template of a Deployment. Their floor does

@@ -169,11 +169,11 @@ def read_consumer(
     reloader: ReloaderMode = ReloaderMode.ABSENT,
     before: Consumer | None = None,
 ) -> Consumer | None:
-    """Parse a workload as the API server returns it. Returns None if its pods read no Secret, and nothing is wrong
-    with its annotations and labels. ``reloader`` tells whether Reloader's annotations count.
+    """Parse a workload as the API server returns it. Returns None if the pods read no Secret and the annotations and
+    labels have no faults. ``reloader`` tells whether Reloader's annotations count.
 
-    ``before`` is an earlier state of the workload. If only the status has changed since then, the template is not
-    parsed again, because a rollout changes the status of a workload several times.
+    ``before`` is an earlier state of the workload. If it has no faults, and only the status has changed since then, the
+    template is not parsed again, because a rollout changes the status of a workload several times.
     """
     metadata = as_object(workload.get("metadata"))
     annotations = as_object(metadata.get("annotations"))

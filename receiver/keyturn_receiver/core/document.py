@@ -69,7 +69,8 @@ class Document:
         return QuotedJson(self.content, whole) if isinstance(self.content, QuotedJson) else self.content
 
     def fault_for(self, whole: str) -> str:
-        """Return ``fault`` with advice to use the expression ``whole``, and not @, for the whole value."""
+        """Return ``fault``. If its advice ends with the expression @ for the whole value, the result ends with the
+        expression ``whole`` instead."""
         return self.fault.removesuffix(_WHOLE) + whole if self.fault.endswith(_WHOLE) else self.fault
 
 

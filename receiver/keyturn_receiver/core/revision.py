@@ -167,7 +167,8 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
 
 
 def write_record(record: Record, applied_at: str) -> dict[str, str]:
-    """Return the annotations that ``read_record`` reads. ``applied_at`` (RFC 3339) is only for people."""
+    """Return the annotations from which ``read_record`` reads the record, apart from its ``notice``. ``applied_at``
+    (RFC 3339) is only for people."""
     changed_at = write_times(record.write_times, record.revisions)
     return {
         VERSION_IDS: compact_json(record.version_ids),

@@ -72,9 +72,9 @@ class Subject:
 class Reader:
     """A reader that Keyturn does not restart. ``name`` is its name in messages, such as "Pod bare".
 
-    ``pod`` has the reader's reads of Secrets, and the time at which its pod was created. ``switch`` is what the
-    reader's annotations say about restarts. ``deployment`` is the name of the workload that may own the reader's
-    ReplicaSet, such as a Deployment. It is empty if there is no such workload.
+    ``pod`` has the reader's reads of Secrets and its time of creation, which is 0 for a CronJob. ``switch`` is what the
+    reader's annotations say about restarts. ``deployment`` is the name of the Deployment, or of another workload, that
+    may own the reader's ReplicaSet. It is empty if there is no such workload.
     """
 
     sort: Sort

@@ -23,9 +23,10 @@ _SEPARATOR = "~"  # between a mark and its suffix; neither a digest nor a prefix
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """What is known about an unsettled mark. ``since`` is the time at which its value was replaced, in seconds since
-    1970 by the API server's clock. Pods that were created earlier have read the value. ``suffix`` is 0 until the value
-    has returned. Then it is the number that its mark ends with."""
+    """What is known about an unsettled mark. Such a mark stands for a value that the Secret had before. ``since`` is
+    the time at which that value was replaced in the Secret, in seconds since 1970 by the API server's clock, or 0 if
+    the time is not known. Pods that were created before ``since`` have read the value. ``suffix`` is 0 as long as the
+    value has not returned to the Secret. After its return, ``suffix`` is the number at the end of the mark."""
 
     since: int
     suffix: int = 0

@@ -14,7 +14,7 @@ from keyturn_receiver.errors import ClusterRefused
 from keyturn_receiver.reconcile import event_messages
 from keyturn_receiver.telemetry.metrics import Metrics
 
-MAX_CONSUMER_EVENTS = 20  # at most this many workloads get an Event about one change of a Secret
+MAX_CONSUMER_EVENTS = 20  # at most this many workloads get an Event of one kind from one reconcile of a Secret
 
 _log = logging.getLogger(__name__)
 

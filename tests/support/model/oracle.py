@@ -86,8 +86,8 @@ class AppliedState:
 
 @dataclass
 class SecretOracle:
-    """Checks the states of one Secret in order. ``order`` has the versions that have held AWSCURRENT, for each
-    secret."""
+    """Checks the states of one Secret, one after the other. ``order`` maps the id of each AWS secret to the ids of the
+    versions that have held AWSCURRENT, in the order in which they held it."""
 
     versions: Mapping[str, Version]
     order: Mapping[str, Sequence[str]]
