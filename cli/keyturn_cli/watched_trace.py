@@ -25,8 +25,9 @@ from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_fields, owned
 from keyturn_receiver.core.json_access import as_object
+from keyturn_receiver.core.mark import has_mark_of
 from keyturn_receiver.core.revision import OK, Record
-from keyturn_receiver.core.rollout import has_mark_of, written_at
+from keyturn_receiver.core.rollout import written_at
 from keyturn_receiver.core.unsettled import read_unsettled
 from keyturn_receiver.core.watched import MAX_KEPT, WATCHED
 from keyturn_receiver.core.write_times import REMOVED, parse_time, read_times, resolve, rfc3339

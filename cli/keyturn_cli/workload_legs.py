@@ -13,7 +13,7 @@ from keyturn_cli.times import seconds_of
 from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.json_access import as_object
-from keyturn_receiver.core.rollout import present_mark
+from keyturn_receiver.core.mark import present_mark
 
 SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.OFF: NEVER}  # workloads in other stages have the sign OPEN
 MAX_EVENTS = 20  # at most this many warnings are shown for one Secret

@@ -10,10 +10,10 @@ import pytest
 from keyturn_receiver.cluster.wanted_fields import workload_decoder
 from keyturn_receiver.core.argo_progress import MAX_LEAD
 from keyturn_receiver.core.consumer import Consumer, read_consumer
+from keyturn_receiver.core.mark import present_mark
 from keyturn_receiver.core.open_rollouts import is_open, is_restarted
 from keyturn_receiver.core.restart_way import RESTART
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.core.rollout_candidate import other_candidate
 from keyturn_receiver.core.rollout_hold import PAUSED
 from keyturn_receiver.core.rollout_progress import RolloutState

@@ -26,6 +26,7 @@ from keyturn_receiver.core.rollout_halt import change_of
 from keyturn_receiver.core.rollout_order import ORDER
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
 from keyturn_receiver.core.rollout_window import WINDOW
+from keyturn_receiver.core.unsettled import without_suffix
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import NotFound
@@ -124,7 +125,8 @@ class Cluster:
         return secret_object(name, self.versions[name])
 
     def template_mark(self, name: str, secret: str) -> str | None:
-        return self.objects[name]["spec"]["template"]["metadata"]["annotations"].get(MARK.format(secret))
+        mark = self.objects[name]["spec"]["template"]["metadata"]["annotations"].get(MARK.format(secret))
+        return mark and without_suffix(mark)
 
     def is_current(self, name: str, secret: str) -> bool:
         settled = self.objects[name]["metadata"]["annotations"].get(MARK.format(secret))

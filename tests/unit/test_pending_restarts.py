@@ -72,7 +72,7 @@ def test_what_is_left_is_forgotten_when_it_is_done_or_after_a_minute() -> None:
     clock = FakeClock()
     pending = PendingRestarts(clock)
     pending.keep(DB, WRITE, frozenset({REF}))
-    assert pending.get(DB) == Write(AFTER, BEFORE, left=frozenset({REF}))
+    assert pending.get(DB) == Write(AFTER, BEFORE, frozenset({REF}))
     pending.keep(DB, WRITE, frozenset())
     assert pending.get(DB) is None
     pending.keep(DB, WRITE, frozenset({REF}))

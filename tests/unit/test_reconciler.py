@@ -5,6 +5,7 @@ The fake API server shows its writes to the caches as the watches would do, at a
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import HALTED
 from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.unsettled import without_suffix
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -771,6 +773,47 @@ async def test_failed_fill_still_restarts_consumers_that_are_behind() -> None:
     assert isinstance(result.error, SourceUnavailable)
     assert [ref.name for ref in result.restarted] == ["web"]
     await engine.queue.close(0)
+
+
+@pytest.mark.parametrize("suffix", ["", "~1"])
+async def test_value_that_returns_changes_a_template_that_still_has_its_mark(suffix: str) -> None:
+    """The workload waited for its restart when its owner made all its pods anew, so the mark was settled. The template
+    has kept the mark of the value that returns now."""
+    engine, name = Engine(), "revision.keyturn.dev/db"
+    await engine.start()
+    marks = {}
+    for version in (2, 3):
+        engine.stores.version, engine.stores.value = version, f'{{"password": "{version}"}}'
+        assert (await engine.notify()).restarted
+        marks[version] = without_suffix(engine.api.workload["spec"]["template"]["metadata"]["annotations"][name])
+        await engine.settle()
+    engine.api.workload["metadata"] |= {"resourceVersion": "100", "annotations": {name: marks[3]}}
+    engine.api.workload["spec"]["template"]["metadata"]["annotations"] = {name: marks[2] + suffix}
+    engine.api.show()
+    await engine.settle()
+    engine.stores.version, engine.stores.value = 2, '{"password": "2"}'
+    assert (await engine.notify()).restarted
+    mark = engine.api.workload["spec"]["template"]["metadata"]["annotations"][name]
+    assert re.fullmatch(rf"{marks[2]}~\d{{2,}}", mark)
+    await engine.settle()
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {name: mark}
+
+
+@pytest.mark.parametrize("updated", [0, 1])
+async def test_restart_in_the_middle_of_a_rollout_makes_a_template_that_no_pod_has(updated: int) -> None:
+    """If the value has returned, Kubernetes would go back to a former template, and keep its pods."""
+    engine, name = Engine(), "revision.keyturn.dev/db"
+    await engine.start()
+    engine.api.workload["metadata"] |= {"resourceVersion": "100", "generation": 1}
+    engine.api.workload["status"] = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": updated}
+    engine.api.show()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    assert (await engine.notify()).restarted
+    mark = engine.api.workload["spec"]["template"]["metadata"]["annotations"][name]
+    assert ("~" in mark) is (not updated)
+    assert ("GET", "pods") not in engine.api.calls
+    await engine.settle()
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {name: mark}
 
 
 @pytest.mark.parametrize(("age_of_pod", "restarts"), [(1, ["web"]), (-1, [])])

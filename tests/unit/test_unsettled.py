@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.mark import has_mark_of, present_mark
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record, digest, read_record, write_record
-from keyturn_receiver.core.rollout import has_mark_of, is_behind, is_waiting, next_unsettled, present_mark, rollout
+from keyturn_receiver.core.rollout import is_behind, is_waiting, next_unsettled, rollout
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, read_unsettled, without_suffix, write_unsettled
@@ -200,11 +201,46 @@ def test_workload_in_the_middle_of_a_rollout_restarts_whatever_the_age_of_its_po
         (consumer(A), False),
         (consumer(A, on_template="of-an-older-value"), False),
     ):
-        for progress in (unfinished, replace(unfinished, has_ended=True), None):
-            mark = rollout(replace(workload, progress=progress), "db", THIRD)
-            assert mark
-            assert mark.restart is (restarts and progress is unfinished)
-            assert mark.undecided is not mark.restart
+        for progress in (unfinished, replace(unfinished, is_uniform=True), None):
+            for evicts in (False, True):  # evictions are always decided by the pods
+                mark = rollout(replace(workload, progress=progress, evicts=evicts), "db", THIRD)
+                assert mark
+                assert mark.restart is (restarts and progress is unfinished and not evicts)
+                assert mark.undecided is not mark.restart
+
+
+def test_workload_that_waits_for_ever_makes_no_pod_uncertain_when_the_same_value_returns_twice() -> None:
+    settled = consumer(f"{A}~{NOW}", name="other")
+    again = record("B", 50_000, THIRD, WAITS, settled)
+    back = record("A", 60_000, again, WAITS, settled, now=60_001)
+    assert back.unsettled == {A: Unsettled(LEFT, 60_001), f"{A}~{NOW}": Unsettled(50_000, 60_001)}
+    assert not is_restarted(Pod({"db": WHOLE}, 49_000), back, settled)
+    assert is_restarted(Pod({"db": WHOLE}, 50_000), back, settled)
+    assert is_restarted(Pod({"db": WHOLE}, 49_000), back, WAITS)
+    mark = rollout(settled, "db", back)
+    assert mark
+    assert mark.value == f"{A}~60001"
+
+
+@pytest.mark.parametrize("suffix", ["", "~7"])
+def test_mark_that_the_template_has_from_an_earlier_time_proves_nothing(suffix: str) -> None:
+    """The pods were made anew by somebody while the workload waited, so they run the value in between. The settled mark
+    says so, and the template still has the mark of the value that returns."""
+    workload = consumer(digest({"a": "B"}, "a"), on_template=A + suffix)
+    later = record("A", RETURNED, SECOND, workload)
+    assert later.unsettled == {}
+    assert present_mark(workload, "db", later) is None  # so nobody is told that the value is live
+    assert present_mark(replace(workload, baseline={}), "db", later) == A + suffix
+    mark = rollout(workload, "db", later, SECOND)
+    assert mark
+    assert (mark.restart, mark.is_on_template) == (True, True)
+    mark = rollout(workload, "db", later)
+    assert mark
+    assert (mark.undecided, mark.is_on_template) == (True, True)
+    made = Pod({"db": WHOLE}, BETWEEN, marks={MARK: A + suffix})
+    assert is_behind(made, "db", later, mark, False)
+    assert not is_behind(replace(made, created=RETURNED + 1), "db", later, mark, False)
+    assert not is_behind(made, "db", later, replace(mark, is_on_template=False), False)
 
 
 def test_marks_beyond_the_limit_are_not_remembered() -> None:

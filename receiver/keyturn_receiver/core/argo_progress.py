@@ -56,6 +56,8 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
     else:
         is_done = phase == HEALTHY and updated >= wanted
     state, reason, ended_at = RolloutState.UNFINISHED, "", None
+    # A restart by time changes no template, so the status does not show which pods are restarted.
+    is_uniform = observed and is_stable and not by_time and updated >= number(status, "replicas")
     progressing = condition(status, "Progressing")
     if observed and is_done and is_stable and available >= wanted:
         state = RolloutState.COMPLETE
@@ -74,5 +76,6 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
         NO_DEADLINE,
         marked_at,
         changed_at,
-        has_ended=observed and is_stable and not by_time and updated >= number(status, "replicas"),
+        has_ended=is_uniform,
+        is_uniform=is_uniform,
     )

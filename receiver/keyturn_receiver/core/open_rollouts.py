@@ -9,8 +9,8 @@ because a restart then writes its mark on the workload itself.
 import math
 
 from keyturn_receiver.core.consumer import Consumer, mark_name
+from keyturn_receiver.core.mark import present_mark
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_progress import RolloutState
 

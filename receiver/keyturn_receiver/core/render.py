@@ -20,14 +20,12 @@ MAX_TOTAL_COST = MAX_COST
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """One version of an AWS secret. ``value`` is text (SecretString) or bytes (SecretBinary), as AWS returned it.
-    ``created`` is the time at which the version was created, in seconds since 1970, or None if AWS did not tell it."""
+    """One version of an AWS secret. ``value`` is text (SecretString) or bytes (SecretBinary), as AWS returned it."""
 
     arn: str
     name: str
     version_id: str
     value: str | bytes = field(repr=False)
-    created: float | None = None
 
 
 def names_of(versions: Mapping[Source, SecretVersion]) -> str:

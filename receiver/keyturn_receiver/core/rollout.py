@@ -15,10 +15,25 @@ settled mark.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
+from keyturn_receiver.core.consumer import Consumer, Reads, mark_name
+from keyturn_receiver.core.mark import (
+    current_mark,
+    has_mark,
+    is_up_to_date,
+    mark_value,
+    may_have_removed,
+    required_mark,
+)
 from keyturn_receiver.core.pod import Pod
-from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, UnsettledMarks, with_suffix, without_suffix
+from keyturn_receiver.core.revision import Record
+from keyturn_receiver.core.unsettled import (
+    MAX_MARKS,
+    Unsettled,
+    UnsettledMarks,
+    suffix_of,
+    with_suffix,
+    without_suffix,
+)
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 # A container is expected to start more than this many seconds after the creation of its pod. So if a key appeared at
@@ -39,7 +54,8 @@ class RolloutAnnotation:
     is behind (``is_behind``). ``marked`` is true if the consumer has an older mark. The consumer's pods may then have
     read values that the Secret's record no longer describes. ``returned_since`` is given if the older mark stands for
     the present values, too, because they have returned. Pods that were created before this time (in seconds since 1970
-    by the API server's clock) have read these values.
+    by the API server's clock) have read these values. ``is_on_template`` is true if the pod template has this mark from
+    an earlier time, although the consumer needs it. The mark of a pod then does not tell what the pod has read.
     """
 
     name: str
@@ -48,6 +64,7 @@ class RolloutAnnotation:
     undecided: bool = False
     marked: bool = False
     returned_since: int | None = None
+    is_on_template: bool = False
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
@@ -60,8 +77,8 @@ def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record
     and the rollouts, only the ages of the pods would show that they have read the old value (F2 in docs/faults.md).
     """
     reads = consumer.reads.get(secret_name, Reads())
-    value = _mark_value(reads, before)
-    if not value or _current_mark(consumer, secret_name, after) or not _concerns(reads, before, after):
+    value = mark_value(reads, before)
+    if not value or current_mark(consumer, secret_name, after) or not _concerns(reads, before, after):
         return None
     return RolloutAnnotation(mark_name(secret_name), value, restart=False)
 
@@ -81,23 +98,26 @@ def rollout(
     Otherwise its pods keep the old value, because no container would start without the keys.
     """
     reads = consumer.reads.get(secret_name, Reads())
-    current = _current_mark(consumer, secret_name, record)
-    required = _required_mark(reads, record, current)
-    if not required or (current and _is_up_to_date(current, required, record)):
+    current = current_mark(consumer, secret_name, record)
+    required = required_mark(reads, record, current)
+    if not required or (current and is_up_to_date(current, required, record)):
         return None
     name, marked = mark_name(secret_name), bool(current)
-    unsettled = record.unsettled.get(required)
-    value = with_suffix(required, unsettled.suffix) if unsettled else required
-    since = unsettled.since if unsettled and current and without_suffix(current) == required else None
-    if since is not None:
-        # In the middle of a rollout, some pods have an older template, so the mark does not tell what they have read.
-        has_to_restart = is_unfinished(consumer) and (consumer.by_time or name not in consumer.baseline)
+    value = with_suffix(required, suffix_of(required, record.unsettled))
+    is_on_template = has_mark(consumer.marks, name, value)
+    mark = RolloutAnnotation(name, value, restart=False, marked=marked, is_on_template=is_on_template)
+    if current and without_suffix(current) == required:
+        unsettled = record.unsettled.get(current)
+        mark = replace(mark, returned_since=unsettled.since if unsettled else None)
+        # If some pods have an older template, the mark on the present template does not tell what they have read.
+        has_to_restart = is_mixed(consumer) and (consumer.by_time or name not in consumer.baseline)
+        has_to_restart = has_to_restart and not consumer.evicts
     else:
         has_to_restart = before is not None and _concerns(reads, before, record)
     if marked and has_to_restart:
-        return RolloutAnnotation(name, value, restart=True, marked=True)
+        return replace(mark, restart=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
-    return RolloutAnnotation(name, value, restart=False, undecided=undecided, marked=marked, returned_since=since)
+    return replace(mark, undecided=undecided)
 
 
 def next_unsettled(
@@ -110,12 +130,11 @@ def next_unsettled(
     """
     marks: dict[str, Unsettled] = {}
     for consumer in waiting:
-        reads, mark = consumer.reads.get(secret_name, Reads()), _current_mark(consumer, secret_name, before)
-        if not mark or (len(marks) >= MAX_MARKS and without_suffix(mark) not in marks):
+        reads, mark = consumer.reads.get(secret_name, Reads()), current_mark(consumer, secret_name, before)
+        if not mark or (len(marks) >= MAX_MARKS and mark not in marks):
             continue
-        mark = without_suffix(mark)
         known = before.unsettled.get(mark) or Unsettled(written_at(consumer, secret_name, before) or 0)
-        if mark == _required_mark(reads, after, mark) != _required_mark(reads, before, mark):
+        if without_suffix(mark) == required_mark(reads, after, mark) != required_mark(reads, before, mark):
             # The suffix grows, so that a value that returns twice does not get the same mark twice.
             known = replace(known, suffix=max(now, known.suffix + 1))
         marks[mark] = known
@@ -135,19 +154,6 @@ def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping
     return mark is not None and (mark.restart or mark.undecided)
 
 
-def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
-    """Return the mark on the pod template if it stands for the present revisions. The rollout of this template then
-    brings the present values to the pods. Otherwise return None.
-
-    If ``spec.restartAt`` restarts the pods, the mark on the workload itself counts, because the template gets no mark.
-    """
-    marks = consumer.baseline if consumer.by_time else consumer.marks
-    mark = marks.get(mark_name(secret_name)) or marks.get(former_mark_name(secret_name) or "")
-    if not mark:
-        return None
-    return mark if _is_up_to_date(mark, _mark_when_settled(consumer, secret_name, record), record) else None
-
-
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether the keys that the pods need are gone. The pods then keep the old value, and are not restarted.
 
@@ -158,7 +164,7 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
     reads = consumer.reads.get(secret_name, Reads())
     if not reads.needs_keys or not reads.keys or not reads.keys.isdisjoint(record.revisions):
         return False
-    return _may_have_removed(record) or _current_mark(consumer, secret_name, record) is not None
+    return may_have_removed(record) or current_mark(consumer, secret_name, record) is not None
 
 
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
@@ -171,16 +177,10 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
     return max((time.at for time in each if time.at is not None), default=None)
 
 
-def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether a consumer has the mark that follows from ``record``."""
-    current, settled = _current_mark(consumer, secret_name, record), _mark_when_settled(consumer, secret_name, record)
-    return current is not None and _is_up_to_date(current, settled, record)
-
-
-def is_unfinished(consumer: Consumer) -> bool:
+def is_mixed(consumer: Consumer) -> bool:
     """Return whether pods of a workload may have an older template than the present one."""
     progress = consumer.progress
-    return progress is not None and not (progress.is_complete or progress.has_ended)
+    return progress is not None and not (progress.is_complete or progress.is_uniform)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
@@ -190,7 +190,9 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
     A pod with this mark is not behind, because its template was marked after the write. Neither is a pod that is older
     than ``mark.returned_since``.
     """
-    if _has_mark(pod, mark) or (mark.returned_since is not None and is_older(pod, mark.returned_since)):
+    if has_mark(pod.marks, mark.name, mark.value) and not mark.is_on_template:
+        return False
+    if mark.returned_since is not None and _is_older(pod, mark.returned_since):
         return False
     return has_older_value(pod, secret_name, record, seen_late, mark.marked)
 
@@ -206,17 +208,10 @@ def has_older_value(pod: Pod, secret_name: str, record: Record, seen_late: bool 
     return started is None or _may_be_behind(reads, started - CLOCK_SECONDS, record, False, marked)
 
 
-def is_older(pod: Pod, changed_at: int) -> bool:
+def _is_older(pod: Pod, changed_at: int) -> bool:
     """Return whether a pod and its running containers are older than a change of the Secret. A container that was
     started again has read the Secret again."""
     return pod.created < changed_at and pod.last_started < changed_at - CLOCK_SECONDS
-
-
-def _has_mark(pod: Pod, mark: RolloutAnnotation) -> bool:
-    """Return whether the template of a pod was marked with this mark. If the mark has no suffix, the template may have
-    one that the restart has added (``ConsumerRestarter``)."""
-    text = pod.marks.get(mark.name)
-    return text is not None and mark.value in (text, without_suffix(text))
 
 
 def _may_be_behind(
@@ -283,70 +278,10 @@ def _has_unknown_times(reads: Reads, record: Record) -> bool:
     return removed and any(key not in record.revisions for key in reads.keys)
 
 
-def _may_have_removed(record: Record) -> bool:
-    """Return whether a key may have been removed. Keys of watched Secrets can be removed by others at any time."""
-    return REMOVED in record.write_times or bool(record.mark_prefix)
-
-
 def _concerns(reads: Reads, before: Record, after: Record) -> bool:
     """Return whether the write of ``after`` changes what running pods have read."""
-    if _mark_value(reads, before) == _mark_value(reads, after):
+    if mark_value(reads, before) == mark_value(reads, after):
         return False
     changed = (key for key in reads.keys if before.revisions.get(key) != after.revisions.get(key))
     new = WriteTime(None, appeared=True)  # no container that reads only new keys has started yet
     return not (reads.needs_keys and all(after.write_times.get(key) == new for key in changed))
-
-
-def _current_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
-    for name in filter(None, (mark_name(secret_name), former_mark_name(secret_name))):
-        for mark in (consumer.baseline.get(name), consumer.marks.get(name)):
-            if mark and _is_mark_of(mark, record):
-                return mark
-    return None
-
-
-def _is_mark_of(mark: str, record: Record) -> bool:
-    """Return whether a mark can be compared with the marks of this record.
-
-    Only marks for watched Secrets have a prefix. The prefix identifies the record key, which is the key of the hashes
-    from which the revisions are made. It ends with a dot (``watched.py``). A mark for another record key tells nothing
-    about this record.
-    """
-    return mark.startswith(record.mark_prefix) if record.mark_prefix else "." not in mark
-
-
-def _required_mark(reads: Reads, record: Record, current: str | None) -> str | None:
-    """Return the mark that a consumer needs for ``record``, without a suffix. ``current`` is its present mark, or None.
-    Return None if the consumer needs no mark."""
-    value = _mark_value(reads, record)
-    if not value and current and reads.optional and record.revisions and _may_have_removed(record):
-        return _mark_without_keys(record)  # the pods have read a key that is gone, and start without it
-    return value
-
-
-def _mark_value(reads: Reads, record: Record) -> str | None:
-    # A key without a revision is not managed by Keyturn. A pod that reads only such keys gets no mark.
-    if reads.whole:
-        return record.mark_prefix + record.digest if record.revisions else None
-    keys = reads.keys & record.revisions.keys()
-    return record.mark_prefix + digest(record.revisions, keys) if keys else None
-
-
-def _mark_without_keys(record: Record) -> str:
-    """Return the mark of a consumer that was restarted because all keys that it reads are gone."""
-    return record.mark_prefix + digest({}, ())
-
-
-def _mark_when_settled(consumer: Consumer, secret_name: str, record: Record) -> str:
-    """Return the mark that a consumer has once it is up to date with the record, without a suffix."""
-    return _mark_value(consumer.reads.get(secret_name, Reads()), record) or _mark_without_keys(record)
-
-
-def _is_up_to_date(mark: str, required: str, record: Record) -> bool:
-    """Return whether a mark stands for the present revisions. ``required`` is the mark of these revisions without a
-    suffix. If the present revisions have a suffix (``record.unsettled``), the mark must have it, too. Otherwise a
-    suffix that the mark has from an earlier return does not matter."""
-    unsettled = record.unsettled.get(required)
-    if unsettled and unsettled.suffix:
-        return mark == with_suffix(required, unsettled.suffix)
-    return without_suffix(mark) == required

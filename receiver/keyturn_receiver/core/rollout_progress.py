@@ -50,6 +50,8 @@ class RolloutProgress:
     ``spec.restartAt``, because their status does not show this. If somebody brings a former template back,
     ``has_ended`` becomes true too early for a StatefulSet and a Rollout: as soon as all pods have the template, ready
     or not.
+    ``is_uniform`` is true if every pod has the present template, ready or not. It is always false for a restart by
+    ``spec.restartAt``.
     """
 
     state: RolloutState
@@ -63,6 +65,7 @@ class RolloutProgress:
     marked_at: int | None = None
     changed_at: int | None = field(default=None, compare=False)
     has_ended: bool = False
+    is_uniform: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -77,6 +80,7 @@ class _Counts:
     ready: int
     complete: bool
     has_ended: bool = False
+    is_uniform: bool = False
 
 
 def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> RolloutProgress | None:
@@ -114,6 +118,7 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
         marked_at,
         changed_at,
         observed and counts.has_ended and _ended_after(marked_at, progressing, kind),
+        observed and (counts.has_ended or counts.is_uniform),
     )
 
 
@@ -138,7 +143,7 @@ def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> 
 def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:
     wanted, updated = number(status, "desiredNumberScheduled"), number(status, "updatedNumberScheduled")
     available = number(status, "numberAvailable")
-    return _Counts(wanted, updated, available, updated >= wanted <= available)
+    return _Counts(wanted, updated, available, updated >= wanted <= available, is_uniform=updated >= wanted)
 
 
 _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object]], _Counts]] = {

@@ -33,7 +33,7 @@ class Unsettled:
 
 
 UnsettledMarks = Mapping[str, Unsettled]
-"""Unsettled marks without their suffixes."""
+"""What is known about each unsettled mark. A mark may have a suffix from an earlier return."""
 
 
 def read_unsettled(text: str) -> UnsettledMarks:
@@ -49,6 +49,18 @@ def read_unsettled(text: str) -> UnsettledMarks:
 def write_unsettled(marks: UnsettledMarks) -> str:
     """Return the annotation UNSETTLED: JSON with a text such as ``2027-01-15T08:00:00Z~1800000009`` for each mark."""
     return compact_json({mark: f"{rfc3339(each.since)}{_SEPARATOR}{each.suffix}" for mark, each in marks.items()})
+
+
+def suffix_of(mark: str, marks: UnsettledMarks) -> int:
+    """Return the suffix that a mark without a suffix needs now, or 0."""
+    if not marks:
+        return 0
+    return max((each.suffix for text, each in marks.items() if without_suffix(text) == mark), default=0)
+
+
+def with_own_suffix(mark: str, suffix: int) -> str:
+    """Return a mark with a suffix, unless it has one."""
+    return mark if _SEPARATOR in mark else with_suffix(mark, suffix)
 
 
 def with_suffix(mark: str, suffix: int) -> str:

@@ -16,17 +16,9 @@ from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import (
-    RolloutAnnotation,
-    baseline,
-    is_behind,
-    is_older,
-    is_unfinished,
-    rollout,
-    written_at,
-)
+from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, is_mixed, rollout
 from keyturn_receiver.core.rollout_turn import Turn
-from keyturn_receiver.core.unsettled import with_suffix
+from keyturn_receiver.core.unsettled import with_own_suffix
 from keyturn_receiver.errors import (
     ClusterRefused,
     Conflict,
@@ -202,22 +194,20 @@ class ConsumerRestarter:
         consumers: Sequence[Consumer],
         record: Record,
         before: Record | None,
-        may_have_returned: bool = False,
     ) -> RolloutResult:
         """Restart the consumers whose pods read a key that has a new revision.
 
         ``spec`` is the binding of the Secret. If this reconcile has just written ``record``, ``before`` is the record
-        that the write has replaced, and ``may_have_returned`` tells whether the Secret may have had one of the new
-        values before. Otherwise ``before`` is None, and the record is read again. If the restart of one consumer fails,
-        the others are still restarted. If there are several errors, ``first_retryable`` selects the one in the result.
-        That error may be a Conflict.
+        that the write has replaced. Otherwise ``before`` is None, and the record is read again. If the restart of one
+        consumer fails, the others are still restarted. If there are several errors, ``first_retryable`` selects the one
+        in the result. That error may be a Conflict.
         """
         faults = self._policy.faults(spec)
         turn = self._pacer.turn(target, spec, consumers, record)
         if not turn.start and not turn.unpaced:
             if before is not None and turn.waits:
                 waiting = frozenset(consumer.ref for consumer in consumers)
-                self._pending.keep(target, Write(record, before, may_have_returned), waiting)
+                self._pending.keep(target, Write(record, before), waiting)
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
@@ -231,7 +221,7 @@ class ConsumerRestarter:
                     return RolloutResult(error=failure)
                 write = self._pending.get(target)
             else:
-                write = Write(record, before, may_have_returned)
+                write = Write(record, before)
             refused: list[tuple[Consumer, ClusterRefused]] = []
             left = {consumer.ref for consumer in consumers} if write else set()
 
@@ -362,8 +352,9 @@ class ConsumerRestarter:
         restarts_from = None
         if mark.restart and self._workloads.restarts_by_time(consumer):
             restarts_from, record = await self._written_at(target, consumer, record)
-        elif mark.restart and before and write and write.may_have_returned and is_unfinished(consumer):
-            mark = await self._with_new_template(target, consumer, mark, before)
+        elif mark.restart and (mark.is_on_template or is_mixed(consumer)):
+            # Otherwise the template may stay as it is, or go back to a former one, whose pods Kubernetes would keep.
+            mark = replace(mark, value=with_own_suffix(mark.value, int(self._wall())))
         marked = await self._mark(target, consumer, mark, restarts_from)
         return marked if mark.restart else None
 
@@ -392,24 +383,6 @@ class ConsumerRestarter:
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
-
-    async def _with_new_template(
-        self, target: Target, consumer: Consumer, mark: RolloutAnnotation, before: Record
-    ) -> RolloutAnnotation:
-        """Return the mark of a workload that is in the middle of a rollout. It gets a suffix if a pod would stay that
-        may have read another value.
-
-        If the value has returned, the mark is that of a former pod template, and Kubernetes goes back to this template.
-        Its pods stay, also one that was created again while the Secret had the value in between. ``before`` is the
-        record with that value.
-        """
-        since = written_at(consumer, target.name, before) or 0
-        workload = await self._workloads.inspect(consumer.ref, mark.name)
-        async with aclosing(self._workloads.pods(workload)) as pods:
-            async for pod in pods:
-                if pod.marks.get(mark.name) == mark.value and not is_older(pod, since):
-                    return replace(mark, value=with_suffix(mark.value, int(self._wall())))
-        return mark
 
     async def _has_pod_behind(
         self, target: Target, consumer: Consumer, record: Record, mark: RolloutAnnotation

@@ -21,7 +21,8 @@ from keyturn_receiver.cluster.watched_cache import WatchedSecret
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_name
-from keyturn_receiver.core.rollout import has_mark_of, present_mark, written_at
+from keyturn_receiver.core.mark import has_mark_of, present_mark
+from keyturn_receiver.core.rollout import written_at
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.errors import KeyturnError
 from keyturn_receiver.reconcile import event_messages
@@ -303,8 +304,7 @@ class LiveReporter:
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)
         words = event_messages.live(record, seconds, moved)
-        # A value may return within the hour for which an Event exists. The mark is then that of the former time.
-        change = f"{mark}/{written_at(consumer, target.name, record)}"
+        change = _change(consumer, bound, mark)
         observe = partial(self._observe, consumer, target, seconds, tuple(sorted(record.version_ids.values())))
         self._tell(consumer, target, False, LIVE, f"{event_messages.pods(pods)} {words}", change, observe)
         return words
@@ -332,7 +332,8 @@ class LiveReporter:
         message = (
             f"{event_messages.versions(bound.record)}: {progress.updated} of {progress.wanted} pods run it; {held}"
         )
-        self._tell(consumer, bound.target, False, PARTLY_LIVE, message, rollout.mark)
+        change = _change(consumer, bound, rollout.mark)
+        self._tell(consumer, bound.target, False, PARTLY_LIVE, message, change)
 
     async def _explain(self) -> None:
         """Report stuck rollouts, one at a time. Each report needs one read of the pods."""
@@ -361,9 +362,10 @@ class LiveReporter:
             return
         progress = consumer.progress
         message = event_messages.stuck(bound.record, progress, trouble)
-        self._tell(consumer, target, True, STUCK, message, rollout.mark)
+        change = _change(consumer, bound, rollout.mark)
+        self._tell(consumer, target, True, STUCK, message, change)
         about_secret = f"{event_messages.workloads([consumer])}: {message}"
-        self._events.event(target, bound.uid, True, STUCK, about_secret, once_for=f"{ref}/{rollout.mark}")
+        self._events.event(target, bound.uid, True, STUCK, about_secret, once_for=f"{ref}/{change}")
         fields = {"consumer": str(ref), "secret": str(target), "updated": progress.updated, "wanted": progress.wanted}
         _log.warning("rollout stuck", extra={"fields": {**fields, "trouble": trouble}})
 
@@ -374,7 +376,7 @@ class LiveReporter:
         warning: bool,
         reason: str,
         message: str,
-        mark: str,
+        change: str,
         on_created: Callable[[], None] | None = None,
     ) -> None:
         ref = consumer.ref
@@ -385,7 +387,7 @@ class LiveReporter:
             reason,
             f"Secret {secret.name}: {message}",
             kind=ref.kind,
-            once_for=f"{secret.name}/{mark}",
+            once_for=f"{secret.name}/{change}",
             on_created=on_created,
         )
 
@@ -395,6 +397,15 @@ class LiveReporter:
             self._metrics.live_seconds.labels(consumer.ref.kind).observe(seconds)
         fields = {"secret": str(secret), "consumer": str(consumer.ref), "seconds": seconds, "version_ids": version_ids}
         _log.info("live", extra={"fields": fields})
+
+
+def _change(consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str) -> str:
+    """Return a text that stands for the change of a Secret which a rollout serves.
+
+    The mark is not enough, because a value may return within the hour for which an Event exists. Its mark is then that
+    of the former time.
+    """
+    return f"{mark}/{written_at(consumer, bound.target.name, bound.record)}"
 
 
 def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:

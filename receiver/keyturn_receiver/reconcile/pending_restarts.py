@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.mark import has_mark_of
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import has_mark_of
 from keyturn_receiver.resilience.bounded_map import ExpiringMap
 
 MAX_TARGETS = 1000  # Secrets whose pending restarts are remembered
@@ -25,14 +25,12 @@ SECONDS = 60.0
 class Write:
     """A write of the record ``after`` in place of ``before``.
 
-    ``may_have_returned`` tells whether the Secret may have had one of the new values before. ``left`` has the consumers
-    that are left to restart. All their pods are older than the write. None stands for all consumers that the writing
-    reconcile knew.
+    ``left`` has the consumers that are left to restart. All their pods are older than the write. None stands for all
+    consumers that the writing reconcile knew.
     """
 
     after: Record
     before: Record
-    may_have_returned: bool = False
     left: frozenset[WorkloadRef] | None = None
 
     def before_of(self, consumer: Consumer, secret_name: str, record: Record, unchanged: bool) -> Record | None:

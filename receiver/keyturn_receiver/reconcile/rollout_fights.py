@@ -83,7 +83,8 @@ class RolloutFights:
         for name in names:
             earlier, state = _state(before, name), _state(after, name)
             if earlier != state:
-                self._observe(after, name, _without_suffixes(earlier), _without_suffixes(state))
+                restarts = after.by_time or earlier[1] != state[1]
+                self._observe(after, name, _without_suffixes(earlier), _without_suffixes(state), restarts)
                 self._note_end(before, name)
 
     def delay(self, consumer: Consumer, mark: RolloutAnnotation) -> float:
@@ -143,7 +144,7 @@ class RolloutFights:
     def _is_on(self, fight: _Fight) -> bool:
         return fight.repeats >= FREE_REPEATS and self._now() - fight.changed_at <= RESET_AFTER
 
-    def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State) -> None:
+    def _observe(self, consumer: Consumer, name: str, earlier: _State, state: _State, restarts: bool) -> None:
         now, key = self._now(), (consumer.ref, name)
         fight = self._fights.get(consumer.ref.namespace, key)
         if fight and consumer.resource_version in fight.versions:
@@ -153,7 +154,7 @@ class RolloutFights:
         self._fights.put(consumer.ref.namespace, key, fight)
         fight.versions.append(consumer.resource_version)
         fight.changed_at = now
-        fight.restarts |= consumer.by_time or earlier[1] != state[1]
+        fight.restarts |= restarts
         if state not in fight.states:
             fight.states.append(state)
         elif now >= fight.free_at:  # otherwise the change reverts a write that was counted already

@@ -1,7 +1,7 @@
 """Filler of one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks
 for deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,6 @@ from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.partial import check_size, has_news, sources_to_read, with_keys
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
-from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import OK, Record, compound_version, status_of, version_key
 from keyturn_receiver.core.rollout import is_due, is_waiting, next_unsettled
 from keyturn_receiver.core.unsettled import UnsettledMarks
@@ -45,7 +44,6 @@ class FillResult:
 
     ``consumers`` have their baselines (marks with the revisions from before the write). ``written`` is true if this
     reconcile has written ``record``. The record is then current, and ``before`` is the record that it replaces.
-    ``may_have_returned`` tells whether the Secret may have had one of the new versions before.
     ``status_outdated`` is true if the only thing left to write is the status, to clear an earlier refusal. The status
     is cleared after the restarts. Otherwise each retry would write the Secret twice, and each write triggers this
     receiver's watch. ``resource_version`` is the Secret's resource version after the write. If ``written`` is true and
@@ -62,7 +60,6 @@ class FillResult:
     error: KeyturnError | None = None
     resource_version: str = ""
     before: Record | None = None
-    may_have_returned: bool = False
     met: frozenset[Source] = frozenset()
     unavailable: frozenset[Source] = frozenset()
 
@@ -187,7 +184,6 @@ class SecretFiller:
             written=True,
             resource_version=resource_version,
             before=before,
-            may_have_returned=_may_have_returned(live.record, versions.values()),
             error=error,
             met=rendering.met,
             unavailable=unavailable,
@@ -222,14 +218,6 @@ async def _filter(consumers: Sequence[Consumer], condition: Callable[[Consumer],
             found.append(consumer)
         await time_slice.pause_if_over()
     return found
-
-
-def _may_have_returned(before: Record, versions: Iterable[SecretVersion]) -> bool:
-    """Return whether one of the versions that replace those of the record ``before`` is older than the last change of
-    the Secret. The Secret may then have had this version before, for example before a roll-back."""
-    changed_at, known = before.changed_at, before.version_ids.values()
-    ages = (each.created for each in versions if each.version_id not in known)
-    return changed_at is not None and any(created is not None and created < changed_at for created in ages)
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:

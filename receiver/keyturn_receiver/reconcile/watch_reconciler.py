@@ -113,9 +113,7 @@ class WatchReconciler:
         # Otherwise the ages of the pods decide.
         is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
         before = secret.followed if is_fresh else None
-        rollout = await self._restarter.restart(
-            target, secret.spec, consumers, secret.record, before, may_have_returned=before is not None
-        )
+        rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
         if isinstance(rollout.error, Conflict):
             self._reporter.report(secret, kept.written, replace(rollout, error=None), None)
             raise rollout.error

@@ -322,9 +322,7 @@ class SecretsManager:
     def _version(self, response: Mapping[str, Any]) -> SecretVersion:
         self._seen_accounts.put(account_scope(response["ARN"]), True)
         value = response["SecretString"] if "SecretString" in response else response["SecretBinary"]
-        created = response.get("CreatedDate")
-        at = created.timestamp() if isinstance(created, datetime) else None
-        return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value, at)
+        return SecretVersion(response["ARN"], response["Name"], response["VersionId"], value)
 
     def _metadata(self, entry: Mapping[str, Any]) -> SecretMetadata:
         self._seen_accounts.put(account_scope(entry["ARN"]), True)

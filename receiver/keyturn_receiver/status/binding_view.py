@@ -7,10 +7,11 @@ from keyturn_receiver.cluster.secret_cache import BoundSecret
 from keyturn_receiver.core.binding import CURRENT, Source, versions_of
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.history import Change
+from keyturn_receiver.core.mark import has_mark_of, present_mark
 from keyturn_receiver.core.missing_keys import named_keys
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.revision import split_version_key
-from keyturn_receiver.core.rollout import has_mark_of, present_mark, rollout
+from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_progress import RolloutState
 from keyturn_receiver.status.binding_states import BindingState, Trouble
 from keyturn_receiver.status.rotation import Rotation

@@ -16,8 +16,8 @@ from keyturn_receiver.core.arn import full_name
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.integrity import Integrity
+from keyturn_receiver.core.mark import present_mark
 from keyturn_receiver.core.printable import printable
-from keyturn_receiver.core.rollout import present_mark
 from keyturn_receiver.errors import Temporary
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.status.foreign_writes import ForeignWrites
