@@ -26,6 +26,7 @@ from keyturn_local.aws.server import LocalAws
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.consumer import mark_name
 from keyturn_receiver.core.revision import digest
+from keyturn_receiver.core.unsettled import without_suffix
 from support.background import PeriodicThread
 from support.cluster_state import annotations_of
 from support.helm import PYTHON, RECEIVERS, InstalledRelease, installed_release, node_values
@@ -77,7 +78,7 @@ def processes_of_receivers() -> list[int]:
 
 @dataclass(frozen=True)
 class Complete:
-    """A complete rollout: at the time ``at``, all pods of the consumer had this mark."""
+    """A complete rollout: at the time ``at``, all pods of the consumer had this mark, which is without its suffix."""
 
     at: float
     consumer: str
@@ -111,9 +112,10 @@ class Rollouts(PeriodicThread):
             name = deployment["metadata"]["name"]
             mark = template_mark(deployment, name)
             marks = {annotations(pod).get(mark_name(name)) for pod in pods if pod["metadata"]["labels"]["app"] == name}
-            known = any((each.consumer, each.mark) == (name, mark) for each in self.seen)
+            complete = Complete(at, name, without_suffix(mark or ""))
+            known = any((each.consumer, each.mark) == (name, complete.mark) for each in self.seen)
             if mark and not known and is_complete(deployment) and marks == {mark}:
-                self.seen.append(Complete(at, name, mark))
+                self.seen.append(complete)
 
     def _list(self, api: str, resource: str) -> list[Any]:
         reply = self._http.get(f"/{api}/namespaces/{self._namespace}/{resource}")

@@ -7,7 +7,6 @@ at most once for each revision, and at least once if the keys that it reads have
 from collections.abc import Callable
 
 from keyturn_receiver.core.revision import digest, read_record
-from keyturn_receiver.core.unsettled import without_suffix
 from support.object_history import HistoryWatcher
 from support.wait import eventually
 
@@ -40,7 +39,7 @@ class Convergence:
     def assert_history_consistent(self) -> None:
         """Check the restarts of each consumer against the recorded states of the consumer's Secret."""
         for consumer, name in self.consumers.items():
-            marks = [without_suffix(mark) for mark in self._history.marks(consumer, name) if mark]
+            marks = [mark for mark in self._history.marks(consumer, name) if mark]
             states = [digest(revisions, revisions) for revisions in self._history.revisions(name)]
             assert all(mark in states for mark in marks), f"{consumer} bears marks of revisions that never were"
             # The marks are a subsequence of the Secret's states, so each state causes at most one restart.
@@ -54,4 +53,4 @@ class Convergence:
         """Return whether a consumer has the mark of the Secret's present revisions."""
         revisions = self._history.revisions(name)
         mark = self._history.mark(consumer, name)
-        return bool(revisions and mark) and without_suffix(mark) == digest(revisions[-1], revisions[-1])
+        return bool(revisions) and mark == digest(revisions[-1], revisions[-1])

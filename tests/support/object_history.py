@@ -16,6 +16,7 @@ import urllib3
 
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.revision import REVISIONS, read_record
+from keyturn_receiver.core.unsettled import without_suffix
 
 KINDS = {"secrets": "api/v1", "deployments": "apis/apps/v1"}
 MARK = "revision.keyturn.dev/"
@@ -61,23 +62,21 @@ class HistoryWatcher:
         return _changes(read_record(each).revisions for each in annotations if each.get(REVISIONS))
 
     def marks(self, workload: str, secret: str) -> Sequence[str | None]:
-        """Return the marks of a Secret on a workload's pod template, in order. Equal marks in a row count as one, and
-        None stands for no mark. Each change of the mark has restarted the pods."""
-        return _changes(
-            _annotations(state["spec"]["template"]).get(MARK + secret) for state in self.states("deployments", workload)
-        )
+        """Return the marks of a Secret on a workload's pod template, in order and without their suffixes. Equal marks
+        in a row count as one if their suffixes are equal, too, and None stands for no mark. Each change of the mark has
+        restarted the pods."""
+        templates = (state["spec"]["template"] for state in self.states("deployments", workload))
+        marks = _changes(_annotations(template).get(MARK + secret) for template in templates)
+        return [mark and without_suffix(mark) for mark in marks]
 
     def baseline(self, workload: str, secret: str) -> str | None:
-        """Return the mark of a Secret in the annotations of the workload itself."""
+        """Return the mark of a Secret in the annotations of the workload itself, without its suffix."""
         states = self.states("deployments", workload)
-        return _annotations(states[-1]).get(MARK + secret) if states else None
+        return without_suffix(_annotations(states[-1]).get(MARK + secret, "")) or None if states else None
 
     def mark(self, workload: str, secret: str) -> str | None:
         """Return the mark of a Secret that counts: the one on the workload itself, or else on its pod template."""
-        states = self.states("deployments", workload)
-        return self.baseline(workload, secret) or (
-            _annotations(states[-1]["spec"]["template"]).get(MARK + secret) if states else None
-        )
+        return self.baseline(workload, secret) or next(reversed(self.marks(workload, secret)), None)
 
     def states(self, resource: str, name: str) -> list[Any]:
         """Return the states of all objects that have had this name, in order. Status and managed fields are left

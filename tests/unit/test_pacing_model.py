@@ -88,6 +88,7 @@ class Cluster:
         self.noticed: set[str] = set()
         self.opened_for: dict[str, str] = {}
         self.pod_marks: dict[str, dict[str, str]] = {name: {} for name in READS}
+        self.pods_created = dict.fromkeys(READS, "2020-01-01T00:00:00Z")
         self.restarts: set[tuple[str, str, str]] = set()
         self.is_synced = False  # whether the replica that writes has seen everything
         for name, secrets in READS.items():
@@ -190,12 +191,13 @@ class Cluster:
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
-        metadata = {"name": name, "creationTimestamp": "2020-01-01T00:00:00Z", "ownerReferences": [owner]}
+        metadata = {"name": name, "creationTimestamp": self.pods_created[name], "ownerReferences": [owner]}
         template = self.objects[name]["spec"]["template"]
         pods = [{"metadata": {**metadata, "annotations": self.pod_marks[name]}, "spec": template["spec"]}]
         if name in self.crashing:
             annotations = template["metadata"]["annotations"]
-            new = {"metadata": {**metadata, "annotations": annotations}, "spec": template["spec"], "status": CRASHING}
+            metadata = {**metadata, "creationTimestamp": rfc3339(self.now), "annotations": annotations}
+            new = {"metadata": metadata, "spec": template["spec"], "status": CRASHING}
             pods.append(new)
         return pods
 
@@ -380,6 +382,7 @@ class Pacing(RuleBasedStateMachine):
         self.cluster.forget_crash(name)
         self.cluster.returned.discard(name)
         if state == COMPLETE:
+            self.cluster.pods_created[name] = rfc3339(self.cluster.now)
             self.cluster.pod_marks[name] = dict(
                 self.cluster.objects[name]["spec"]["template"]["metadata"]["annotations"]
             )

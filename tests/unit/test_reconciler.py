@@ -799,6 +799,24 @@ async def test_value_that_returns_changes_a_template_that_still_has_its_mark(suf
     assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {name: mark}
 
 
+async def test_settled_mark_that_its_owner_restores_during_the_rollout_makes_no_further_template() -> None:
+    """The old pods are replaced by the rollout anyway. So the mark on the template stays as it is."""
+    engine, name = Engine(), "revision.keyturn.dev/db"
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    assert (await engine.notify()).restarted
+    await engine.settle()
+    template = dict(engine.api.workload["spec"]["template"]["metadata"]["annotations"])
+    engine.api.make_pods(age=60)
+    for number in range(2):
+        version = str(100 + 10 * number)
+        engine.api.workload["metadata"] |= {"resourceVersion": version, "annotations": {name: "of-an-older-value"}}
+        engine.api.show()
+        await engine.settle()
+        assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == template
+        assert engine.api.workload["metadata"]["annotations"] == {}
+
+
 @pytest.mark.parametrize("updated", [0, 1])
 async def test_restart_in_the_middle_of_a_rollout_makes_a_template_that_no_pod_has(updated: int) -> None:
     """If the value has returned, Kubernetes would go back to a former template, and keep its pods."""

@@ -201,7 +201,7 @@ def test_workload_in_the_middle_of_a_rollout_restarts_whatever_the_age_of_its_po
         (consumer(A), False),
         (consumer(A, on_template="of-an-older-value"), False),
     ):
-        for progress in (unfinished, replace(unfinished, is_uniform=True), None):
+        for progress in (unfinished, RolloutProgress(RolloutState.COMPLETE, 2, 2, 2, is_uniform=True), None):
             for evicts in (False, True):  # evictions are always decided by the pods
                 mark = rollout(replace(workload, progress=progress, evicts=evicts), "db", THIRD)
                 assert mark
@@ -222,6 +222,18 @@ def test_workload_that_waits_for_ever_makes_no_pod_uncertain_when_the_same_value
     assert mark.value == f"{A}~60001"
 
 
+def test_pod_of_the_present_template_is_new_although_its_owner_restores_an_older_settled_mark() -> None:
+    """The owner has exported a manifest before the rotation, and applies it in the second of the restart or later."""
+    restarted = consumer(A, on_template=digest({"a": "B"}, "a"))
+    mark = rollout(restarted, "db", SECOND)
+    assert mark
+    assert (mark.undecided, mark.may_be_former) == (True, True)
+    made = Pod({"db": WHOLE}, LEFT, marks={MARK: mark.value})
+    assert not is_behind(made, "db", SECOND, mark, False)
+    assert is_behind(replace(made, created=LEFT - 1), "db", SECOND, mark, False)
+    assert is_behind(replace(made, marks={}), "db", SECOND, mark, False)
+
+
 @pytest.mark.parametrize("suffix", ["", "~7"])
 def test_mark_that_the_template_has_from_an_earlier_time_proves_nothing(suffix: str) -> None:
     """The pods were made anew by somebody while the workload waited, so they run the value in between. The settled mark
@@ -233,14 +245,14 @@ def test_mark_that_the_template_has_from_an_earlier_time_proves_nothing(suffix: 
     assert present_mark(replace(workload, baseline={}), "db", later) == A + suffix
     mark = rollout(workload, "db", later, SECOND)
     assert mark
-    assert (mark.restart, mark.is_on_template) == (True, True)
+    assert (mark.restart, mark.may_be_former) == (True, True)
     mark = rollout(workload, "db", later)
     assert mark
-    assert (mark.undecided, mark.is_on_template) == (True, True)
+    assert (mark.undecided, mark.may_be_former) == (True, True)
     made = Pod({"db": WHOLE}, BETWEEN, marks={MARK: A + suffix})
     assert is_behind(made, "db", later, mark, False)
     assert not is_behind(replace(made, created=RETURNED + 1), "db", later, mark, False)
-    assert not is_behind(made, "db", later, replace(mark, is_on_template=False), False)
+    assert not is_behind(made, "db", later, replace(mark, may_be_former=False), False)
 
 
 def test_marks_beyond_the_limit_are_not_remembered() -> None:

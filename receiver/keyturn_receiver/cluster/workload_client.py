@@ -21,6 +21,7 @@ from keyturn_receiver.core.restart_way import RESTART, TEMPLATE
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_hold import NO_REPLICAS, RolloutHold
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.write_times import parse_time
 from keyturn_receiver.errors import ClusterRefused, UnknownField
 
 # With this parameter, the API server refuses a field that is not in the definition of a custom resource. Without it,
@@ -150,6 +151,10 @@ class WorkloadClient:
         borrowers = self._borrowers.of(consumer.ref)
         return consumer.hold is NO_REPLICAS and bool(borrowers) and all(each.by_time for each in borrowers)
 
+    def lends_template(self, consumer: Consumer) -> bool:
+        """Return whether Argo Rollouts take their pod template from a consumer."""
+        return bool(self._borrowers.of(consumer.ref))
+
     def as_lender(self, consumer: Consumer) -> Consumer:
         """Return a copy of a consumer in its role as a lender. A lender is a workload from which Argo Rollouts take
         their pod template. The ``hold`` of the copy is the reason why the pods of the lender or of these Rollouts
@@ -207,7 +212,9 @@ class WorkloadClient:
         """
         rollout = await self._get(borrower.rollout)
         metadata = rollout["metadata"]
-        if (metadata.get("annotations") or {}).get(mark.name) == mark.value:
+        restarts_at = parse_time(rollout["spec"].get("restartAt"))
+        is_marked = (metadata.get("annotations") or {}).get(mark.name) == mark.value
+        if is_marked and restarts_at is not None and restarts_at > written_at:
             return
         body: Json = {
             "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": {mark.name: mark.value}},

@@ -54,8 +54,9 @@ class RolloutAnnotation:
     is behind (``is_behind``). ``marked`` is true if the consumer has an older mark. The consumer's pods may then have
     read values that the Secret's record no longer describes. ``returned_since`` is given if the older mark stands for
     the present values, too, because they have returned. Pods that were created before this time (in seconds since 1970
-    by the API server's clock) have read these values. ``is_on_template`` is true if the pod template has this mark from
-    an earlier time, although the consumer needs it. The mark of a pod then does not tell what the pod has read.
+    by the API server's clock) have read these values. ``may_be_former`` is true if
+    pods may have this mark from an earlier time: the pod template has it although the consumer needs it, or some pods
+    have an older template. The mark of a pod then does not tell what the pod has read.
     """
 
     name: str
@@ -64,7 +65,7 @@ class RolloutAnnotation:
     undecided: bool = False
     marked: bool = False
     returned_since: int | None = None
-    is_on_template: bool = False
+    may_be_former: bool = False
 
 
 def baseline(consumer: Consumer, secret_name: str, before: Record, after: Record) -> RolloutAnnotation | None:
@@ -104,8 +105,8 @@ def rollout(
         return None
     name, marked = mark_name(secret_name), bool(current)
     value = with_suffix(required, suffix_of(required, record.unsettled))
-    is_on_template = has_mark(consumer.marks, name, value)
-    mark = RolloutAnnotation(name, value, restart=False, marked=marked, is_on_template=is_on_template)
+    may_be_former = has_mark(consumer.marks, name, value) or is_mixed(consumer)
+    mark = RolloutAnnotation(name, value, restart=False, marked=marked, may_be_former=may_be_former)
     if current and without_suffix(current) == required:
         unsettled = record.unsettled.get(current)
         mark = replace(mark, returned_since=unsettled.since if unsettled else None)
@@ -170,7 +171,10 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
     """Return the time at which a key that the pods read was last written, or at which any key was last removed if that
     is later. The time is in seconds since 1970 by the API server's clock. Return None if it is not known."""
-    reads = consumer.reads.get(secret_name, Reads())
+    return _written_at(consumer.reads.get(secret_name, Reads()), record)
+
+
+def _written_at(reads: Reads, record: Record) -> int | None:
     times = record.write_times
     read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
     each = record.latest_times if reads.whole else read
@@ -180,7 +184,7 @@ def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | No
 def is_mixed(consumer: Consumer) -> bool:
     """Return whether pods of a workload may have an older template than the present one."""
     progress = consumer.progress
-    return progress is not None and not (progress.is_complete or progress.is_uniform)
+    return progress is not None and not (progress.is_complete if consumer.by_time else progress.is_uniform)
 
 
 def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotation, seen_late: bool) -> bool:
@@ -190,8 +194,10 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
     A pod with this mark is not behind, because its template was marked after the write. Neither is a pod that is older
     than ``mark.returned_since``.
     """
-    if has_mark(pod.marks, mark.name, mark.value) and not mark.is_on_template:
-        return False
+    if has_mark(pod.marks, mark.name, mark.value):
+        at = _written_at(pod.reads.get(secret_name, Reads()), record)
+        if not mark.may_be_former or (at is not None and pod.created >= at):
+            return False
     if mark.returned_since is not None and _is_older(pod, mark.returned_since):
         return False
     return has_older_value(pod, secret_name, record, seen_late, mark.marked)

@@ -136,8 +136,9 @@ def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> 
     # The controller sets the current revision once all pods have the new one and are ready:
     # https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/statefulset/stateful_set_utils.go
     revision = status.get("currentRevision")
-    has_ended = bool(revision) and revision == status.get("updateRevision") and updated >= number(status, "replicas")
-    return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition, has_ended)
+    is_uniform = updated >= number(status, "replicas")
+    has_ended = bool(revision) and revision == status.get("updateRevision") and is_uniform
+    return _Counts(wanted, updated, ready, ready >= wanted and updated >= wanted - partition, has_ended, is_uniform)
 
 
 def _of_nodes(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:

@@ -14,9 +14,10 @@ from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import BindingSpec, Target
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.mark import has_mark
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
-from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, is_mixed, rollout
+from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
 from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.unsettled import with_own_suffix
 from keyturn_receiver.errors import (
@@ -334,11 +335,13 @@ class ConsumerRestarter:
         mark = rollout(consumer, target.name, record, before)
         if mark is None:
             return None
+        if self._workloads.lends_template(consumer):  # its own status does not show the templates of the pods
+            mark = replace(mark, may_be_former=True)
         if self._fights.delay(consumer, mark) or self._evictor.is_busy(consumer):
             return None  # the consumer still needs the mark, so drift detection requests the mark again later
         ends_evictions = consumer.evicts and mark.undecided and mark.marked
         if mark.undecided:
-            mark = replace(mark, restart=await self._has_pod_behind(target, consumer, record, mark))
+            mark = await self._decided(target, consumer, record, mark)
         self._fights.note_pods(consumer, mark)
         if consumer.evicts and (mark.restart or ends_evictions):
             permits = partial(self._policy.permits, target=target, spec=spec)
@@ -352,9 +355,12 @@ class ConsumerRestarter:
         restarts_from = None
         if mark.restart and self._workloads.restarts_by_time(consumer):
             restarts_from, record = await self._written_at(target, consumer, record)
-        elif mark.restart and (mark.is_on_template or is_mixed(consumer)):
+        elif mark.restart and mark.may_be_former:
             # Otherwise the template may stay as it is, or go back to a former one, whose pods Kubernetes would keep.
             mark = replace(mark, value=with_own_suffix(mark.value, int(self._wall())))
+        elif mark.restart and has_mark(consumer.marks, mark.name, mark.value):
+            # The rollout of the present template replaces the pods that are behind. Only the settled mark has to go.
+            mark = replace(mark, value=consumer.marks[mark.name])
         marked = await self._mark(target, consumer, mark, restarts_from)
         return marked if mark.restart else None
 
@@ -384,18 +390,23 @@ class ConsumerRestarter:
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
         return marked
 
-    async def _has_pod_behind(
+    async def _decided(
         self, target: Target, consumer: Consumer, record: Record, mark: RolloutAnnotation
-    ) -> bool:
+    ) -> RolloutAnnotation:
+        """Return an undecided mark with the decision of the pods: it restarts them if one of them is behind.
+        ``may_be_former`` stays true only if a pod that is behind has this very mark."""
         workload = await self._workloads.inspect(consumer.ref, mark.name)
         if workload.owner and mark.marked:
             for on_owner in self._owner_handlers:
                 on_owner(consumer, mark.name, workload.owner)
+        is_any_behind = False
         async with aclosing(self._workloads.pods(workload)) as pods:
             async for pod in pods:
                 if is_behind(pod, target.name, record, mark, consumer.seen_late):
-                    return True
-        return False
+                    is_any_behind = True
+                    if not mark.may_be_former or has_mark(pod.marks, mark.name, mark.value):
+                        return replace(mark, restart=True)
+        return replace(mark, restart=is_any_behind, may_be_former=False)
 
 
 def _conflict(refused: Consumer | None, current: Consumer | None) -> Conflict:

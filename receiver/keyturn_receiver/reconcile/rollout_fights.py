@@ -138,8 +138,10 @@ class RolloutFights:
         """Note that no old pod is left, if the rollout for the mark was complete before a change of the consumer."""
         fight, mark = self._fights.get(before.ref.namespace, (before.ref, name)), before.marks.get(name)
         was_complete = before.progress is not None and before.progress.is_complete and not before.hold
-        if fight and mark and was_complete and fight.old_pods == (mark, True):
-            fight.old_pods = (mark, False)
+        if fight and fight.old_pods and mark and was_complete:
+            value, _ = fight.old_pods
+            if without_suffix(value) == without_suffix(mark):
+                fight.old_pods = (value, False)
 
     def _is_on(self, fight: _Fight) -> bool:
         return fight.repeats >= FREE_REPEATS and self._now() - fight.changed_at <= RESET_AFTER
