@@ -339,3 +339,14 @@ async def test_end_is_told_of_pods_that_a_former_leader_has_evicted_and_not_of_a
     cluster.consumer = replace(consumer(), baseline={})
     await run(cluster, 30)
     assert (cluster.evicted, cluster.done, len(cluster.marks)) == ([], [], 1)
+
+
+async def test_pod_that_replaces_an_evicted_one_is_new_although_no_time_of_the_write_is_known() -> None:
+    """A Secret may have keys from release 0.2, which recorded no times. Then every pod without the mark seems to be
+    behind, and the new pods of evictions have none."""
+    cluster = Cluster(pod("a", 1), pod("b", 2))
+    cluster.record = Record(revisions={"a": "v2", "b": "v1"})
+    made = await run(cluster, 100)
+    assert cluster.evicted == ["a", "b"]
+    assert len(cluster.marks) == 1
+    assert not made.is_busy(consumer())

@@ -10,7 +10,7 @@ from keyturn_receiver.cluster.api import MERGE_PATCH, Api, Json, path
 from keyturn_receiver.cluster.object_pages import MAX_PAGE, PAGE_SIZE, list_in_pages
 from keyturn_receiver.cluster.template_borrowers import Borrower, Borrowers
 from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
-from keyturn_receiver.core.argo_rollouts import restart_time
+from keyturn_receiver.core.argo_rollouts import MAX_LEAD, restart_time
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.crash_loop import crash_reason, is_of_rollout
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
@@ -214,7 +214,8 @@ class WorkloadClient:
         metadata = rollout["metadata"]
         restarts_at = parse_time(rollout["spec"].get("restartAt"))
         is_marked = (metadata.get("annotations") or {}).get(mark.name) == mark.value
-        if is_marked and restarts_at is not None and restarts_at > written_at:
+        # A retry may give a time that is some seconds later, if the time of the write is not known.
+        if is_marked and restarts_at is not None and restarts_at > written_at - MAX_LEAD:
             return
         body: Json = {
             "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": {mark.name: mark.value}},

@@ -171,10 +171,7 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:
     """Return the time at which a key that the pods read was last written, or at which any key was last removed if that
     is later. The time is in seconds since 1970 by the API server's clock. Return None if it is not known."""
-    return _written_at(consumer.reads.get(secret_name, Reads()), record)
-
-
-def _written_at(reads: Reads, record: Record) -> int | None:
+    reads = consumer.reads.get(secret_name, Reads())
     times = record.write_times
     read = (times[key] for key in (*reads.keys, REMOVED) if key in times)
     each = record.latest_times if reads.whole else read
@@ -195,8 +192,8 @@ def is_behind(pod: Pod, secret_name: str, record: Record, mark: RolloutAnnotatio
     than ``mark.returned_since``.
     """
     if has_mark(pod.marks, mark.name, mark.value):
-        at = _written_at(pod.reads.get(secret_name, Reads()), record)
-        if not mark.may_be_former or (at is not None and pod.created >= at):
+        times = [time.at for time in _times(pod.reads.get(secret_name, Reads()), record, mark.marked)]
+        if not mark.may_be_former or (times and all(at is not None and pod.created >= at for at in times)):
             return False
     if mark.returned_since is not None and _is_older(pod, mark.returned_since):
         return False

@@ -65,7 +65,8 @@ class _Run:
     because the API server refuses a call, or because nothing could be evicted for FINISH_SECONDS. ``waits`` counts the
     looks at the pods since the last eviction. ``waits_since`` is the time of the first of these looks. ``replaced_at``
     is the time of the last eviction, or of the first look that found no pod behind. Before that, it is None.
-    ``waits_since`` and ``replaced_at`` are in monotonic seconds."""
+    ``waits_since`` and ``replaced_at`` are in monotonic seconds. ``until`` is the creation of the youngest pod at the
+    first look, in seconds since 1970."""
 
     target: Target
     uid: str
@@ -76,6 +77,7 @@ class _Run:
     waits: int = 0
     waits_since: float = 0.0
     replaced_at: float | None = None
+    until: int | None = None
 
 
 class PodEvictor:
@@ -227,7 +229,9 @@ class PodEvictor:
         pod, is_enough = None, False
         if mark.undecided:
             # Only the cache knows whether this replica saw the workload late. To be safe, assume here that it did.
-            pod, is_enough = await self._next(workload, lambda pod: is_behind(pod, run.target.name, record, mark, True))
+            pod, is_enough = await self._next(
+                run, workload, lambda pod: is_behind(pod, run.target.name, record, mark, True)
+            )
         if pod is None:
             if mark.undecided and mark.marked and run.replaced_at is None:
                 run.replaced_at = self._now()
@@ -270,20 +274,24 @@ class PodEvictor:
                 on_done(run.target, consumer, workload.replicas, ready_at)
         return None
 
-    async def _next(self, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
+    async def _next(self, run: _Run, workload: Workload, behind: Callable[[Pod], bool]) -> tuple[Pod | None, bool]:
         """Return two results: the pod to evict next, and whether all wanted pods are Ready. The pod is None if no pod
         is behind.
 
         Pods that are not Ready are evicted first, because they serve nobody. Older pods are evicted before younger
-        ones.
+        ones. A pod that was created after the first look of this run has read the present value.
         """
         found: Pod | None = None
-        ready = 0
+        ready, youngest = 0, 0
         async with aclosing(self._workloads.pods(workload)) as pods:
             async for pod in pods:
                 ready += pod.is_ready
+                youngest = max(youngest, pod.created)
+                if run.until is not None and pod.created > run.until:
+                    continue
                 if behind(pod) and (found is None or (pod.is_ready, pod.created) < (found.is_ready, found.created)):
                     found = pod
+        run.until = youngest if run.until is None else run.until
         return found, ready >= workload.replicas
 
     async def _exists(self, ref: WorkloadRef) -> bool:
