@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from keyturn_receiver.core.consumer import Consumer, Reads, former_mark_name, mark_name
 from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.unsettled import suffix_of, with_suffix, without_suffix
+from keyturn_receiver.core.unsettled import stands_for, with_needed_suffix
 from keyturn_receiver.core.write_times import REMOVED
 
 
@@ -26,19 +26,18 @@ def present_mark(consumer: Consumer, secret_name: str, record: Record) -> str | 
         return None
     needed = _mark_when_settled(consumer, secret_name, record)
     settled = consumer.baseline.get(mark_name(secret_name), mark)
-    return mark if all(is_up_to_date(each, needed, record) for each in (mark, settled)) else None
+    return mark if all(stands_for(each, needed) for each in (mark, settled)) else None
 
 
 def has_mark_of(consumer: Consumer, secret_name: str, record: Record) -> bool:
     """Return whether a consumer has the mark that follows from ``record``."""
-    current, settled = current_mark(consumer, secret_name, record), _mark_when_settled(consumer, secret_name, record)
-    return current is not None and is_up_to_date(current, settled, record)
+    current = current_mark(consumer, secret_name, record)
+    return current is not None and stands_for(current, _mark_when_settled(consumer, secret_name, record))
 
 
 def has_mark(marks: Mapping[str, str], name: str, value: str) -> bool:
-    """Return whether the marks of a pod or template have this mark. If the mark has no suffix, it may have one there
-    that a restart has added (``ConsumerRestarter``)."""
-    return value in ((text := marks.get(name)), text and without_suffix(text))
+    """Return whether the marks of a pod or template have this mark (``stands_for``)."""
+    return stands_for(marks.get(name, ""), value)
 
 
 def current_mark(consumer: Consumer, secret_name: str, record: Record) -> str | None:
@@ -69,23 +68,15 @@ def mark_value(reads: Reads, record: Record) -> str | None:
     return record.mark_prefix + digest(record.revisions, keys) if keys else None
 
 
-def is_up_to_date(mark: str, required: str, record: Record) -> bool:
-    """Return whether a mark stands for the present revisions. ``required`` is the mark of these revisions without a
-    suffix. If the present revisions have a suffix (``record.unsettled``), the mark must have it, too. Otherwise a
-    suffix that the mark has from an earlier return does not matter."""
-    if suffix := suffix_of(required, record.unsettled):
-        return mark == with_suffix(required, suffix)
-    return without_suffix(mark) == required
-
-
 def may_have_removed(record: Record) -> bool:
     """Return whether a key may have been removed. Keys of watched Secrets can be removed by others at any time."""
     return REMOVED in record.write_times or bool(record.mark_prefix)
 
 
 def _mark_when_settled(consumer: Consumer, secret_name: str, record: Record) -> str:
-    """Return the mark that a consumer has once it is up to date with the record, without a suffix."""
-    return mark_value(consumer.reads.get(secret_name, Reads()), record) or _mark_without_keys(record)
+    """Return the mark that a consumer has once it is up to date with the record."""
+    mark = mark_value(consumer.reads.get(secret_name, Reads()), record) or _mark_without_keys(record)
+    return with_needed_suffix(mark, record.unsettled)
 
 
 def _mark_without_keys(record: Record) -> str:

@@ -19,7 +19,6 @@ from keyturn_receiver.core.consumer import Consumer, Reads, mark_name
 from keyturn_receiver.core.mark import (
     current_mark,
     has_mark,
-    is_up_to_date,
     mark_value,
     may_have_removed,
     required_mark,
@@ -30,8 +29,8 @@ from keyturn_receiver.core.unsettled import (
     MAX_MARKS,
     Unsettled,
     UnsettledMarks,
-    suffix_of,
-    with_suffix,
+    stands_for,
+    with_needed_suffix,
     without_suffix,
 )
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
@@ -101,18 +100,20 @@ def rollout(
     reads = consumer.reads.get(secret_name, Reads())
     current = current_mark(consumer, secret_name, record)
     required = required_mark(reads, record, current)
-    if not required or (current and is_up_to_date(current, required, record)):
+    if not required:
         return None
-    name, marked = mark_name(secret_name), bool(current)
-    value = with_suffix(required, suffix_of(required, record.unsettled))
-    may_be_former = has_mark(consumer.marks, name, value) or is_mixed(consumer)
+    value = with_needed_suffix(required, record.unsettled)
+    if current and stands_for(current, value):
+        return None
+    name, marked, has_old_template = mark_name(secret_name), bool(current), is_mixed(consumer)
+    may_be_former = has_old_template or has_mark(consumer.marks, name, value)
     mark = RolloutAnnotation(name, value, restart=False, marked=marked, may_be_former=may_be_former)
     if current and without_suffix(current) == required:
         unsettled = record.unsettled.get(current)
         mark = replace(mark, returned_since=unsettled.since if unsettled else None)
         # If some pods have an older template, the mark on the present template does not tell what they have read.
-        has_to_restart = is_mixed(consumer) and (consumer.by_time or name not in consumer.baseline)
-        has_to_restart = has_to_restart and not consumer.evicts
+        asks_for_restart = not consumer.evicts and (consumer.by_time or name not in consumer.baseline)
+        has_to_restart = has_old_template and asks_for_restart
     else:
         has_to_restart = before is not None and _concerns(reads, before, record)
     if marked and has_to_restart:

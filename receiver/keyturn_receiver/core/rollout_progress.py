@@ -118,7 +118,7 @@ def read_progress(kind: WorkloadKind, workload: Mapping[str, object]) -> Rollout
         marked_at,
         changed_at,
         observed and counts.has_ended and _ended_after(marked_at, progressing, kind),
-        observed and (counts.has_ended or counts.is_uniform),
+        observed and counts.is_uniform,
     )
 
 
@@ -126,7 +126,8 @@ def _of_replicas(spec: Mapping[str, object], status: Mapping[str, object]) -> _C
     wanted, updated = number(spec, "replicas", 1), number(status, "updatedReplicas")
     replicas, available = number(status, "replicas"), number(status, "availableReplicas")
     complete = wanted <= updated >= replicas and available >= updated
-    return _Counts(wanted, updated, available, complete, has_ended=updated >= replicas)
+    is_uniform = updated >= replicas
+    return _Counts(wanted, updated, available, complete, has_ended=is_uniform, is_uniform=is_uniform)
 
 
 def _of_identities(spec: Mapping[str, object], status: Mapping[str, object]) -> _Counts:

@@ -51,21 +51,23 @@ def write_unsettled(marks: UnsettledMarks) -> str:
     return compact_json({mark: f"{rfc3339(each.since)}{_SEPARATOR}{each.suffix}" for mark, each in marks.items()})
 
 
-def suffix_of(mark: str, marks: UnsettledMarks) -> int:
-    """Return the suffix that a mark without a suffix needs now, or 0."""
+def with_needed_suffix(mark: str, marks: UnsettledMarks) -> str:
+    """Return a mark without a suffix as workloads need it now: with the suffix of its last return, if it has one."""
     if not marks:
-        return 0
-    return max((each.suffix for text, each in marks.items() if without_suffix(text) == mark), default=0)
+        return mark
+    suffix = max((each.suffix for text, each in marks.items() if without_suffix(text) == mark), default=0)
+    return with_own_suffix(mark, suffix) if suffix else mark
 
 
 def with_own_suffix(mark: str, suffix: int) -> str:
-    """Return a mark with a suffix, unless it has one."""
-    return mark if _SEPARATOR in mark else with_suffix(mark, suffix)
+    """Return a mark with a suffix. A mark that has a suffix already keeps it."""
+    return mark if _SEPARATOR in mark else f"{mark}{_SEPARATOR}{suffix}"
 
 
-def with_suffix(mark: str, suffix: int) -> str:
-    """Return a mark with a suffix, or without one if the suffix is 0."""
-    return f"{mark}{_SEPARATOR}{suffix}" if suffix else mark
+def stands_for(mark: str, needed: str) -> bool:
+    """Return whether a mark is the one that a workload needs now (``with_needed_suffix``). If ``needed`` has no suffix,
+    the suffix that the mark has from an earlier return or a restart does not matter."""
+    return needed in (mark, without_suffix(mark))
 
 
 def without_suffix(mark: str) -> str:

@@ -154,10 +154,10 @@ class LiveReporter:
         """
         bound = self._secrets.get(target)
         if bound and has_mark_of(consumer, target.name, bound.record):
-            mark = f"evicted/{bound.record.digest}/{bound.record.changed_at}"
-            words = self._tell_live(consumer, bound, mark, pods, self._wall() if ready_at is None else ready_at)
+            change = f"evicted/{_change_of_all(bound)}"
+            words = self._tell_live(consumer, bound, change, pods, self._wall() if ready_at is None else ready_at)
             message = f"{event_messages.workloads([consumer])}: {event_messages.pods(pods)} {words}"
-            self._events.event(target, bound.uid, False, LIVE, message, once_for=f"{consumer.ref}/{mark}")
+            self._events.event(target, bound.uid, False, LIVE, message, once_for=f"{consumer.ref}/{change}")
 
     def on_started_leading(self) -> None:
         """Look at all rollouts, because the previous leader may not have reported them."""
@@ -287,24 +287,24 @@ class LiveReporter:
         ended_at = now if progress.finished_at is None else progress.finished_at
         if now - ended_at > RECENT:
             return
-        words = self._tell_live(consumer, bound, rollout.mark, progress.wanted, ended_at)
+        change = _change(consumer, bound, rollout.mark)
+        words = self._tell_live(consumer, bound, change, progress.wanted, ended_at)
         if others := self._all_live(bound):
             names = event_messages.workloads(others)
             pods = event_messages.pods(progress.wanted)
             message = f"all pods of {names} run {words}" if len(others) > 1 else f"{names}: {pods} {words}"
-            change = f"{bound.record.digest}/{bound.record.changed_at}"
-            self._events.event(bound.target, bound.uid, False, LIVE, message, once_for=change)
+            self._events.event(bound.target, bound.uid, False, LIVE, message, once_for=_change_of_all(bound))
 
     def _tell_live(
-        self, consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str, pods: int, ended_at: float
+        self, consumer: Consumer, bound: BoundSecret | WatchedSecret, change: str, pods: int, ended_at: float
     ) -> str:
         """Write an Event on a workload. The Event says that all pods have run the new value since ``ended_at``.
-        ``pods`` is the number of pods. Return the text about the version and the time."""
+        ``pods`` is the number of pods, and ``change`` is the result of ``_change``. Return the text about the version
+        and the time."""
         record, target = bound.record, bound.target
         started_at, moved = _start(consumer, bound)
         seconds = None if started_at is None else max(0, int(ended_at) - started_at)
         words = event_messages.live(record, seconds, moved)
-        change = _change(consumer, bound, mark)
         observe = partial(self._observe, consumer, target, seconds, tuple(sorted(record.version_ids.values())))
         self._tell(consumer, target, False, LIVE, f"{event_messages.pods(pods)} {words}", change, observe)
         return words
@@ -406,6 +406,11 @@ def _change(consumer: Consumer, bound: BoundSecret | WatchedSecret, mark: str) -
     of the former time.
     """
     return f"{mark}/{written_at(consumer, bound.target.name, bound.record)}"
+
+
+def _change_of_all(bound: BoundSecret | WatchedSecret) -> str:
+    """Return a text that stands for the last change of any key of a Secret (``_change``)."""
+    return f"{bound.record.digest}/{bound.record.changed_at}"
 
 
 def _start(consumer: Consumer, bound: BoundSecret | WatchedSecret) -> tuple[int | None, bool]:

@@ -1,7 +1,7 @@
 """Filler of one Secret: reads from AWS, renders, plans and applies. If AWS has deleted the source and the binding asks
 for deletion (``keyturn.dev/on-delete``), the Secret is deleted instead."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,8 +16,7 @@ from keyturn_receiver.core.partial import check_size, has_news, sources_to_read,
 from keyturn_receiver.core.plan import LiveSecret, Plan, plan
 from keyturn_receiver.core.policy import check_type
 from keyturn_receiver.core.revision import OK, Record, compound_version, status_of, version_key
-from keyturn_receiver.core.rollout import is_due, is_waiting, next_unsettled
-from keyturn_receiver.core.unsettled import UnsettledMarks
+from keyturn_receiver.core.rollout import is_due
 from keyturn_receiver.core.write_times import rfc3339
 from keyturn_receiver.errors import (
     ClusterRefused,
@@ -34,7 +33,8 @@ from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.renderer import Renderer
 from keyturn_receiver.reconcile.request import Request
 from keyturn_receiver.reconcile.source_reader import SourceReader
-from keyturn_receiver.resilience.time_slice import TimeSlice
+from keyturn_receiver.reconcile.unsettled_marks import unsettled_marks
+from keyturn_receiver.resilience.time_slice import filter_in_slices
 from keyturn_receiver.telemetry.legs import Leg, LegTimer
 
 
@@ -165,8 +165,11 @@ class SecretFiller:
         record = replace(planned.record, moved_at=_moved_at(live.record, planned, request))
         history = await self._secrets.read_history(live)
         if planned.changed_keys:
-            record = replace(record, unsettled=await self._unsettled(live, record))
-            due = await _filter(consumers, lambda consumer: is_due(consumer, live.target.name, record, planned.before))
+            name, now = live.target.name, self._secrets.now().timestamp()
+            # Consumers that may not be restarted now count, too, because they may be restarted later.
+            everyone = self._restarter.consumers(live.target)
+            record = replace(record, unsettled=await unsettled_marks(everyone, name, live.record, record, int(now)))
+            due = await filter_in_slices(consumers, lambda each: is_due(each, name, record, planned.before))
             history = add(history, self._change(live, planned, record.moved_at, len(due), request))
         with self._legs.time(Leg.APPLY):
             resource_version = await self._secrets.apply(live, record, data, history)
@@ -189,12 +192,6 @@ class SecretFiller:
             unavailable=unavailable,
         )
 
-    async def _unsettled(self, live: LiveSecret, record: Record) -> UnsettledMarks:
-        # Consumers that may not be restarted now count, too, because they may be restarted later.
-        name, consumers = live.target.name, self._restarter.consumers(live.target)
-        waiting = await _filter(consumers, lambda consumer: is_waiting(consumer, name, live.record))
-        return next_unsettled(waiting, name, live.record, record, int(self._secrets.now().timestamp()))
-
     def _change(self, live: LiveSecret, planned: Plan, moved_at: int | None, due: int, request: Request) -> Change:
         before = live.record.version_ids
         return Change(
@@ -207,17 +204,6 @@ class SecretFiller:
             keys=len(planned.changed_keys),
             due=due,
         )
-
-
-async def _filter(consumers: Sequence[Consumer], condition: Callable[[Consumer], bool]) -> list[Consumer]:
-    """Return the consumers for which a condition holds. Other tasks run in between, because a Secret may have thousands
-    of consumers."""
-    found, time_slice = [], TimeSlice()
-    for consumer in consumers:
-        if condition(consumer):
-            found.append(consumer)
-        await time_slice.pause_if_over()
-    return found
 
 
 def _moved_at(before: Record, planned: Plan, request: Request) -> int | None:

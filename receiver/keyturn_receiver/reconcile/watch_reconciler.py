@@ -14,11 +14,11 @@ from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
 from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
-from keyturn_receiver.core.rollout import is_waiting, next_unsettled
 from keyturn_receiver.errors import Conflict, Contended, KeyturnError, NotFound, Permanent, detached, first_retryable
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.reconciler import CONFLICT_BACKOFF, CONFLICT_RETRIES
 from keyturn_receiver.reconcile.request import NOT_BOUND, ReconcileResult, Request
+from keyturn_receiver.reconcile.unsettled_marks import unsettled_marks
 from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
@@ -131,7 +131,7 @@ class WatchReconciler:
     async def _keep(self, secret: WatchedSecret, consumers: Sequence[Consumer]) -> KeepResult:
         if secret.watched.is_kept:
             return KeepResult(secret)
-        secret = _with_unsettled(secret, consumers)
+        secret = await _with_unsettled(secret, consumers)
         try:
             await self._client.keep(secret)
         except (Conflict, NotFound):
@@ -141,12 +141,11 @@ class WatchReconciler:
         return KeepResult(secret, written=True)
 
 
-def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:
+async def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:
     """Return a changed Secret with ``Record.unsettled`` (``core/unsettled.py``) for its waiting consumers. If the state
     before the change is not known, return the Secret unchanged."""
     name, watched, before = secret.target.name, secret.watched, secret.watched.before
     if before is None:
         return secret
-    waiting = [consumer for consumer in consumers if is_waiting(consumer, name, before)]
-    unsettled = next_unsettled(waiting, name, before, secret.record, int(time.time()))
+    unsettled = await unsettled_marks(consumers, name, before, secret.record, int(time.time()))
     return replace(secret, watched=replace(watched, record=replace(secret.record, unsettled=unsettled)))

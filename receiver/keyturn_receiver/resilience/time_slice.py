@@ -3,8 +3,10 @@ milliseconds."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+T = TypeVar("T")
 SLICE_MS = 5  # milliseconds
 
 
@@ -34,3 +36,14 @@ class TimeSlice:
         finally:
             self._paused = False
             self._ends_at = self._now() + SLICE_MS / 1000
+
+
+async def filter_in_slices(items: Iterable[T], condition: Callable[[T], bool]) -> list[T]:
+    """Return the items for which a condition holds. Other tasks run in between, because there may be thousands of
+    items."""
+    found, time_slice = [], TimeSlice()
+    for item in items:
+        if condition(item):
+            found.append(item)
+        await time_slice.pause_if_over()
+    return found
