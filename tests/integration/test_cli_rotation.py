@@ -363,6 +363,10 @@ def test_samples_of_the_page_are_what_is_printed(shop: Shop, tmp_path: Path) -> 
         shown = " ".join(asked[name]).replace(str(tmp_path / "new.json"), "new.json")
         texts[name] = as_on_the_page(shop, f"$ keyturn {shown}\n{shop.run(*asked[name]).out}")
     hold_samples(texts)
+    # The next test rotates: a reconcile that is still running would find the new version before the notification does.
+    eventually(
+        lambda: shop.annotation("db", "keyturn.dev/reconciled") == shop.annotation("db", "keyturn.dev/reconcile")
+    )
 
 
 def test_wait_and_trace_follow_a_rotation(shop: Shop) -> None:
