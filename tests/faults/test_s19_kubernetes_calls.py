@@ -48,7 +48,7 @@ class Neighbour:
 
 
 class AllEdited(PeriodicThread):
-    """Edits the bindings of all Secrets of a namespace again and again. Each edit causes another error."""
+    """Edits the bindings of all Secrets of a namespace again and again. Each edit causes a new error."""
 
     def __init__(self, env: FaultEnv, namespace: str) -> None:
         super().__init__(0, pause=0.01)

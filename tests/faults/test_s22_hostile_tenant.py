@@ -222,7 +222,9 @@ class Run:
         await asyncio.to_thread(former.stop)
 
     async def _rotate_his_secrets(self, neighbour: Neighbour, tenant: HostileTenant) -> None:
-        """Rotate one of the tenant's own secrets, and deliver notifications about it and about his odd values."""
+        """Every 5 seconds, rotate one of the tenant's own secrets. Let the neighbour deliver a notification about it,
+        and one about a secret with an odd value (ODD_VALUES), which names a version that does not exist. This ends when
+        the tenant ends."""
         number = 0
         while tenant.running:
             number += 1

@@ -342,7 +342,7 @@ def test_undone_rollout_restarts_nobody(env: FaultEnv) -> None:
     wait_rolled(env)
     env.let_settle(3)
     assert restarts(env, "Deployment", "web") == [restart]
-    # In the history of rollouts, the mark shows which revision came from the rotation.
+    # Revision 3 is the template that the rotation made. `kubectl rollout history` shows the mark on it.
     history = ("rollout", "history", "deployment/web", "-n", env.namespace, "--revision=3")
     assert f"{MARK}:" in env.cluster.kubectl(*history)
     assert env.send(env.rotate()).status == 200

@@ -33,7 +33,7 @@ MANY = int(os.environ.get("KEYTURN_PAGE_BINDINGS", "2000"))
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page, and fail if the page wrote an error to the console."""
+    """Yield a function that opens a page. At the end, fail if a page wrote an error to the console."""
     errors: list[str] = []
     pages: list[Page] = []
 

@@ -132,8 +132,8 @@ def is_complete(deployment: Any) -> bool:
 
 
 class Rotations:
-    """The rotations of one AWS secret. ``moved`` has, for each version (including the first), the time at which it
-    became the current one."""
+    """The rotations of one AWS secret. ``moved`` has one time for each version: for the first version, the time at
+    which this object was made, and for each later version, the time just after the rotation to it."""
 
     def __init__(self, aws: LocalAws, namespace: str, name: str) -> None:
         self.moved: list[float] = []

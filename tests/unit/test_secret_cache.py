@@ -1,6 +1,7 @@
 """The cache of bound Secrets: what it keeps of a Secret, and how much of what tenants write."""
 
 import json
+import sys
 import time
 import tracemalloc
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.binding import (
     DATA,
     MAX_DATA_ANNOTATION,
+    ON_DELETE,
+    RECONCILE,
     SECRET_ID,
     SERVICE_ACCOUNT,
     Target,
@@ -26,6 +29,7 @@ from keyturn_receiver.core.integrity import Integrity
 from keyturn_receiver.core.plan import LiveSecret
 from keyturn_receiver.core.revision import (
     DATA_HASH,
+    RECONCILED,
     RECORD_HASH,
     REVISIONS,
     STATUS,
@@ -36,6 +40,10 @@ from keyturn_receiver.core.revision import (
     unkeyed_data_hash,
     version_key,
 )
+from keyturn_receiver.core.rollout_pace import PACE
+from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
+from keyturn_receiver.core.unsettled import UNSETTLED
+from keyturn_receiver.core.write_times import CHANGED_AT
 from keyturn_receiver.errors import InvalidBinding
 from support.bindings import ARN, KEYED, bound_object
 
@@ -53,6 +61,10 @@ def one(*objects: dict[str, Any]) -> BoundSecret:
     found = cached(*objects).get(DB)
     assert found
     return found
+
+
+def size_of_texts(bound: BoundSecret) -> int:
+    return sum(sys.getsizeof(text) for text in bound.texts if text)
 
 
 def kept_characters(bound: BoundSecret) -> int:
@@ -166,6 +178,21 @@ def test_large_annotations_of_one_namespace_are_bounded_and_the_last_ones_are_re
     again = cache.get(Target("team", "s0"))
     assert again
     assert not again.fault
+
+
+@pytest.mark.parametrize("name", [DATA, CHANGED_AT, UNSETTLED, ON_DELETE, STATUS, SERVICE_ACCOUNT])
+def test_limit_of_a_namespace_holds_for_every_annotation(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(secret_cache, "MAX_LARGE_BYTES", 200_000)
+    others = {STATUS: "a status", RECONCILE: "one", RECONCILED: "one", ROLLOUT: "disabled", PACE: "𝄞" * 4000}
+    cache = cached(*(bound_object(f"s{number}", **{**others, name: "x" * 30_000}) for number in range(40)))
+    assert sum(size_of_texts(each) for each in cache.all() if each.large_bytes) <= 200_000
+    refused = [each for each in cache.all() if each.fault]
+    assert len(refused) > 20
+    for each in refused:
+        assert size_of_texts(each) <= secret_cache.LARGE
+        # An answered request is not answered again and again, and the refused Secret restarts nobody.
+        assert (each.spec.reconcile, each.record.reconciled) == ("one", "one")
+        assert each.spec.switch is Switch.DISABLED
 
 
 def test_secret_that_loses_its_record_is_known_as_filled() -> None:

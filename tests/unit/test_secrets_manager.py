@@ -86,7 +86,7 @@ async def test_secret_of_another_account_is_never_in_a_batch() -> None:
     assert aws.may_batch("team/db")
     assert not aws.may_batch(mine)  # the client does not know its own account yet
     await aws.value(Source(theirs.replace(FOREIGN, ACCOUNT)))
-    assert not aws.may_batch(mine)  # the answer for an ARN does not show the own account
+    assert not aws.may_batch(mine)  # the answer for an ARN does not show the client's own account
     await aws.value(Source("team/db"))
     assert aws.may_batch(mine)
     assert not aws.may_batch(theirs)

@@ -368,7 +368,7 @@ async def test_forged_version_ids_are_no_rotation_and_do_not_hide_the_next_one(
 
 
 class BrokenClock:
-    """A clock that fails once it is broken."""
+    """A clock that fails as soon as ``is_broken`` is true."""
 
     def __init__(self) -> None:
         self.is_broken = False

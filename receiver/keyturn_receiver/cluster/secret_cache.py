@@ -41,7 +41,6 @@ from keyturn_receiver.core.revision import (
     MOVED_AT,
     RECONCILED,
     RECORD,
-    STATE,
     STATUS,
     VERSION_IDS,
     KeyedHash,
@@ -55,8 +54,8 @@ from keyturn_receiver.core.vocabulary import secret_faults
 from keyturn_receiver.core.write_times import CHANGED_AT
 
 SMALL = 4096  # bytes; the annotations of a Secret are small if they take at most this
-MAX_SMALL = 1024  # the number of Secrets with small annotations that are kept in parsed form
-MAX_LARGE = 8  # the number of Secrets with larger annotations (up to 256 KiB) that are kept in parsed form
+MAX_SMALL = 1024  # at most this many parsed bindings are cached, and as many parsed records, if their texts are small
+MAX_LARGE = 8  # the same number for larger texts, which take up to 256 KiB
 
 _RECORD = RECORD[:-1]  # without the time of the last write, which is only for people
 _ANNOTATIONS = (*DECLARING, STATUS, RECONCILED, MOVED_AT, CHANGED_AT, UNSETTLED, *_RECORD)
@@ -202,6 +201,15 @@ def _kept(name: str, text: str | None) -> str | None:
 
 def _without_record(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return (*texts[: _RECORD_TEXTS.start], *(None for _ in _RECORD), *texts[_RECORD_TEXTS.stop :])
+
+
+def _without_large(texts: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Return the texts without the record, and without the longest of the others, so that they take at most LARGE
+    bytes."""
+    left = list(_without_record(texts))
+    while _size(tuple(left)) > LARGE:
+        left[max(range(len(left)), key=lambda position: len(left[position] or ""))] = None
+    return tuple(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,10 +408,8 @@ class SecretCache:
             self._remember(cached)
         self._drop(kept.target)
         if self._large[kept.target.namespace] + kept.large_bytes > MAX_LARGE_BYTES:
-            names = (*_ANNOTATIONS, STATE)
-            texts = tuple(None if name == DATA else text for name, text in zip(names, kept.texts, strict=True))
             lost = kept.lost_record or kept.record.was_written
-            kept = replace(kept, texts=_without_record(texts), lost_record=lost, fault=TOO_MUCH)
+            kept = replace(kept, texts=_without_large(kept.texts), lost_record=lost, fault=TOO_MUCH)
         self._large[kept.target.namespace] += kept.large_bytes
         self._by_target[kept.target] = kept
         for name in kept.names:

@@ -485,8 +485,8 @@ def _read_map(text: str, aliases: Sequence[str], faults: list[str]) -> list[tupl
 def _lines_with_marks(text: str) -> list[int]:
     """Return the numbers, from 0, of the first MAX_FAULTS lines of valid YAML that have a tag, an anchor or an alias.
 
-    The YAML parser reads such marks and leaves them out of its nodes. Without this check, a part of an expression would
-    be lost without a message.
+    The values of the parser's nodes do not contain these marks. Without this check, a part of an expression would be
+    lost without a message.
     """
     if not any(mark in text for mark in "!&*"):
         return []  # most annotations have no mark

@@ -42,7 +42,8 @@ class MalformedJson(ValueError):
 
 
 class UnusableValue(ValueError):
-    """A part of a JSON text cannot be used, although the text is JSON. The message says why, and quotes nothing."""
+    """A value, or a result of an expression, cannot be used, although the text is JSON. The message says why. It may
+    quote the expression, but never the value."""
 
 
 class Number(float):

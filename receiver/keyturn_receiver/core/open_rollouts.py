@@ -41,6 +41,8 @@ def open_until(consumer: Consumer) -> float:
 
 
 def is_restarted(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether Keyturn has restarted the pods of a workload for the present revisions of the Secret."""
+    """Return whether a mark says that Keyturn has restarted the pods of a workload for the present revisions of the
+    Secret. If ``spec.restartAt`` restarts the pods, the result is also true for a settled mark, because a restart
+    writes the same annotation."""
     is_settled = mark_name(secret_name) in consumer.baseline and not consumer.by_time
     return not is_settled and present_mark(consumer, secret_name, record) is not None

@@ -111,7 +111,8 @@ class Report:
 
     @property
     def subjects(self) -> list[tuple[Sort, Subject]]:
-        """The readers that get an Event of their own. A CronJob gets no Event, because nothing is wrong with it."""
+        """The readers that may get an Event of their own. The reporter writes Events only for the first of them. A
+        CronJob gets no Event, because nothing is wrong with it."""
         of = self.readers
         return [(sort, each) for sort in Sort if sort is not Sort.CRON_JOB for each in of.get(sort, {}).values()]
 

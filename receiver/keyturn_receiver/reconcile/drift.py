@@ -67,8 +67,8 @@ class DriftDetector:
         self._started = False
 
     def add_handler(self, on_filled: Callable[[BoundSecret], None]) -> None:
-        """Register ``on_filled``, which is called with each checked Secret that is not to be filled now, because its
-        content is right, or because a retry cannot help."""
+        """Register ``on_filled``. A check calls it with each Secret that needs no fill, because its content is right
+        or because this replica has given up on it."""
         self._handlers.append(on_filled)
 
     def start(self) -> None:

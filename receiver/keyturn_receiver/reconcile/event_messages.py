@@ -141,7 +141,7 @@ def versions(record: Record) -> str:
 
 
 def workloads(consumers: Sequence[Consumer]) -> str:
-    """Return a text with the kinds and names of consumers."""
+    """Return a text with the kinds and names of the first consumers, and the number of the others."""
     return _first([_name(consumer) for consumer in consumers])
 
 

@@ -55,9 +55,9 @@ class FightReporter:
         self._owners: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_OWNERS)
 
     def on_owner(self, consumer: Consumer, mark: str, owner: str) -> None:
-        """Report that another writer owns a mark of this consumer. There is no fight about the mark yet.
+        """Report that another writer owns a mark of this consumer. There need not be a fight about the mark.
 
-        An owner that was reported before is not reported again.
+        The owner that was last reported for a mark is not reported again, as long as it is remembered (MAX_OWNERS).
         """
         ref = consumer.ref
         if self._owners.get(ref.namespace, (ref, mark)) == owner:

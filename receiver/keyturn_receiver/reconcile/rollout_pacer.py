@@ -34,7 +34,7 @@ from keyturn_receiver.resilience.fair_map import FairMap
 # watches show no change.
 MAX_WAIT = 30.0
 MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wall clock, which may be adjusted meanwhile
-MAX_WOKEN = 4  # waiting Secrets that a finished rollout wakes, each in a different namespace
+MAX_WOKEN = 4  # at most this many Secrets that wait for a slot are woken at once, each in a different namespace
 MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; other Secrets are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
 
