@@ -63,5 +63,5 @@ def test_notes_name_the_release_that_the_command_line_does_not_assume(
 
 def test_notes_say_how_to_get_the_command_line() -> None:
     text = notes("ops", "blue")
-    assert "pip install ." in text
+    assert "pipx install ." in text
     assert "kubectl exec -n ops deployment/blue-keyturn -- /opt/keyturn/bin/python -m keyturn_cli" in text
