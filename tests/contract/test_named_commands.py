@@ -20,6 +20,14 @@ def commands(text: str) -> list[str]:
     return [each.partition(" # ")[0].strip() for each in inline + lines]
 
 
+def helm_commands(text: str) -> list[str]:
+    """Return the commands of Helm that name a release, in inline code and in code blocks, each as one line."""
+    joined = text.replace("\\\n", " ")
+    inline = re.findall(r"`(helm \w+ [^`\n]*keyturn[^`\n]*)`", joined)
+    lines = re.findall(r"^ *(?:\$ )?(helm .*)$", "\n".join(blocks(joined)), re.MULTILINE)
+    return inline + lines
+
+
 def blocks(text: str) -> list[str]:
     return re.findall(r"^ *```\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
 
@@ -31,6 +39,22 @@ def notes(namespace: str, release: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_names_commands_and_options_that_exist(page: Path) -> None:
     assert [word for command in commands(page.read_text()) for word in unknown_words(command)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_helm_name_the_namespace_and_forget_no_values(page: Path) -> None:
+    for command in helm_commands(page.read_text()):
+        assert "--namespace keyturn" in command, command
+        # Helm forgets the values of the installation as soon as a command gives any.
+        assert "helm upgrade keyturn" not in command or "--reset-then-reuse-values" in command, command
+
+
+def test_commands_of_helm_are_found() -> None:
+    text = "`helm test`, `helm rollback keyturn`\n\n```\n$ helm upgrade keyturn x \\\n  --wait\n```\n"
+    assert [" ".join(each.split()) for each in helm_commands(text)] == [
+        "helm rollback keyturn",
+        "helm upgrade keyturn x --wait",
+    ]
 
 
 def test_readme_answers_the_first_questions() -> None:
