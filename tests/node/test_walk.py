@@ -8,7 +8,7 @@ What the commands use here instead of the real thing:
 | GitHub | a repository with this tree, behind the same URL |
 | AWS | the emulator, with IAM enforced; another account number and region (EXCHANGED) |
 | the package index of `sam build` | a cache of uv, because the commands run without a network |
-| the image registry | the commands of Docker are left out (NOT_RUN); the node has the image under the tag that the README pushes |
+| the image registry | Docker does not run (NOT_RUN); the node has the image under the tag that the README pushes |
 | EKS with the Pod Identity agent | the real node, and `support.eks.pod_identity` |
 | the AWS Load Balancer Controller, the load balancer, ACM | `support.eks.load_balancer_controller` |
 | the DNS record, made by hand | a line in the enclosure's /etc/hosts, once the README says to make it |

@@ -59,6 +59,36 @@ async def test_second_replica_leads_once_the_first_renews_the_lease_no_more() ->
     assert led == ["first", "second"]
 
 
+async def test_holder_that_leads_again_after_a_gap_calls_its_handlers() -> None:
+    """In the gap, work that only the leader does was left to nobody."""
+    leases, clock = FakeLease(), FakeClock()
+    first = LeaderElector(leases, "first", now=clock)
+    led: list[float] = []
+    first.add_handler(lambda: led.append(clock()))
+    assert await try_once(first)
+    clock.advance(2)
+    assert await try_once(first)
+    assert len(led) == 1
+    leases.gone = True
+    clock.advance(RENEW_DEADLINE)
+    assert not await try_once(first)
+    leases.gone = False
+    assert await try_once(first)
+    assert await try_once(first)
+    assert len(led) == 2
+
+
+async def test_process_that_finds_itself_as_holder_calls_its_handlers() -> None:
+    """A container that is started again has the same identity."""
+    leases, clock = FakeLease(), FakeClock()
+    assert await try_once(LeaderElector(leases, "first", now=clock))
+    led: list[str] = []
+    fresh = LeaderElector(leases, "first", now=clock)
+    fresh.add_handler(lambda: led.append("fresh"))
+    assert await try_once(fresh)
+    assert led == ["fresh"]
+
+
 async def test_leader_that_cannot_renew_stops_before_another_replica_leads() -> None:
     leases, clock = FakeLease(), FakeClock()
     first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)

@@ -29,6 +29,7 @@ from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import HALTED
 from keyturn_receiver.core.rollout_switch import Switch
+from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.unsettled import without_suffix
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from keyturn_receiver.errors import (
@@ -38,13 +39,14 @@ from keyturn_receiver.errors import (
     Contended,
     InvalidValue,
     KeyturnError,
+    SourceRefused,
     SourceUnavailable,
     first_retryable,
 )
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints
+from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints, RolloutResult
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
@@ -57,7 +59,7 @@ from keyturn_receiver.reconcile.reverted_restarts import RevertedRestarts
 from keyturn_receiver.reconcile.rollout_fights import Fight, RolloutFights
 from keyturn_receiver.reconcile.rollout_pacer import PaceLimits, RolloutPacer
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
-from keyturn_receiver.reconcile.secret_filler import SecretFiller
+from keyturn_receiver.reconcile.secret_filler import FillResult, SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
@@ -207,9 +209,10 @@ class CountingRestarter(ConsumerRestarter):
 
 class Engine:
     """The receiver's engine, put together as the composition root does it, except for the two ports. This replica
-    leads."""
+    leads unless ``leads`` is set to False."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: PaceLimits | None = None) -> None:
+        self.leads = True
         self.cache, namespaces, index = SecretCache(KEYED), NamespaceCache(), ConsumerIndex()
         self.consumers = ConsumerCache(DEPLOYMENT, index, WRITTEN.timestamp)
         self.api = FakeApi(self.cache, self.consumers)
@@ -222,15 +225,15 @@ class Engine:
         access = AccessPolicy(namespaces, Default.ALLOW, False, Regions("aws", frozenset({"eu-west-1"})))
         resolver = ArnResolver(stores, access)
         secrets = SecretClient(api, lambda value: value[:16], KEYED, lambda: WRITTEN)
-        self.histories = secrets.histories
+        self.secrets = secrets
         fights = RolloutFights(time.monotonic)
         index.add_mark_handler(fights.observe)
         self.fights: list[Fight] = []
         fights.add_handler(self.fights.append)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         workloads = WorkloadClient(api)
-        evictor = PodEvictor(workloads, secrets, events, fights, lambda: True)
-        pacer = RolloutPacer(index, namespaces, fights, evictor, PaceLimits(), lambda: True)
+        evictor = PodEvictor(workloads, secrets, events, fights, lambda: self.leads)
+        pacer = RolloutPacer(index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads)
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
         self.restarter = restarter = CountingRestarter(
@@ -245,15 +248,15 @@ class Engine:
             SecretDeleter(stores, secrets, resolver, allowed=False),
             legs,
         )
-        reverted = RevertedRestarts(self.cache, pacer, fights, index.notify, lambda: True)
+        reverted = RevertedRestarts(self.cache, pacer, fights, index.notify, lambda: self.leads)
         index.add_progress_handler(reverted.on_progress)
         index.add_unread_handler(reverted.on_unread)
-        reporter = StatusReporter(secrets, events, self.metrics, reverted)
+        self.reporter = reporter = StatusReporter(secrets, events, self.metrics, reverted)
         reader = NamespaceReader(api, namespaces)
         self.reconciler = Reconciler(self.cache, secrets, filler, restarter, reporter, reader)
         self.requests: list[Request] = []
         self.queue = WorkQueue(self._reconcile, 4, self.metrics, now=time.monotonic)
-        self.drift = DriftDetector(self.cache, restarter, self.queue, access, reverted, lambda: True)
+        self.drift = DriftDetector(self.cache, restarter, self.queue, access, reverted, lambda: self.leads)
         self.notices = Notices(events, lambda: True)
         missing_keys = MissingKeyReporter(index, self.cache, self.notices)
         self.drift.add_handler(missing_keys.check)
@@ -389,6 +392,56 @@ async def test_refused_restart_is_told_on_the_workload_and_made_good_with_its_ve
     assert engine.events.about_workloads == [restarted]
 
 
+def status_of_secret(engine: Engine) -> str:
+    return str(engine.api.secret["metadata"]["annotations"]["keyturn.dev/status"])
+
+
+async def test_replica_that_may_restart_nobody_leaves_a_refused_restart_in_the_status() -> None:
+    """Otherwise two replicas would write the status in turns: the leader's attempt is refused, and the other replica
+    attempts nothing."""
+    engine = Engine(PaceLimits(per_cluster=10))  # so that only the leader restarts
+    counts = dict.fromkeys(
+        ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "observedGeneration"), 1
+    )
+    engine.api.workload["metadata"]["generation"], engine.api.workload["status"] = 1, counts
+    engine.api.show()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    engine.api.refuse = lambda method, resource: ClusterRefused("locked") if resource == "deployments" else None
+    await engine.notify()
+    assert status_of_secret(engine) == "ClusterRefused: locked"
+
+    engine.leads = False
+    engine.forget()
+    await engine.reconciler.reconcile(DB, Request.now(Cause.DRIFT))
+    assert status_of_secret(engine) == "ClusterRefused: locked"
+    assert {method for method, _ in engine.api.calls} == {"GET"}
+
+    engine.leads = True
+    engine.api.refuse = lambda method, resource: None
+    await engine.reconciler.reconcile(DB, Request.now(Cause.DRIFT))
+    assert status_of_secret(engine) == "ok"
+
+
+async def test_halt_does_not_replace_an_error_in_the_status() -> None:
+    """The poller asks AWS about each Secret with an error. A status about rollouts would hide the error from it."""
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.error = 2, SourceRefused("the role may not read it")
+    await engine.notify()
+    told = "SourceRefused: the role may not read it"
+    assert status_of_secret(engine) == told
+    read = await engine.secrets.read(DB)
+    live = read.live
+    (web,) = engine.restarter.consumers(DB)
+    turn = Turn(halted_by=web, halt=f"{HALTED}: the restart of Deployment web has failed")
+    engine.forget()
+    fill, request = FillResult(live.record, (web,)), Request.now(Cause.CONSUMER)
+    result = await engine.reporter.report(live, read.spec, request, fill, RolloutResult(turn=turn), filled=False)
+    assert (result.error, engine.api.calls, engine.events.reasons) == (None, [], [])
+    assert status_of_secret(engine) == told
+
+
 def history_of(engine: Engine) -> Sequence[Change]:
     return read_history(engine.api.secret["metadata"]["annotations"].get("keyturn.dev/history"))
 
@@ -430,7 +483,7 @@ async def test_history_that_a_replica_does_not_remember_is_read_before_the_write
     await engine.start()
     for number in range(MAX_HISTORIES):  # other Secrets of the namespace push this Secret's history out of the memory
         other = replace(engine.cache.live(engine.cache.get(DB)), uid=f"other-{number}")
-        engine.histories.keep(other, "1", "")
+        engine.secrets.histories.keep(other, "1", "")
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     await engine.notify()
     assert engine.api.calls == [("GET", "secrets"), *ROTATION]

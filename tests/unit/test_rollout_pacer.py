@@ -213,10 +213,11 @@ async def test_leader_alone_restarts_beside_evictions() -> None:
 
 @pytest.mark.parametrize("now", [MARKED_AT + 1.0, AFTER_DEADLINE])
 @pytest.mark.parametrize("limits", [PaceLimits(1), PaceLimits(10, 1)])
+@pytest.mark.parametrize("state", [RolloutState.UNFINISHED, RolloutState.FAILED])
 async def test_pods_that_fail_after_the_rollout_has_ended_take_no_slot_and_halt_nobody(
-    limits: PaceLimits, now: float
+    limits: PaceLimits, now: float, state: RolloutState
 ) -> None:
-    failing = replace(UNFINISHED, has_ended=True)
+    failing = replace(UNFINISHED, state=state, has_ended=True)
     ended = consumer("ended", "StatefulSet", RECORD.digest, progress=failing, order=1)
     replica = Replica(ended, consumer("web"), now=now, limits=limits)
     assert started(replica.turn()) == ["web"]

@@ -87,7 +87,8 @@ class LeaderElector:
         self._observed_at = 0.0
 
     def add_handler(self, on_started_leading: Callable[[], None]) -> None:
-        """Register ``on_started_leading``, which is called each time this replica becomes the leader."""
+        """Register ``on_started_leading``, which is called each time this replica becomes the leader. It is also called
+        if the replica has not led for a while because it could not renew the Lease, which it still holds."""
         self._handlers.append(on_started_leading)
 
     def is_leader(self) -> bool:
@@ -139,8 +140,9 @@ class LeaderElector:
             if not self.is_leader() and not isinstance(error, TooManyRequests):
                 self._backoff_until = self._now() + 2 * DURATION
             raise
+        begins = not (is_holder and self.is_leader())
         self._leader_until = started + RENEW_DEADLINE
-        if not is_holder:
+        if begins:
             _log.info("leading: this replica runs the poller")
             for on_started_leading in self._handlers:
                 on_started_leading()

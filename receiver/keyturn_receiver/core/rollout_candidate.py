@@ -47,7 +47,7 @@ def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: f
     match consumer.progress.state:
         case RolloutState.COMPLETE:
             state = ConsumerState.SETTLED
-        case RolloutState.UNFINISHED if consumer.progress.has_ended:
+        case RolloutState.UNFINISHED | RolloutState.FAILED if consumer.progress.has_ended:
             state = ConsumerState.SETTLED
         case RolloutState.UNFINISHED if now < end:
             state = ConsumerState.UNFINISHED

@@ -15,7 +15,8 @@ class Turn:
     ``unpaced`` are consumers that need a new mark, but whose pods do not restart when the mark is written. They get
     their marks without waiting. ``halted_by`` is the consumer whose failed rollout keeps the others from being
     restarted, or None. ``halt`` is the text about this failure for the Secret's status. It is empty if ``halted_by`` is
-    None.
+    None. ``is_left_to_leader`` is true if consumers are due, but only the leader may restart them, and this
+    replica does not lead.
     """
 
     start: Sequence[Consumer] = ()
@@ -23,3 +24,4 @@ class Turn:
     waits: Sequence[tuple[Consumer, Wait]] = ()
     halted_by: Consumer | None = None
     halt: str = ""
+    is_left_to_leader: bool = False

@@ -41,15 +41,16 @@ class SecretDeleter:
             )
         for arn in {split_version_key(each)[0] for each in live.record.version_ids}:
             key = next((each for each in keys if each.region == region(arn)), None)
+            # This is asked first: its answer is the same for each replica, and so is the status.
+            if key and not await self._is_gone(binding, key, arn, since):
+                raise SourceRefused(
+                    f"AWS secret {arn}, which the Secret was made from, is still there: the Secret stays; correct the"
+                    " name in the binding"
+                )
             if key is None or not (await self._stores.get(key, since)).secrets_manager.has_seen(arn):
                 raise SourceRefused(
                     f"AWS secret {arn} is not found, but this receiver has seen no other secret of its account and"
                     " region: the Secret stays; check which role and region the receiver runs with"
-                )
-            if not await self._is_gone(binding, key, arn, since):
-                raise SourceRefused(
-                    f"AWS secret {arn}, which the Secret was made from, is still there: the Secret stays; correct the"
-                    " name in the binding"
                 )
         await self._secrets.delete(live)
 

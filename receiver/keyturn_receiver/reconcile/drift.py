@@ -174,6 +174,7 @@ class DriftDetector:
             self._queue.check_later(target, delay, self._check_after_delay)
         else:
             self._submit(bound, work.cause)
+            self._look_again(target)  # this check may have replaced the one for the time at which a window opens
 
     def _fight_delay(self, bound: BoundSecret, work: _Work) -> float:
         """Return the seconds to wait because another writer keeps reverting the Secret or the marks of its consumers (a

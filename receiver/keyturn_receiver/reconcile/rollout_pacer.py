@@ -131,10 +131,11 @@ class RolloutPacer:
         # Consumers that may no longer be restarted also count until their rollouts end.
         open_now = [each for each in map(self.latest, self._index.of(target)) if self._is_open(each, now)]
         slots, shared = self._pace(spec) - len(open_now), INFINITY
-        if not self.needs_leader(target, spec) or self._is_leader():
-            shared = self._shared_slots(target.namespace)
-        else:
+        leaves_to_leader = self.needs_leader(target, spec) and not self._is_leader()
+        if leaves_to_leader:
             slots = 0
+        else:
+            shared = self._shared_slots(target.namespace)
         by_ref = {each.ref: each for each in current}
         resumed = is_resumed(spec, record)
         unfinished = (by_ref[each.ref] for each in candidates if each.state is ConsumerState.UNFINISHED)
@@ -147,7 +148,8 @@ class RolloutPacer:
         halted_by = by_ref[made.halted_by] if made.halted_by else None
         frees_at = min((at for each in open_now if (at := open_until(each)) > now), default=INFINITY)
         self._keep(target, made, now, shared <= slots, frees_at)
-        return Turn(start, unpaced, waits, halted_by, halt_of(halted_by, target, record) if halted_by else "")
+        halt = halt_of(halted_by, target, record) if halted_by else ""
+        return Turn(start, unpaced, waits, halted_by, halt, leaves_to_leader and bool(waits))
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
         """Return whether only the leader starts rollouts of a Secret. If the result is false, every replica may start

@@ -88,10 +88,10 @@ class StatusReporter:
         error = first_retryable(fill.error, rollout.error)
         if isinstance(error, Conflict):
             raise error  # a conflict is not worth a report, because the reconcile is repeated at once
-        if error is None and fill.status_outdated:
-            error = await self._write_status(live, OK)
         if error is None and not fill.deleted:
-            error = await self._report_rollouts(_as_filled(live, fill), fill.consumers, rollout.turn)
+            # Whether a refusal of restarts is over is known only to the replica that may try them again.
+            outdated = fill.status_outdated and not rollout.turn.is_left_to_leader
+            error = await self._report_rollouts(_as_filled(live, fill), fill.consumers, rollout.turn, outdated)
         terminal_version = ""
         if error:
             of_secret = error is fill.error
@@ -174,18 +174,20 @@ class StatusReporter:
             return live.resource_version
 
     async def _report_rollouts(
-        self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn
+        self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn, outdated: bool
     ) -> KeyturnError | None:
         """Report the beginning and the end of two states: a failed rollout halts the others, or another writer reverts
-        a restart."""
+        a restart. ``outdated`` is true if the status tells of an error that is over. An error that is not over stays in
+        the status."""
+        if live.record.status != OK and not outdated:
+            return None
         if live.record.halt != turn.halt:
             tell_halt(self._events, live.target, live.uid, turn)
         notice = self._reverted.notice(live.target, consumers, live.record, turn.halt)
-        return await self._write_status(live, notice or OK) if live.record.notice != notice else None
-
-    async def _write_status(self, live: LiveSecret, status: str) -> KeyturnError | None:
+        if live.record.notice == notice and not outdated:
+            return None
         try:
-            await self._secrets.write_status(live, status)
+            await self._secrets.write_status(live, notice or OK)
         except Conflict:
             raise
         except KeyturnError as error:
