@@ -128,6 +128,17 @@ class Temporary(KeyturnError):
         self.retry_after = retry_after
 
 
+class Unrecorded(Temporary):
+    """A permanent error that the status of the Secret does not show, because Kubernetes refuses that write, too. So
+    nothing but the next attempts of this replica finds out that the cause is gone."""
+
+    reason = "ClusterRefused"
+    caused_by_tenant = True
+
+    def __init__(self, error: "Permanent", retry_after: float = 60.0) -> None:
+        super().__init__(f"{error}; the status of the Secret cannot say so: trying again", retry_after)
+
+
 class SourceUnavailable(Temporary):
     reason = "SourceUnavailable"
 

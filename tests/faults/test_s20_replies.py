@@ -1,5 +1,6 @@
 """S20: what one namespace does to its own bindings does not make the delivery of a shared secret fail for all."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from keyturn_contract.message import Outcome
+from keyturn_local.kubernetes.cluster import KubectlFailed
 from support.cluster_state import data_of
 from support.fault_env import FaultEnv
 from support.fault_proxy import Call, Fault, Hang
@@ -65,6 +67,45 @@ def test_tenant_that_edits_its_own_object_does_not_fail_the_delivery_for_others(
     env.kubernetes_proxy.heal()
     eventually(lambda: data_of(env.cluster, other, "db") == {"value": env.aws_value("db").encode()}, 60)
     eventually(lambda: receiver.metric("keyturn_failing_bindings") == 0, 60)
+    env.wait_converged()
+
+
+def create_secret_of_the_largest_size(env: FaultEnv, namespace: str, name: str, secret_id: str) -> None:
+    """Create a bound Secret so large that etcd takes none that is 1 KB larger. The names of its keys, which have no
+    limit of their own, take the most."""
+    fits, too_large = 0, 1_000_000
+    while too_large - fits > 1000:
+        size = (fits + too_large) // 2
+        made = secret(namespace, name, secret_id)
+        made["data"] = {f"{number:04d}{'k' * 246}": "" for number in range(2000)}
+        made["stringData"] = {"padding": "x" * size}
+        try:
+            env.cluster.kubectl("create", "-f", "-", stdin=json.dumps(made))
+        except KubectlFailed:
+            too_large = size
+        else:
+            env.cluster.kubectl("delete", "secret", name, "-n", namespace)
+            fits = size
+    made["stringData"] = {"padding": "x" * fits}
+    env.create_objects(made)
+
+
+@pytest.mark.fault("S20")
+def test_secret_that_leaves_no_room_for_its_value_does_not_fail_the_delivery_for_others(env: FaultEnv) -> None:
+    """A tenant binds a Secret that is almost as large as etcd takes, so that the API server answers each write of the
+    receiver with 500. Deliveries of the AWS secret, which another tenant binds, too, are answered 200, and say that the
+    object is too large."""
+    env.receiver()
+    other = neighbour(env)
+    env.create_bound_secret("db")
+    create_secret_of_the_largest_size(env, other, "db", f"{env.namespace}/db")
+    reply = env.send(env.rotate("db"))
+    assert reply.status == 200
+    (result,) = reply.results
+    assert (result.outcome, result.secrets) == (Outcome.APPLIED, (f"{env.namespace}/db",))
+    assert "the object is too large for Kubernetes" in str(result.reason)
+    assert data_of(env.cluster, other, "db").keys() > {"padding"}
+    env.cluster.kubectl("delete", "secret", "db", "-n", other)
     env.wait_converged()
 
 

@@ -185,7 +185,12 @@ def test_canary_takes_its_time_and_fails_only_if_argo_says_so() -> None:
     paused = rollout({**HEALTHY, "phase": "Paused", "stableRS": "older"})
     candidate = other_candidate(paused, "db", RECORD, T + 1e6)
     assert (candidate.state, candidate.fails_at) == (ConsumerState.UNFINISHED, INFINITY)
-    failed = rollout({**HEALTHY, "phase": "Degraded"})
+    failed = rollout({**HEALTHY, "phase": "Degraded", "stableRS": "older"})
     assert other_candidate(failed, "db", RECORD, T).state is ConsumerState.FAILED
+    # The restart was over. Then a pod became unavailable, for example because its node is gone.
+    later = rollout({**HEALTHY, "phase": "Degraded", "availableReplicas": 1})
+    assert other_candidate(later, "db", RECORD, T).state is ConsumerState.SETTLED
+    invalid = rollout({**HEALTHY, "phase": "Degraded", "conditions": [{"type": "InvalidSpec", "status": "True"}]})
+    assert other_candidate(invalid, "db", RECORD, T).state is ConsumerState.FAILED
     assert other_candidate(replace(failed, hold=PAUSED), "db", RECORD, T).state is ConsumerState.SETTLED
     assert other_candidate(rollout(HEALTHY), "db", RECORD, T).state is ConsumerState.SETTLED

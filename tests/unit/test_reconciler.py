@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,7 @@ from keyturn_receiver.errors import (
     KeyturnError,
     SourceRefused,
     SourceUnavailable,
+    Unrecorded,
     first_retryable,
 )
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
@@ -421,6 +422,23 @@ async def test_replica_that_may_restart_nobody_leaves_a_refused_restart_in_the_s
     engine.api.refuse = lambda method, resource: None
     await engine.reconciler.reconcile(DB, Request.now(Cause.DRIFT))
     assert status_of_secret(engine) == "ok"
+
+
+@pytest.mark.parametrize("verbs", [{"PATCH"}, {"GET", "PATCH"}], ids=["writes", "reads and writes"])
+async def test_refusal_that_the_status_cannot_show_is_tried_again(verbs: Set[str]) -> None:
+    """The status still says ok, so neither the poller nor another replica would look at the Secret soon."""
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    engine.cache.drop_values(DB)
+    engine.api.refuse = lambda method, resource: ClusterRefused("no") if method in verbs else None
+    result = await engine.notify()
+    assert isinstance(result.error, Unrecorded)
+    assert str(result.error) == "no; the status of the Secret cannot say so: trying again"
+    assert status_of_secret(engine) == "ok"
+    engine.api.refuse = lambda method, resource: None
+    await asyncio.sleep(90)
+    assert engine.cache.get(DB).record.version_ids == {f"{ARN.format('db')}#AWSCURRENT": "v2"}
 
 
 async def test_halt_does_not_replace_an_error_in_the_status() -> None:

@@ -77,6 +77,9 @@ _FIELD = re.compile(r"((?:metadata|data|type|immutable|spec)(?:\.[a-zA-Z]{1,40})
 _KEYS = frozenset(
     {"value", "tls.crt", "tls.key", ".dockerconfigjson", ".dockercfg", "username", "password", "ssh-privatekey"}
 )
+# Parts of the message with which the API server answers 500 if etcd, or its client, takes no object of this size. Such
+# an object is its author's doing, because names of keys and managed fields have no lower limit of their own.
+_TOO_LARGE = ("etcdserver: request is too large", "trying to send message larger than max")
 # Advice about fields that the API server itself checks, by the name of the field.
 _ADVICE = {
     "data[.dockerconfigjson]": "the value is not Docker's JSON: store the content of a Docker config.json in AWS",
@@ -353,6 +356,8 @@ def _error(method: str, path: str, status: int, headers: Mapping[str, str], repl
         return DisruptionNotAllowed(f"{action(method, path)}: a PodDisruptionBudget forbids it for now")
     if status == 429:
         return TooManyRequests(f"{text}: trying again", min(5.0, _retry_after(headers.get("Retry-After"))))
+    if status == 500 and any(text in str(reply.get("message")) for text in _TOO_LARGE):
+        return ClusterRefused(f"{action(method, path)}: the object is too large for Kubernetes: make it smaller")
     if status >= 500 or status in (401, 408):
         return ClusterUnavailable(f"{text}: trying again", _retry_after(headers.get("Retry-After")))
     if status == 403:

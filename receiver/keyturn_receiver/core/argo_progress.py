@@ -13,7 +13,7 @@ https://github.com/argoproj/argo-rollouts/blob/master/rollout/restart.go
 from collections.abc import Mapping
 
 from keyturn_receiver.core.argo_rollouts import MAX_LEAD
-from keyturn_receiver.core.conditions import condition
+from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.rollout_progress import (
     MAX_REASON,
@@ -58,6 +58,8 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
     state, reason, ended_at = RolloutState.UNFINISHED, "", None
     # A restart by time changes no template, so the status does not show which pods are restarted.
     is_uniform = observed and is_stable and not by_time and updated >= number(status, "replicas")
+    # While the spec is invalid, Argo carries out no change, and the status shows the former one.
+    is_uniform = is_uniform and not is_true(condition(status, "InvalidSpec"))
     progressing = condition(status, "Progressing")
     if observed and is_done and is_stable and available >= wanted:
         state = RolloutState.COMPLETE

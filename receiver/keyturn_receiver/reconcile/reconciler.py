@@ -20,6 +20,8 @@ from keyturn_receiver.errors import (
     InvalidBinding,
     KeyturnError,
     NotFound,
+    Permanent,
+    Unrecorded,
     detached,
 )
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
@@ -100,7 +102,8 @@ class Reconciler:
                 self._cache.drop_values(target)  # another writer was first, so the next attempt must read again
                 conflict = detached(error)
             except KeyturnError as error:
-                return ReconcileResult(True, error=detached(error)) if self._cache.get(target) else NOT_BOUND
+                failure = Unrecorded(error) if isinstance(error, Permanent) else detached(error)
+                return ReconcileResult(True, error=failure) if self._cache.get(target) else NOT_BOUND
             if time.monotonic() >= deadline:
                 break
             if attempt < CONFLICT_RETRIES:

@@ -19,6 +19,7 @@ from keyturn_receiver.errors import (
     KeyturnError,
     Permanent,
     Unfinished,
+    Unrecorded,
     detached,
     first_retryable,
 )
@@ -97,7 +98,7 @@ class StatusReporter:
             of_secret = error is fill.error
             consumers = fill.consumers if of_secret else ()
             served = spec.reconcile if of_secret else ""
-            terminal_version = await self._report_failure(live, fill, error, served, consumers)
+            error, terminal_version = await self._report_failure(live, fill, error, served, consumers)
         if error and Cause.NOTIFICATION not in request.causes:
             await self._failures.wait(live.target.namespace)
         if (error is None or (fill.error and fill.written)) and (fill.changed_keys or rollout.restarted):
@@ -146,32 +147,33 @@ class StatusReporter:
 
     async def _report_failure(
         self, live: LiveSecret, fill: FillResult, error: KeyturnError, served: str, consumers: Sequence[Consumer]
-    ) -> str:
+    ) -> tuple[KeyturnError, str]:
         """Report an error in an Event and, if the error is permanent, also in the status.
 
         ``served`` is the text of the annotation ``keyturn.dev/reconcile`` that this reconcile has served, or empty. If
-        the status is new, Events on the ``consumers`` report the error, too. If a retry cannot help, return the
-        resource version that the Secret has now. Otherwise return an empty string.
+        the status is new, Events on the ``consumers`` report the error, too. Return the error with which the
+        reconcile ends, and the resource version that the Secret has now if a retry cannot help. Otherwise the second
+        result is empty.
         """
         if isinstance(error, Unfinished):
-            return ""
+            return error, ""
         self._events.event(live.target, live.uid, True, error.reason, str(error))
         if not isinstance(error, Permanent):
-            return ""
+            return error, ""
         status = status_of(error.reason, str(error))
         if live.record.status != status:
             for consumer in consumers[:MAX_CONSUMER_EVENTS]:
                 tell_consumer(self._events, consumer, True, error.reason, live.target, str(error))
         live = _as_filled(live, fill)  # if the error concerns only some keys, the fill has written the status
         if live.record.status == status and live.record.labelled and served in ("", live.record.reconciled):
-            return live.resource_version
+            return error, live.resource_version
         try:
-            return await self._secrets.write_status(live, status, served)
+            return error, await self._secrets.write_status(live, status, served)
         except Conflict:
             raise
         except KeyturnError as failure:
             _log.warning("the status of %s could not be written: %s", live.target, failure)
-            return live.resource_version
+            return Unrecorded(error), ""
 
     async def _report_rollouts(
         self, live: LiveSecret, consumers: Sequence[Consumer], turn: Turn, outdated: bool
