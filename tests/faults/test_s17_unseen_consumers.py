@@ -123,6 +123,35 @@ def test_every_kind_of_workload_is_decided_by_the_ages_of_its_pods(env: FaultEnv
 
 
 @pytest.mark.fault("S17")
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_workload_that_is_created_again_over_its_old_pods_is_restarted(env: FaultEnv, seen: bool) -> None:
+    """A StatefulSet waits for its rollout window after a rotation. Somebody deletes it without its pods, and creates it
+    again, as is usual after a change of `volumeClaimTemplates`. It adopts the pods, which are older than the value. So
+    it is restarted, also if no receiver runs at that time."""
+    env.receiver()
+    env.create_bound_secret(consumers=())
+    made = workload(env.namespace, "web", env_from("db"), "StatefulSet")
+    made["metadata"]["annotations"] = {"keyturn.dev/rollout-window": "0 3 29 2 * for 1h"}
+    env.cluster.create([made])
+    (old,) = eventually(lambda: env.cluster.list("pods", env.namespace, "app=web"))
+    eventually(lambda: is_marked(env, "web", "statefulset"))
+    env.let_settle(1.1)
+    assert env.send(env.rotate()).status == 200
+    env.let_settle(1.1)
+    if not seen:
+        env.receivers[0].stop()
+    env.cluster.kubectl("delete", "statefulset", "web", "-n", env.namespace, "--cascade=orphan")
+    made["metadata"]["annotations"] = {}
+    env.cluster.create([made])
+    (kept,) = env.cluster.list("pods", env.namespace, "app=web")
+    assert kept["metadata"]["uid"] == old["metadata"]["uid"]
+    if not seen:
+        env.receiver()
+    eventually(lambda: is_restarted(env, "web", "statefulset"))
+    env.wait_converged()
+
+
+@pytest.mark.fault("S17")
 def test_first_installation_in_any_order_restarts_nobody(env: FaultEnv) -> None:
     """A Deployment that needs a key is created before its Secret, together with the Secret, or after the Secret is
     filled. The Deployment is not restarted."""

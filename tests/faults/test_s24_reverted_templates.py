@@ -102,6 +102,8 @@ def create(env: FaultEnv, kind: str, *names: str, **annotations: str) -> None:
     for name in names:
         made = workload(env.namespace, name, env_from("db"), kind)
         made["metadata"]["annotations"] = annotations
+        made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1
+        made["spec"]["template"]["metadata"]["annotations"] = {"kwok.local/gone-after": "1s"}
         made["spec"] |= {"minReadySeconds": 3} | ({} if kind == "DaemonSet" else {"replicas": 3})
         env.cluster.kubectl("create", "--field-manager=the-owner", "-f", "-", stdin=json.dumps(made))
     for name in names:

@@ -83,6 +83,24 @@ def test_workload_that_a_list_shows_first_is_seen_late() -> None:
     assert late == {"known": False, "other": True}
 
 
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced in a list"])
+@pytest.mark.parametrize(("uid", "late"), [("second", True), ("first", False)])
+def test_workload_that_is_created_again_is_seen_late(is_deleted: bool, uid: str, late: bool) -> None:
+    """It may have adopted the pods of the former one, which are older than it."""
+    index = ConsumerIndex()
+    cache = ConsumerCache(WORKLOAD_KINDS["StatefulSet"], index, lambda: 1_000.0)
+    obj = workload("team", "web", 1)
+    obj["metadata"] |= {"uid": "first", "creationTimestamp": "1970-01-01T00:16:30Z"}
+    cache.update(cache.transform(obj))
+    if is_deleted:
+        cache.delete(obj)
+    obj["metadata"] |= {"uid": uid, "creationTimestamp": "1970-01-01T00:16:40Z"}
+    for _ in range(2):
+        cache.update(cache.transform(obj))
+        (consumer,) = index.of(Target("team", "web-0"))
+        assert consumer.seen_late is late
+
+
 def _change(field: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(obj: dict[str, Any]) -> None:
         *path, last = field.split(".")

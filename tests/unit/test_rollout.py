@@ -341,24 +341,24 @@ def created(
 
 
 @pytest.mark.parametrize(
-    ("at", "late", "undecided"),
+    ("at", "late", "undecided", "behind"),
     [
-        (WRITTEN - 1, False, True),
-        (WRITTEN, False, False),  # a watch showed the workload at once, and its pods take longer than that to start
-        (WRITTEN, True, True),
-        (WRITTEN + 1, True, False),
-        (None, True, False),
+        (WRITTEN - 1, False, True, True),
+        (WRITTEN, False, False, False),  # a watch showed the workload at once, and its pods take longer to start
+        (WRITTEN, True, True, True),
+        (WRITTEN + 1, True, True, False),  # its pods may be those of a former workload with its name
+        (None, True, False, False),
     ],
 )
-def test_consumer_without_a_mark_is_undecided_if_it_is_older_than_the_last_write(
-    at: int | None, late: bool, undecided: bool
+def test_consumer_without_a_mark_is_undecided_if_its_pods_may_be_older_than_the_last_write(
+    at: int | None, late: bool, undecided: bool, behind: bool
 ) -> None:
     written = record({"a": "v2"}, a=WriteTime(WRITTEN))
     mark = rollout(created(at, late=late), "db", written)
     assert mark is not None
     assert (mark.restart, mark.undecided) == (False, undecided)
     if at is not None:
-        assert is_behind(Pod({"db": WHOLE}, at), "db", written, UNMARKED, late) is undecided
+        assert is_behind(Pod({"db": WHOLE}, at), "db", written, UNMARKED, late) is behind
 
 
 def test_times_of_keys_that_a_pod_does_not_read_do_not_matter() -> None:

@@ -13,12 +13,14 @@ from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 from keyturn_receiver.core.open_rollouts import is_open, open_until
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.workload_kinds import WorkloadKind
+from keyturn_receiver.resilience.fair_map import FairMap
 from keyturn_receiver.telemetry.logs import RepeatedWarnings
 
 # The limit of the names of Secrets and keys in the workloads of one namespace, over all kinds of workloads. Each name
 # takes up to 1.2 KB, including its marks (Keyturn's annotations on the workload).
 MAX_READS = 20_000
 LATE = 3  # seconds; a working watch shows a new workload sooner than this
+MAX_REMOVED = 10_000  # workloads of one kind that are gone, and whose names are remembered
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class ConsumerCache:
         self._wall = wall
         self._reloader = reloader
         self._consumers: dict[WorkloadRef, Consumer] = {}
+        self._removed: FairMap[str, WorkloadRef, str] = FairMap(MAX_REMOVED)  # the UIDs of workloads that are gone
 
     def transform(self, obj: Json) -> Consumer | WorkloadRef:
         """Reduce a workload to a consumer, or to its reference if its pods read no Secret."""
@@ -94,11 +97,17 @@ class ConsumerCache:
     def _is_seen_late(self, before: Consumer | None, item: Consumer, listed: bool) -> bool:
         if before and before.created == item.created:
             return before.seen_late
+        # A workload that is created again may adopt the pods of the former one (`kubectl delete --cascade=orphan`).
+        former = before.uid if before else self._removed.get(item.ref.namespace, item.ref)
+        if former not in (None, item.uid):
+            return True
         # If this replica first sees a workload in a list, the workload was created before the watch began.
         return item.created is not None and (listed or self._wall() - item.created > LATE)
 
     def _delete(self, ref: WorkloadRef) -> None:
-        self._report_end(self._remove(ref))
+        if removed := self._remove(ref):
+            self._removed.put(ref.namespace, ref, removed.uid)
+        self._report_end(removed)
 
     def _report_end(self, consumer: Consumer | None) -> None:
         if consumer is None:

@@ -73,16 +73,18 @@ class Consumer:
     a changed template does not restart all pods. It is None if a changed template restarts all pods. ``faults`` say
     what is wrong with the annotations and labels of the workload and of its pod template. Faults forbid restarts,
     because an unwanted restart cannot be undone. ``created`` is the time at which the workload was created, in seconds
-    since 1970 by the API server's clock. It is None if the time is not known. ``seen_late`` means that this replica
-    first saw the workload in a list, or some seconds after its creation. ``reloader`` are the rules of Reloader's
-    annotations, if these annotations count. ``may_restart_twice`` means that the workload has annotations of Reloader,
-    but they do not count. ``progress`` tells how far the rollout of the present pod template has come, or is None if
-    the progress is not known. ``evicts`` means that Keyturn evicts the pods and does not change the template. Then no
-    setting of the workload can keep the pods from restarting. ``by_time`` means that ``spec.restartAt`` restarts the
-    pods, and not a changed pod template (``core/argo_rollouts.py``). ``order`` and ``window`` are what the annotations
-    say about the order and the time of the workload's restarts, or None. ``declared`` is a hash of the UID, the
-    generation, the annotations and the labels of the workload, or None if the workload has no generation. While it
-    stays the same, and there are no ``faults``, only ``resource_version``, ``hold`` and ``progress`` can change.
+    since 1970 by the API server's clock. It is None if the time is not known. ``seen_late`` means that pods may be
+    older than the workload, because it may have adopted the pods of a former workload with its name: this replica has
+    seen such a workload, or first saw the present one in a list or some seconds after its creation. ``reloader`` are
+    the rules of Reloader's annotations, if these annotations count. ``may_restart_twice`` means that the workload has
+    annotations of Reloader, but they do not count. ``progress`` tells how far the rollout of the present pod template
+    has come, or is None if the progress is not known. ``evicts`` means that Keyturn evicts the pods and does not change
+    the template. Then no setting of the workload can keep the pods from restarting. ``by_time`` means that
+    ``spec.restartAt`` restarts the pods, and not a changed pod template (``core/argo_rollouts.py``). ``order`` and
+    ``window`` are what the annotations say about the order and the time of the workload's restarts, or None.
+    ``declared`` is a hash of the UID, the generation, the annotations and the labels of the workload, or None if the
+    workload has no generation. While it stays the same, and there are no ``faults``, only ``resource_version``,
+    ``hold`` and ``progress`` can change.
     """
 
     ref: WorkloadRef

@@ -92,7 +92,8 @@ def rollout(
     the state before this write. In this case, a consumer with a mark is restarted if the write changes what its pods
     have read, because all its pods are older than the keys that were written. There is one exception: the present mark
     of the consumer stands for values that have now returned. In this and all other cases, the ages of the pods decide.
-    If the consumer itself is younger than the keys that its pods read, the pods need not be read.
+    If the consumer itself is younger than the keys that its pods read, and is not ``seen_late``, the pods need not be
+    read.
 
     If all keys that the pods read are gone from the Secret, the consumer is restarted only if the keys are optional.
     Otherwise its pods keep the old value, because no container would start without the keys.
@@ -118,7 +119,9 @@ def rollout(
         has_to_restart = before is not None and _concerns(reads, before, record)
     if marked and has_to_restart:
         return replace(mark, restart=True)
-    undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
+    # The pods of a workload that was created again may be those of the former one, and so older than the workload.
+    created = 0 if consumer.seen_late and consumer.created is not None else consumer.created
+    undecided = _may_be_behind(reads, created, record, consumer.seen_late, marked)
     return replace(mark, undecided=undecided)
 
 
