@@ -21,6 +21,7 @@
         │   └── Contended                the object keeps changing; its owner can stop that
         ├── NamespaceBusy        more work of one namespace waits than can be done in time
         │   └── Unfinished               part of the work is done; the next attempt does the rest
+        ├── Unrecorded           Kubernetes refuses the write of the status that would show a permanent error
         ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable

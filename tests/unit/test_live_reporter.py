@@ -105,13 +105,17 @@ class Env:
         mark: str = MARK,
         hold: RolloutHold | None = None,
         other: str = "",
+        settled: bool = False,
     ) -> None:
-        """Show a Deployment in the watch, and let the reporter look at it. ``other`` is its mark of another Secret."""
+        """Show a Deployment in the watch, and let the reporter look at it. ``other`` is its mark of another Secret. If
+        ``settled`` is true, this mark is on the Deployment itself."""
         ref = WorkloadRef("Deployment", "team", name)
         reads, marks = {"db": Reads(whole=True)}, {mark_name("db"): mark} if mark else {}
         if other:
-            reads, marks = {**reads, "cache": Reads(whole=True)}, {**marks, mark_name("cache"): other}
-        after = Consumer(ref, "1", reads, {}, marks, Switch.UNSET, hold, uid=f"uid-of-{name}", progress=progress)
+            reads = {**reads, "cache": Reads(whole=True)}
+        of_other = {mark_name("cache"): other} if other else {}
+        own, marks = (of_other, marks) if settled else ({}, {**marks, **of_other})
+        after = Consumer(ref, "1", reads, own, marks, Switch.UNSET, hold, uid=f"uid-of-{name}", progress=progress)
         before = self.index.get(ref, DB)
         if before:
             self.index.discard(before)
@@ -410,6 +414,20 @@ async def test_restart_for_another_secret_is_not_told_again_for_this_one(env: En
     await env.see(LATER, other=cache.record.digest)
     await env.wait(UNFINISHED.deadline + GRACE + 60)
     assert not env.reporter.is_stuck(WorkloadRef("Deployment", "team", "web"), "db")
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["process that saw the write", "process that starts later"])
+async def test_settled_mark_of_another_secret_does_not_tell_an_old_restart_again(env: Env, is_new: bool) -> None:
+    """Keyturn writes the baseline of another Secret weeks after the restart. The status of the workload has changed
+    shortly before, because a pod was replaced."""
+    weeks_ago = T0 - 2_000_000
+    env.bound = Bound(replace(RECORD, write_times={"password": WriteTime(weeks_ago)}, moved_at=weeks_ago - 3))
+    if not is_new:
+        await env.see(replace(COMPLETE, marked_at=weeks_ago, finished_at=weeks_ago + 6))
+    await env.see(replace(COMPLETE, finished_at=T0 - 60), other="other", settled=True)
+    await env.wait(1)
+    assert env.reasons() == []
+    assert env.observed() == 0
 
 
 async def test_restart_that_had_to_wait_for_weeks_is_told(env: Env) -> None:

@@ -39,6 +39,7 @@ MAX_ROLLOUTS = 10_000  # followed rollouts; beyond that, the namespace with the 
 # reported the rollout, the Event still exists.
 RECENT = 2700
 GRACE = 60  # a rollout is stuck this many seconds after its deadline, or as soon as Kubernetes reports its failure
+_NOBODY = ""  # stands for the name of a Secret if a write of Keyturn restarts nobody
 TICK = 5.0  # seconds between two checks of the deadlines, while there is a rollout
 
 _log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ class LiveReporter:
         self._wall = wall
         self._rollouts: FairMap[str, _Key, _Rollout] = FairMap(MAX_ROLLOUTS)  # by namespace
         self._stuck: set[_Key] = set()
-        # By workload and name of a Secret: the time of the write that brought the mark, in seconds since 1970.
+        # By workload and name of a Secret: the time of the write that brought the mark, in seconds since 1970. _NOBODY
+        # is the name for a write that has brought no mark that restarts pods.
         self._marked_at: FairMap[str, WorkloadRef, Mapping[str, int]] = FairMap(MAX_ROLLOUTS)
         # The changes since the last look. They are bounded, because they only name objects in the caches.
         self._consumers: dict[WorkloadRef, Consumer] = {}
@@ -98,14 +100,15 @@ class LiveReporter:
             self._changed.set()
 
     def _note_marks(self, before: Consumer | None, after: Consumer) -> None:
-        """Remember for which Secrets the workload has just got a mark that restarts its pods."""
+        """Remember for which Secrets the workload has just got a mark that restarts its pods, or that Keyturn has just
+        written a mark that restarts nobody."""
         if before is None or after.progress is None or after.progress.marked_at is None:
             return
         old, new = _restarting_marks(before), _restarting_marks(after)
-        if old == new:
+        if old == new and before.progress and before.progress.marked_at == after.progress.marked_at:
             return
         names = {name: mark_name(name) for name in after.reads}
-        changed = [name for name, mark in names.items() if mark in new and new[mark] != old.get(mark)]
+        changed = [name for name, mark in names.items() if mark in new and new[mark] != old.get(mark)] or [_NOBODY]
         known = self._marked_at.get(after.ref.namespace, after.ref) or {}
         noted = {**known, **dict.fromkeys(changed, after.progress.marked_at)}
         self._marked_at.put(after.ref.namespace, after.ref, noted)
@@ -116,14 +119,19 @@ class LiveReporter:
         The template keeps the marks of all its Secrets. Without this check, a restart for one Secret would be reported
         for each Secret that was ever rotated. A replica that has not seen the write looks at the times at which the
         Secrets were written. The restart counts for this Secret if this Secret was written shortly before
-        ``marked_at``, or if no other Secret with a mark was.
+        ``marked_at``. It also counts if no other Secret with a mark was, unless the last write may have been a settled
+        mark, which restarts nobody.
         """
         noted = self._marked_at.get(consumer.ref.namespace, consumer.ref) or {}
         if bound.target.name in noted:
             return marked_at - noted[bound.target.name] < RECENT
         if marked_at in noted.values():
             return False
-        return self._was_written_before(bound, consumer, marked_at) or not any(
+        if self._was_written_before(bound, consumer, marked_at):
+            return True
+        if consumer.baseline and not consumer.by_time:
+            return False
+        return not any(
             self._was_written_before(other, consumer, marked_at)
             for name in consumer.reads
             if name != bound.target.name and (other := self._secrets.get(Target(bound.target.namespace, name)))
