@@ -107,16 +107,16 @@ def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], 
     return ""
 
 
-def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
+def supposed_change(bound: Bound, sources: Collection[Source], unfilled: str) -> Change:
     """Return the change for a rotation of ``sources``, under the assumption that every key that depends on them gets
-    another value."""
+    another value. ``unfilled`` is the error for a Secret that no receiver has handled."""
     try:
         binding = read_binding(bound.target, bound.spec)
     except KeyturnError as error:
         return Change(error=f"{error.reason}: {error}")
     recorded = bound.record.revisions
     if not bound.record.was_written:
-        return Change(error=bound.status or "no receiver has filled it yet", present=bound.keys)
+        return Change(error=bound.status or unfilled, present=bound.keys)
     revisions = {
         entry.key: revision_of(NEW_VERSION, entry.key, entry.expression)
         for entry in binding.entries

@@ -7,6 +7,7 @@ looked up first.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keyturn_cli.advice import advised
 from keyturn_cli.bound_secrets import Bound, get_bound, list_bound, not_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.errors import Forbidden, NotFound, UsageError
@@ -69,7 +70,8 @@ def find_subject(cluster: Cluster, text: str, namespace: str | None, with_watche
         return found
     raise NotFound(
         f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({note})" if note else ""),
-        f"bind one with the label {BIND_LABEL} (docs/bindings.md), or see what is bound: keyturn status -A",
+        f"bind one with the label {BIND_LABEL} (docs/bindings.md), or see what is bound:"
+        f" {advised('status', *([] if namespace else ['-A']), context=cluster.context)}",
     )
 
 

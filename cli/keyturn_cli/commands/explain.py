@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from keyturn_cli.advice import not_looked_at
 from keyturn_cli.aws_secrets import read_file, read_version
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import Cluster, path
@@ -135,7 +136,7 @@ def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion 
     if version:
         change = planned_change(bound, sources, *_live(sight.cluster, bound), version)
     else:
-        change = supposed_change(bound, sources)
+        change = supposed_change(bound, sources, not_looked_at())
     return _predict(sight, bound, change)
 
 

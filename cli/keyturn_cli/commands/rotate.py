@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_rotation import start, wait_for_label
 from keyturn_cli.commands.wait import TIMEOUT, Goal, Watched, wait_for, watch
@@ -66,7 +67,7 @@ def rotate(
     aws = Aws()
     rotation = start(aws, secret_id)
     if until is None:
-        follow = f"keyturn wait {rotation.name} --version {rotation.version_id}"
+        follow = advised("wait", rotation.name, "--version", rotation.version_id)
         if out.is_data:
             out.data({"secret": rotation.name, "version": rotation.version_id})
         else:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from keyturn_cli import receipts
+from keyturn_cli.advice import not_looked_at
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, list_bound
@@ -228,7 +229,7 @@ def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
     change, name = _change(bound), f"Secret {bound.target}"
     if bound.record.status != OK:
         made.open_secrets += 1
-        status = bound.record.status or "no receiver has looked at it yet"
+        status = bound.record.status or not_looked_at()
         made.legs.append(Leg(None, BAD, f"{name}  {status}", APPLIED))
         return
     keys = f", {counted(change.keys, 'key')}" if change else ""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyturn_cli import receipts
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
@@ -174,7 +175,8 @@ def wait_for(
             places = [(name, place) for name, found in looks for place in found]
             if failed := [each for each in places if each[1].stage is Stage.FAILED]:
                 raise RolloutFailed(
-                    f"version {version[:8]}: {_told(failed)}", "see its pods: kubectl describe; keyturn trace"
+                    f"version {version[:8]}: {_told(failed)}",
+                    f"see its pods: kubectl describe; {_traces(subject, failed)}",
                 )
             open_places = [each for each in places if each[1].stage in (Stage.WAITING, Stage.FAILING, Stage.ROLLING)]
             spent = time.monotonic() - started
@@ -183,7 +185,7 @@ def wait_for(
             if spent >= seconds:
                 raise TimedOut(
                     f"version {version[:8]} has not arrived within {duration(seconds)}: {_told(open_places)}",
-                    f"see why: keyturn trace {subject}",
+                    f"see why: {_traces(subject, open_places)}",
                 )
             tell(f"{duration(spent)}  {len(open_places)} of {len(places)} left: {_told(open_places[:1])}")
             time.sleep(min(TICK, max(0.0, seconds - spent)))
@@ -203,7 +205,10 @@ def watch(
 def _watched(cluster: Cluster, subject: str, goal: Goal, namespace: str | None, release: Release) -> Watched:
     found = find_subject(cluster, subject, namespace)
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
-        raise NotFound(f"{cluster.context}: no Secret here uses the current version of {subject}", "see keyturn status")
+        raise NotFound(
+            f"{cluster.context}: no Secret here uses the current version of {subject}",
+            f"see {advised('status', context=cluster.context)}",
+        )
     # The settings are needed only for workloads, and only the goal LIVE looks at workloads.
     settings, note = settings_of(cluster, release) if goal is Goal.LIVE else (Settings(), "")
     watched = Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
@@ -222,6 +227,12 @@ def _told(places: Sequence[tuple[str, Place]]) -> str:
     texts = [f"{place.name} in {name}" + (f" ({place.why})" if place.why else "") for name, place in places[:3]]
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return ", ".join(texts) + more
+
+
+def _traces(subject: str, places: Sequence[tuple[str, Place]]) -> str:
+    """Return the commands that show more of these places: one for each cluster."""
+    contexts = dict.fromkeys(name for name, _ in places)
+    return "; ".join(dict.fromkeys(advised("trace", subject, context=each) for each in contexts))
 
 
 def _ended(
