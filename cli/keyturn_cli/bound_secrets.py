@@ -68,15 +68,19 @@ class Bound:
         return frozenset(version for versions in found for version in versions.values())
 
 
-def not_bound(target: Target, is_watched: bool = False) -> CliError:
+class NotBound(CliError):
+    """A Secret exists and is not bound."""
+
+
+def not_bound(target: Target, is_watched: bool = False) -> NotBound:
     """Return the error for a Secret that is not bound."""
     if is_watched:
-        return CliError(
+        return NotBound(
             f"Secret {target} is watched, not bound to AWS",
             f"see its last change by {advised('trace', target)}, and what a change restarts by"
             f" {advised('explain', target)}",
         )
-    return CliError(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
+    return NotBound(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
 
 
 def may_be_same(secret_id: str, other: str) -> bool:

@@ -16,6 +16,7 @@ from keyturn_cli.errors import ExitCode, Forbidden, UsageError, reported
 from keyturn_cli.options import AllNamespaces, Context, Namespace, NoColor, OutputFormat, read_target
 from keyturn_cli.output import Format, Output
 from keyturn_cli.secret_rows import EVENT, WAITING, Row, get_row, list_rows, list_watched, row_of
+from keyturn_cli.subjects import lists_nothing
 from keyturn_cli.words import counted
 from keyturn_cli.workloads import Listing, list_consumers
 from keyturn_receiver.core.binding import Target
@@ -114,7 +115,10 @@ def _look(
                 raise
             where = cluster.namespace
             notes.append(f"you may not list the Secrets of all namespaces: this is {where} alone")
-            rows = _rows(cluster, where, name)
+            try:
+                rows = _rows(cluster, where, name)
+            except Forbidden:
+                raise lists_nothing(cluster, where) from None
             listing = threads.submit(list_consumers, cluster, where)
         consumers = _counts(listing.result(), notes)
     return where, rows, consumers, notes

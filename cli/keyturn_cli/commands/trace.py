@@ -13,7 +13,7 @@ from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, list_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.completion import complete_subjects
-from keyturn_cli.errors import CliError, ExitCode, Forbidden, NotFound, UsageError, reported
+from keyturn_cli.errors import CliError, ExitCode, NotFound, UsageError, reported
 from keyturn_cli.legs import APPLIED, BAD, GOOD, MOVED, OPEN, Leg, Trace
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -31,7 +31,7 @@ from keyturn_cli.receipt_legs import add_receipts
 from keyturn_cli.release import settings_of
 from keyturn_cli.rotation import consumers_of
 from keyturn_cli.sight import Sight
-from keyturn_cli.subjects import Subject, find_subject
+from keyturn_cli.subjects import Subject, find_subject, list_allowed
 from keyturn_cli.times import duration, seconds_of
 from keyturn_cli.watched_trace import trace_watched
 from keyturn_cli.words import counted
@@ -162,18 +162,14 @@ def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | N
     no Secret remembers the event."""
     if len(text) != 36 or text.count("-") != 4:
         return None
-    try:
-        listed = list_bound(cluster, namespace)
-        changed = [each for each in listed if any(change.event == text for change in _history(each))]
-    except Forbidden:
-        listed = list_bound(cluster, cluster.namespace)
-        changed = [each for each in listed if any(change.event == text for change in _history(each))]
+    listed, note = (list_bound(cluster, namespace), "") if namespace else list_allowed(cluster)
+    changed = [each for each in listed if any(change.event == text for change in _history(each))]
     if not changed:
         raise NotFound(
-            f"no Secret remembers the event {text}",
+            f"no Secret remembers the event {text}" + (f" ({note})" if note else ""),
             "it may have changed nothing, or be older than the last five changes: ask the notifier's log",
         )
-    return Subject(f"event {text}", changed)
+    return Subject(f"event {text}", changed, note=note)
 
 
 def changed_since(found: Subject, event: str) -> str:

@@ -192,18 +192,27 @@ def wait_for(
 
 
 def watch(
-    subject: str, goal: Goal, contexts: Sequence[str | None], namespace: str | None, release: Release
+    subject: str,
+    goal: Goal,
+    contexts: Sequence[str | None],
+    namespace: str | None,
+    release: Release,
+    of_aws: bool = False,
 ) -> list[Watched]:
     """Return, for each cluster, the Secrets for which the command will wait. If ``goal`` is LIVE, check that the caller
-    may read the workloads and namespaces.
+    may read the workloads and namespaces. If ``of_aws`` is true, ``subject`` can only be an AWS secret.
 
     Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
     """
-    return [_watched(Cluster.connect(context), subject, goal, namespace, release) for context in contexts]
+    made = []
+    for context in contexts:
+        cluster = Cluster.connect(context)
+        found = find_subject(cluster, subject, namespace, of_aws=of_aws)
+        made.append(_watched(cluster, subject, found, goal, release))
+    return made
 
 
-def _watched(cluster: Cluster, subject: str, goal: Goal, namespace: str | None, release: Release) -> Watched:
-    found = find_subject(cluster, subject, namespace)
+def _watched(cluster: Cluster, subject: str, found: Subject, goal: Goal, release: Release) -> Watched:
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
         raise NotFound(
             f"{cluster.context}: no Secret here uses the current version of {subject}",
