@@ -200,6 +200,16 @@ def test_remedies_name_the_stack_and_the_cluster_that_are_checked() -> None:
     assert [unknown_words(each) for each in remedies if each.startswith("keyturn ")] == [[], [], []]
 
 
+def test_silence_is_no_error_if_the_settings_cannot_be_read() -> None:
+    """They may say that no heartbeat comes."""
+    unknown = Unknown("you may not read it", "ask for the right")
+    for renewed in (None, NOW - timedelta(minutes=12)):
+        lease = LeaseState("keyturn-event-path", "a", renewed)
+        found = list(check_cluster(replace(HEALTHY, event_path=lease, configuration=unknown), "0.2.0"))
+        assert bad(found) == []
+        assert "event path: not checked, because you may not read it" in [each.text for each in found]
+
+
 @pytest.mark.parametrize(
     "settings", [{"KEYTURN_DELIVERIES": "false"}, {"KEYTURN_HEARTBEAT_SILENCE_SECONDS": "0"}], ids=str
 )

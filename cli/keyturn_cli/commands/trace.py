@@ -102,7 +102,9 @@ def _in_cluster(
     settings, note = settings_of(cluster, release)
     notes |= dict.fromkeys(filter(None, (later, found.note, note)))
     sight = Sight(cluster, settings, notes)
-    return found, trace_watched(sight, found.bound[0]) if found.is_watched else _trace(sight, found)
+    made = trace_watched(sight, found.bound[0]) if found.is_watched else _trace(sight, found)
+    made.hides_workloads = sight.hides_workloads
+    return found, made
 
 
 def _with_aws(
@@ -267,6 +269,8 @@ def _summary(made: Trace, started: float | None) -> str:
     if made.open_clusters:
         left.append(counted(made.open_clusters, "cluster"))
     summary = f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
+    if made.hides_workloads:
+        summary += ", as far as you may list the workloads"
     if not made.off_workloads:
         return summary
     return f"{summary}; not restarted: {counted(made.off_workloads, 'workload')}, whose pods may have the old value"
