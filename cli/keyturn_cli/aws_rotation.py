@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws, AwsError, errors
 from keyturn_cli.errors import CliError, TimedOut
 from keyturn_receiver.core.binding import CURRENT
@@ -29,7 +30,8 @@ def start(aws: Aws, secret_id: str) -> Rotation:
     if not secret.get("RotationEnabled"):
         raise CliError(
             f"AWS secret {name} has no rotation function",
-            "configure one (docs/rotation-strategies.md), or write a value by put-secret-value and use keyturn wait",
+            f"configure one (docs/rotation-strategies.md), or write a value by put-secret-value and use"
+            f" {advised('wait', name)}",
         )
     try:
         with errors(f"secretsmanager:RotateSecret {secret_id}"):

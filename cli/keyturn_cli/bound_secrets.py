@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Raw
 from msgspec.json import Decoder
 
+from keyturn_cli.advice import advised
 from keyturn_cli.cluster import METADATA, METADATA_LIST, OBJECT, Cluster, path
 from keyturn_cli.errors import CliError
 from keyturn_receiver.core.arn import candidate_names, may_share_account
@@ -67,14 +68,19 @@ class Bound:
         return frozenset(version for versions in found for version in versions.values())
 
 
-def not_bound(target: Target, is_watched: bool = False) -> CliError:
+class NotBound(CliError):
+    """A Secret exists and is not bound."""
+
+
+def not_bound(target: Target, is_watched: bool = False) -> NotBound:
     """Return the error for a Secret that is not bound."""
     if is_watched:
-        return CliError(
+        return NotBound(
             f"Secret {target} is watched, not bound to AWS",
-            f"see its last change by keyturn trace {target}, and what a change restarts by keyturn explain {target}",
+            f"see its last change by {advised('trace', target)}, and what a change restarts by"
+            f" {advised('explain', target)}",
         )
-    return CliError(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
+    return NotBound(f"Secret {target} is not bound to AWS", f'set its label {BIND_LABEL} to "true" (docs/bindings.md)')
 
 
 def may_be_same(secret_id: str, other: str) -> bool:

@@ -15,6 +15,7 @@ import urllib3
 from msgspec import DecodeError, Raw
 from msgspec.json import Decoder
 
+from keyturn_cli.advice import chosen
 from keyturn_cli.credentials import credentials_errors
 from keyturn_cli.errors import CliError, Forbidden, NotFound, Refused, Unreachable
 
@@ -243,7 +244,8 @@ def _refusal(context: str, path: str, reply: urllib3.BaseHTTPResponse) -> CliErr
     if reply.status == 401:
         return Unreachable(f"{context}: the API server does not accept the credentials", "log in again")
     if reply.status == 403:
-        return Forbidden(text, "ask for this right, or name a namespace in which you have it: -n NAMESPACE")
+        other = ", or name a namespace in which you have it: -n NAMESPACE" if chosen().takes_namespace else ""
+        return Forbidden(text, f"ask for this right{other}")
     if reply.status == 404:
         return NotFound(text)
     if reply.status == 429 or reply.status >= 500:

@@ -67,7 +67,7 @@ def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row],
 
     def look() -> None:
         with suppress(Exception):  # without a cluster or a right, there are no names
-            names = {name for row in _rows(params) for name in names_of(row)}
+            names = {name for row in _rows(params, incomplete) for name in names_of(row)}
             listed.append({name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)})
 
     _be_silent()
@@ -77,7 +77,9 @@ def _complete(params: dict[str, Any], incomplete: str, names_of: Callable[[Row],
     return sorted(listed[0]) if listed else []
 
 
-def _rows(params: dict[str, Any]) -> Iterator[Row]:
+def _rows(params: dict[str, Any], incomplete: str) -> Iterator[Row]:
+    """Yield the rows of the namespace or, without one, of all. If the caller may not list these, yield those of the
+    context's namespace and of the namespace that ``incomplete`` begins with."""
     context, namespace = params.get("context"), params.get("namespace")
     if isinstance(context, list | tuple):  # the command takes several contexts, of which the first one counts
         context = context[0] if context else None
@@ -85,8 +87,10 @@ def _rows(params: dict[str, Any]) -> Iterator[Row]:
     try:
         yield from list_rows(cluster, namespace)
     except Forbidden:
-        if not namespace:
-            yield from list_rows(cluster, cluster.namespace)
+        begun, slash, _ = incomplete.partition("/")
+        for each in () if namespace else dict.fromkeys([cluster.namespace, *([begun] if slash and begun else [])]):
+            with suppress(Forbidden):
+                yield from list_rows(cluster, each)
 
 
 def _time_limit() -> float:

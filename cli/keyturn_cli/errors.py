@@ -13,6 +13,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from keyturn_cli.advice import register, running
 from keyturn_receiver.core.printable import printable
 
 P = ParamSpec("P")
@@ -86,10 +87,13 @@ def reported(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
     The command ends without a message after Ctrl-C, and when the reader of a pipe, such as `head`, closes the pipe.
     """
 
+    register(command)
+
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = command(*args, **kwargs) or ExitCode.FINE
+            with running(command, kwargs):
+                code = command(*args, **kwargs) or ExitCode.FINE
             sys.stdout.flush()
         except CliError as error:
             typer.echo(f"Error: {error}", err=True)

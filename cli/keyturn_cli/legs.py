@@ -31,6 +31,7 @@ class Trace:
     is the name by which the receiver's Events call the change. ``open_secrets``, ``open_workloads`` and
     ``open_clusters`` are the numbers of Secrets, workloads and clusters that the rotation has not reached yet. Clusters
     are known only from receipts. ``off_workloads`` is the number of workloads that Keyturn does not restart.
+    ``hides_workloads`` is true if the caller may not read all workloads.
     """
 
     version: str
@@ -42,6 +43,7 @@ class Trace:
     open_workloads: int = 0
     open_clusters: int = 0
     off_workloads: int = 0
+    hides_workloads: bool = False
 
     @property
     def is_open(self) -> bool:

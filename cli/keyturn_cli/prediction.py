@@ -19,7 +19,7 @@ from keyturn_receiver.core.open_rollouts import is_open
 from keyturn_receiver.core.partial import render_groups
 from keyturn_receiver.core.plan import LiveSecret, plan
 from keyturn_receiver.core.pod import Pod
-from keyturn_receiver.core.policy import Tenancy, check_id
+from keyturn_receiver.core.policy import ALLOW_SECRETS, Tenancy, check_id
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import Record, next_revision, revision_of
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
@@ -83,23 +83,26 @@ class Fate:
 @dataclass(frozen=True, slots=True)
 class Scene:
     """The input of a prediction: the present state of one Secret and its consumers. ``in_namespace`` are the
-    annotations of the Secret's namespace. ``pods`` are the pods of those consumers that ``needs_pods`` returns. ``now``
-    is in seconds since 1970."""
+    annotations of the Secret's namespace, or None if they are not known. ``pods`` are the pods of those consumers that
+    ``needs_pods`` returns, or None for a consumer whose pods are not known. ``now`` is in seconds since 1970."""
 
     bound: Bound
     consumers: Sequence[Consumer]
-    in_namespace: Mapping[str, str]
+    in_namespace: Mapping[str, str] | None
     settings: Settings
     now: float
-    pods: Mapping[WorkloadRef, Sequence[Pod]] = field(default_factory=dict)
+    pods: Mapping[WorkloadRef, Sequence[Pod] | None] = field(default_factory=dict)
 
 
-def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], settings: Settings) -> str:
-    """Return the reason why the Secret's namespace may not read an AWS secret, or an empty text if it may read it."""
+def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str] | None, settings: Settings) -> str:
+    """Return the reason why the Secret's namespace may not read an AWS secret. Return an empty text if it may read it,
+    or if ``why_unchecked`` says why that is not known."""
     if settings.namespaces and bound.target.namespace not in settings.namespaces:
         return f"the receiver does not serve namespace {bound.target.namespace} (chart value namespaces)"
-    if bound.spec.account and not settings.tenant_roles:
+    if bound.spec.account and settings.are_known and not settings.tenant_roles:
         return "bindings may not name a ServiceAccount here (chart value tenantRoles.enabled)"
+    if in_namespace is None or why_unchecked(in_namespace, settings, bound.target.namespace):
+        return ""
     try:
         check_id(Tenancy(bound.target.namespace, in_namespace, settings.policy_default), source.secret_id)
     except NotAllowed as error:
@@ -107,16 +110,26 @@ def check_access(bound: Bound, source: Source, in_namespace: Mapping[str, str], 
     return ""
 
 
-def supposed_change(bound: Bound, sources: Collection[Source]) -> Change:
+def why_unchecked(in_namespace: Mapping[str, str] | None, settings: Settings, namespace: str) -> str:
+    """Return the reason why nobody knows what a namespace may read, or an empty text. ``in_namespace`` are its
+    annotations, or None if they are not known."""
+    if in_namespace is None:
+        return f"you may not get namespace {namespace}"
+    if ALLOW_SECRETS not in in_namespace and not settings.are_known:
+        return f"the namespace has no annotation {ALLOW_SECRETS}, and the release's policy cannot be read"
+    return ""
+
+
+def supposed_change(bound: Bound, sources: Collection[Source], unfilled: str) -> Change:
     """Return the change for a rotation of ``sources``, under the assumption that every key that depends on them gets
-    another value."""
+    another value. ``unfilled`` is the error for a Secret that no receiver has handled."""
     try:
         binding = read_binding(bound.target, bound.spec)
     except KeyturnError as error:
         return Change(error=f"{error.reason}: {error}")
     recorded = bound.record.revisions
     if not bound.record.was_written:
-        return Change(error=bound.status or "no receiver has filled it yet", present=bound.keys)
+        return Change(error=bound.status or unfilled, present=bound.keys)
     revisions = {
         entry.key: revision_of(NEW_VERSION, entry.key, entry.expression)
         for entry in binding.entries
@@ -186,6 +199,10 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
         mark = None if off else _mark(consumer, name, before, after)
         if off:
             made[consumer.ref] = Fate(consumer.ref, Outcome.OFF, reads, off, missing)
+        elif mark is not None and not mark.restart and mark.undecided and scene.pods.get(consumer.ref, ()) is None:
+            why = "only if one of its pods has the old value; you may not list its pods"
+            made[consumer.ref] = Fate(consumer.ref, Outcome.RESTARTS, reads, why, missing)
+            others.append(consumer)
         elif mark is None or not (mark.restart or _has_pod_behind(scene, consumer, name, after, mark)):
             made[consumer.ref] = Fate(consumer.ref, Outcome.UNCONCERNED, reads, "reads no key that changes", missing)
             others.append(consumer)
@@ -232,7 +249,7 @@ def _mark(consumer: Consumer, name: str, before: Record, after: Record) -> Rollo
 
 
 def _has_pod_behind(scene: Scene, consumer: Consumer, name: str, after: Record, mark: RolloutAnnotation) -> bool:
-    pods = scene.pods.get(consumer.ref, ())
+    pods = scene.pods.get(consumer.ref) or ()
     return mark.undecided and any(is_behind(pod, name, after, mark, consumer.seen_late) for pod in pods)
 
 
@@ -249,7 +266,7 @@ def _waits(
     """Return the consumers that have to wait, each with the reason. ``due`` are the consumers that need a restart, and
     ``others`` are the remaining ones. A rollout that fails after the rotation would also make later consumers wait, but
     such a failure cannot be predicted."""
-    bound, window, now = scene.bound, scene.in_namespace.get(WINDOW), scene.now
+    bound, window, now = scene.bound, (scene.in_namespace or {}).get(WINDOW), scene.now
     candidates = [due_candidate(each, window, now, is_open(each)) for each in due]
     candidates += (other_candidate(each, bound.target.name, after, now) for each in others)
     limit = min(scene.settings.per_secret, bound.spec.pace or scene.settings.per_secret)

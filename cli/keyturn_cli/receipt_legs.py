@@ -7,6 +7,7 @@ docs/receipts.md describes the receipts. ``receipts.py`` reads them.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from keyturn_cli.advice import ANY_STACK, NOTHING_CHOSEN
 from keyturn_cli.legs import BAD, GOOD, OPEN, READY, TAKEN, TOLD, Leg, Trace
 from keyturn_cli.receipts import KIND_APPLIED, KIND_LIVE, KIND_STUCK, KIND_WAITING, Arrival
 from keyturn_cli.times import seconds_of
@@ -54,7 +55,8 @@ def _legs(receipt: Receipt, moved_at: float | None) -> Iterator[Leg]:
             sign, text = _answer(answer)
             yield Leg(at, sign, f"{answer['host']}  {text}", TAKEN, is_exact)
         if detail.get("deadLettered") is True:
-            yield Leg(at, BAD, "the event is a dead letter: keyturn redeliver --list", TOLD)
+            shows = NOTHING_CHOSEN.command("redeliver", "--list", or_stack=ANY_STACK)  # no receipt names the stack
+            yield Leg(at, BAD, f"the event is a dead letter: {shows}", TOLD)
     elif kind == KIND_LIVE:
         yield Leg(_time(receipt), GOOD, f"{detail['host']}  live: all pods run it", READY)
     elif kind == KIND_STUCK:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import errors
 from keyturn_cli.bound_secrets import may_be_same
 from keyturn_cli.errors import CliError, ExitCode, RolloutFailed, TimedOut, UsageError
@@ -122,9 +123,14 @@ def wait_for_receipts(
             return arrival
         if goal == LIVE and (stuck := {host: each for host, each in arrival.stuck.items() if host in wanted}):
             told = "; ".join(f"{host}: {each}" if each else host for host, each in sorted(stuck.items()))
-            raise RolloutFailed(f"the rollout of version {version_id} is stuck: {told}", "see keyturn trace there")
+            raise RolloutFailed(
+                f"the rollout of version {version_id} is stuck: {told}",
+                f"see {advised('trace', secret_id)} with the --context of this cluster",
+            )
         if clock() - start >= seconds:
-            raise TimedOut(_unfinished(arrival, goal, version_id, wanted, seconds), "see keyturn trace")
+            raise TimedOut(
+                _unfinished(arrival, goal, version_id, wanted, seconds), f"see {advised('trace', secret_id, '--aws')}"
+            )
         sleep(min(POLL_SECONDS, max(0.1, seconds - (clock() - start))))
 
 
@@ -133,7 +139,9 @@ def _for_nobody(arrival: Arrival, version_id: str) -> CliError:
         return CliError(
             f"no cluster uses version {version_id}: no Secret is bound to it", "bind a Secret (docs/bindings.md)"
         )
-    return CliError(f"no cluster uses version {version_id}: {_told(arrival)}", "see keyturn status --failing there")
+    return CliError(
+        f"no cluster uses version {version_id}: {_told(arrival)}", f"see {advised('status', '--failing')} there"
+    )
 
 
 def _told(arrival: Arrival) -> str:
@@ -167,8 +175,9 @@ def await_version(
         out.data({"version": version_id, "for": goal, "hosts": names, "problems": problems})
     else:
         out.line(f"version {version_id[:8]} is {goal} in {', '.join(names)}")
+        see = f"see {advised('status')} there"
         for host, why in sorted(arrival.problems.items()):
-            out.line(f"except in {host or _UNNAMED}: {why or 'see keyturn status there'}", "yellow")
+            out.line(f"except in {host or _UNNAMED}: {why or see}", "yellow")
     return ExitCode.FINDING if arrival.problems else ExitCode.FINE
 
 

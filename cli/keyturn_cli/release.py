@@ -21,7 +21,10 @@ MAX_SHOWN = 3  # an advice names at most this many releases
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the receiver that decide the effects of a rotation. The defaults are those of the chart."""
+    """Settings of the receiver that decide the effects of a rotation. The defaults are those of the chart.
+
+    ``are_known`` is false if the settings could not be read, and the defaults are assumed.
+    """
 
     policy_default: Default = Default.DENY
     rollouts: bool = True
@@ -32,6 +35,7 @@ class Settings:
     tenant_roles: bool = False
     namespaces: tuple[str, ...] = ()
     watch_secrets: bool = True
+    are_known: bool = True
 
 
 def read_settings(variables: Mapping[str, str]) -> Settings:
@@ -109,7 +113,9 @@ def settings_of(cluster: Cluster, release: Release) -> tuple[Settings, str]:
     try:
         deployment = find_deployment(cluster, release)
     except Refused as error:
-        return Settings(), f"the chart's default settings are assumed, because the release cannot be read: {error}"
+        return Settings(
+            are_known=False
+        ), f"the chart's default settings are assumed, because the release cannot be read: {error}"
     pod = as_object(as_object(as_object(deployment.get("spec")).get("template")).get("spec"))
     variables = [each for container in as_objects(pod.get("containers")) for each in as_objects(container.get("env"))]
     return read_settings({str(each.get("name")): str(each.get("value", "")) for each in variables}), ""

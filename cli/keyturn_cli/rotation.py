@@ -2,7 +2,7 @@
 the same rules as in the receiver. This module reads no clock and does no I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from keyturn_cli.bound_secrets import Bound
@@ -15,6 +15,7 @@ from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_permission import OuterLevels, refusal
 from keyturn_receiver.core.rollout_progress import RolloutState
+from keyturn_receiver.core.rollout_switch import ENABLED, ROLLOUT
 
 
 class Stage(StrEnum):
@@ -60,9 +61,10 @@ def secret_place(bound: Bound, secret_id: str | None, version: str) -> Place:
 
 
 def workload_place(
-    consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings, now: float
+    consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str] | None, settings: Settings, now: float
 ) -> Place:
-    """Return the stage of a workload on its way to the present values of a Secret. ``now`` is in seconds since 1970."""
+    """Return the stage of a workload on its way to the present values of a Secret. ``in_namespace`` are the annotations
+    of its namespace, or None if they are not known. ``now`` is in seconds since 1970."""
     name, record = f"{consumer.ref.kind} {consumer.ref.namespace}/{consumer.ref.name}", bound.record
     if off := why_off(consumer, bound, in_namespace, settings):
         return Place(name, Stage.OFF, f"Keyturn does not restart it: {off}")
@@ -83,12 +85,17 @@ def workload_place(
     return Place(name, Stage.ROLLING, counts)
 
 
-def why_off(consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str], settings: Settings) -> str:
-    """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted."""
+def why_off(consumer: Consumer, bound: Bound, in_namespace: Mapping[str, str] | None, settings: Settings) -> str:
+    """Return the reason why a consumer may not be restarted, or an empty text if it may be restarted. If the
+    annotations of the namespace are not known, it is assumed that they say nothing about restarts."""
     if not settings.rollouts:
         return "Keyturn restarts nothing here (chart value rollouts.enabled)"
-    outer = OuterLevels(in_namespace, settings.rollout_default, settings.reloader)
-    return refusal(consumer, bound.target, bound.spec, outer)
+    outer = OuterLevels(in_namespace or {}, settings.rollout_default, settings.reloader)
+    off = refusal(consumer, bound.target, bound.spec, outer)
+    permitting = replace(outer, in_namespace={ROLLOUT: ENABLED})
+    if off and in_namespace is None and not refusal(consumer, bound.target, bound.spec, permitting):
+        return f"{off}, unless namespace {bound.target.namespace} turns them on, whose annotations you may not read"
+    return off
 
 
 def consumers_of(bound: Bound, consumers: Sequence[Consumer]) -> list[Consumer]:

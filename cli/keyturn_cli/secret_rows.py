@@ -79,15 +79,15 @@ class Row:
         created_at = seconds_of(self.created_at)
         return created_at is None or now - created_at > NEW
 
-    def cells(self, now: float, consumers: str) -> tuple[str, ...]:
-        """Return the texts of the row."""
+    def cells(self, now: float, consumers: str, unseen: str = WAITING) -> tuple[str, ...]:
+        """Return the texts of the row. ``unseen`` is the status of a Secret that no receiver has handled."""
         versions = [version[:SHOWN] for version in self.version_ids]
         version = f"{versions[0]} +{len(versions) - 1}" if len(versions) > 1 else "".join(versions) or "-"
         name = ", ".join(self.secret_ids) or "-"
         if self.is_watched:
             return (self.target.namespace, self.target.name, "watched", "-", "-", consumers, self.status or "-")
         applied = ago(self.applied_at, now)
-        status = self.status or WAITING
+        status = self.status or unseen
         return (self.target.namespace, self.target.name, name, version, applied, consumers, status)
 
 

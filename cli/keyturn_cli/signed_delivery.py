@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from keyturn_cli.advice import ANY_STACK, advised, chosen
 from keyturn_cli.aws import Aws, AwsError, Stack, errors
 from keyturn_cli.aws_events import label_move
 from keyturn_cli.errors import CliError
@@ -98,8 +99,9 @@ def signing_key(aws: Aws, secret_id: str) -> bytes:
         ) from None
 
 
-def deliver(notification: Notification, key: bytes, post: Post) -> Result:
-    """Sign a notification and send it to a receiver. Return the receiver's result. Raises NotDelivered."""
+def deliver(notification: Notification, key: bytes, post: Post, stack: str = "") -> Result:
+    """Sign a notification and send it to a receiver. Return the receiver's result. ``stack`` is the name of the stack
+    whose key it is, if it is known. Raises NotDelivered."""
     body = encode([notification])
     timestamp = int(time.time())
     headers = {
@@ -115,9 +117,10 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
             "see docs/aws.md#answers-of-a-receiver for its causes",
         )
     if status == 401:
+        doctor = chosen().command("doctor", "--aws", or_stack=stack or ANY_STACK)
         raise NotDelivered(
             "the receiver does not accept the signature (401)",
-            f"its key is another one, or a clock is off by over {TOLERANCE:g} s: keyturn doctor --aws",
+            f"its key is another one, or a clock is off by over {TOLERANCE:g} s: {doctor}",
         )
     if status not in (200, 503):
         raise NotDelivered(f"the receiver refuses the notification ({status})", "the URL must end in /v1/notifications")
@@ -126,7 +129,7 @@ def deliver(notification: Notification, key: bytes, post: Post) -> Result:
     except MalformedMessage:
         results = []
     if not results:
-        raise NotDelivered(f"the receiver is not ready, or busy ({status})", "try again, or run keyturn doctor")
+        raise NotDelivered(f"the receiver is not ready, or busy ({status})", f"try again, or run {advised('doctor')}")
     return results[0]
 
 

@@ -5,24 +5,27 @@ looked up first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from keyturn_cli.bound_secrets import Bound, get_bound, list_bound, not_bound
+from keyturn_cli.advice import advised, chosen
+from keyturn_cli.bound_secrets import Bound, NotBound, get_bound, list_bound, not_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.errors import Forbidden, NotFound, UsageError
 from keyturn_cli.options import read_target
 from keyturn_cli.watched_secrets import get_watched
 from keyturn_receiver.core.arn import region
-from keyturn_receiver.core.binding import is_secret_id
+from keyturn_receiver.core.binding import Target, is_secret_id
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.revision import split_version_key
 from keyturn_receiver.core.vocabulary import BIND_LABEL
+
+_NAME_IT = "name the namespace of the Secret: -n NAMESPACE"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Subject of a command. ``secret_id`` is the name or ARN of the AWS secret, or None if the subject is one Secret.
-    If the caller may not list all Secrets, ``note`` says which Secrets were listed."""
+    If the caller may not list all Secrets, ``note`` says how the subject was found."""
 
     name: str
     bound: Sequence[Bound]
@@ -49,8 +52,11 @@ class Subject:
         return ids[0]
 
 
-def find_subject(cluster: Cluster, text: str, namespace: str | None, with_watched: bool = False) -> Subject:
-    """Return the subject with the name ``text``. If ``with_watched`` is true, it may also be a watched Secret.
+def find_subject(
+    cluster: Cluster, text: str, namespace: str | None, with_watched: bool = False, of_aws: bool = False
+) -> Subject:
+    """Return the subject with the name ``text``. If ``with_watched`` is true, it may also be a watched Secret. If
+    ``of_aws`` is true, it can only be an AWS secret.
 
     Raises UsageError, NotFound and CliError.
     """
@@ -58,26 +64,88 @@ def find_subject(cluster: Cluster, text: str, namespace: str | None, with_watche
         raise UsageError(f"{text} is no name of a secret", "write the name or ARN of an AWS secret, or NAMESPACE/NAME")
     if namespace and (found := _secret(cluster, text, namespace, with_watched)):
         return found
-    bound, note = _of_secret_id(cluster, text, namespace)
+    try:
+        bound = list(list_bound(cluster, namespace, text))
+    except Forbidden:
+        if namespace:
+            raise
+        return _find_in_part(cluster, text, with_watched, of_aws)
     if bound:
-        return Subject(text, bound, text, note)
-    if (
-        not namespace
-        and not text.startswith("arn:")
-        and (found := _secret(cluster, text, cluster.namespace, with_watched))
-    ):
+        return Subject(text, bound, text)
+    if not namespace and not of_aws and (found := _secret(cluster, text, cluster.namespace, with_watched)):
         return found
-    raise NotFound(
-        f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({note})" if note else ""),
-        f"bind one with the label {BIND_LABEL} (docs/bindings.md), or see what is bound: keyturn status -A",
+    raise _not_found(
+        text, f"see what is bound: {advised('status', *([] if namespace else ['-A']), context=cluster.context)}"
     )
 
 
-def _secret(cluster: Cluster, text: str, namespace: str, with_watched: bool) -> Subject | None:
+def list_allowed(cluster: Cluster) -> tuple[Sequence[Bound], str]:
+    """Return the bound Secrets of all namespaces. If the caller may not list these, return those of the context's
+    namespace, and a note.
+
+    Raises Forbidden if the caller may list neither, and the other errors of ``Cluster``.
+    """
     try:
-        target = read_target(text, namespace)
+        return list(list_bound(cluster)), ""
+    except Forbidden:
+        if (bound := _listed(cluster, cluster.namespace)) is None:
+            raise lists_nothing(cluster, cluster.namespace) from None
+        return bound, _only(cluster.namespace)
+
+
+def lists_nothing(cluster: Cluster, namespace: str) -> Forbidden:
+    """Return the error for a caller who may list the Secrets neither of all namespaces nor of this one."""
+    return Forbidden(
+        f"{cluster.context}: you may list the Secrets neither of all namespaces nor of namespace {namespace}",
+        f"ask for this right, or {_NAME_IT}" if chosen().takes_namespace else "ask for this right",
+    )
+
+
+def _find_in_part(cluster: Cluster, text: str, with_watched: bool, of_aws: bool) -> Subject:
+    """Return the subject with the name ``text`` if the caller may not list the Secrets of all namespaces.
+
+    The Secrets of the context's namespace that are bound to the AWS secret come first. If ``text`` is NS/NAME, that
+    Secret and then the other Secrets of its namespace come next.
+    """
+    own, unbound = cluster.namespace, None
+    target = _target(text, own)
+    listed = {own: _listed(cluster, own, text)}
+    if target and not listed[own]:
+        try:
+            found = None if of_aws else _secret(cluster, text, own, with_watched)
+        except Forbidden:
+            found = None  # the caller may have the right to list
+        except NotBound as error:
+            found, unbound = None, error
+        if found:
+            note = f"you may not list the Secrets of all namespaces: {text} is taken for the {found.name}"
+            return replace(found, note=note)
+        listed |= {target.namespace: _listed(cluster, target.namespace, text)}
+    for namespace, bound in listed.items():
+        if bound:
+            return Subject(text, bound, text, _only(namespace))
+    if unbound:
+        raise unbound
+    may_list = [namespace for namespace, bound in listed.items() if bound is not None]
+    if not may_list:
+        raise lists_nothing(cluster, target.namespace if target else own)
+    raise _not_found(text, _NAME_IT if chosen().takes_namespace else "ask for the right to list Secrets", may_list)
+
+
+def _target(text: str, namespace: str) -> Target | None:
+    try:
+        return read_target(text, namespace)
+    except UsageError:
+        return None
+
+
+def _secret(cluster: Cluster, text: str, namespace: str, with_watched: bool) -> Subject | None:
+    target = _target(text, namespace)
+    if target is None:
+        return None
+    try:
         found = get_bound(cluster, target)
-    except (UsageError, NotFound):
+    except NotFound:
         return None
     if found is None:
         watched = get_watched(cluster, target)
@@ -87,11 +155,21 @@ def _secret(cluster: Cluster, text: str, namespace: str, with_watched: bool) -> 
     return Subject(f"Secret {target}", [found])
 
 
-def _of_secret_id(cluster: Cluster, secret_id: str, namespace: str | None) -> tuple[list[Bound], str]:
-    if namespace:
-        return list(list_bound(cluster, namespace, secret_id)), ""
+def _listed(cluster: Cluster, namespace: str, secret_id: str | None = None) -> Sequence[Bound] | None:
+    """Return the bound Secrets of a namespace, or None if the caller may not list them."""
     try:
-        return list(list_bound(cluster, None, secret_id)), ""
+        return list(list_bound(cluster, namespace, secret_id))
     except Forbidden:
-        note = f"you may list Secrets in namespace {cluster.namespace} alone"
-        return list(list_bound(cluster, cluster.namespace, secret_id)), note
+        return None
+
+
+def _only(*namespaces: str) -> str:
+    noun = "namespace" if len(namespaces) == 1 else "namespaces"
+    return f"you may list Secrets in {noun} {' and '.join(namespaces)} alone"
+
+
+def _not_found(text: str, otherwise: str, may_list: Sequence[str] = ()) -> NotFound:
+    return NotFound(
+        f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({_only(*may_list)})" if may_list else ""),
+        f"bind one with the label {BIND_LABEL} (docs/bindings.md), or {otherwise}",
+    )

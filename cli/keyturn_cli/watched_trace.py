@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keyturn_cli.advice import advised, chosen
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import METADATA, Cluster, path
 from keyturn_cli.errors import CliError
@@ -62,7 +63,7 @@ def trace_watched(sight: Sight, watched: Bound) -> Trace:
     refusal = why_nobody(watched, sight.settings)
     if refusal or seen.record is None:
         made.open_secrets = 1
-        advice = "no receiver has recorded its values yet: run keyturn doctor"
+        advice = f"no receiver has recorded its values yet: run {advised('doctor')}"
         made.legs.append(Leg(None, BAD, f"{name}  {refusal or advice}", APPLIED))
         return made
     consumers = consumers_of(watched, sight.consumers(watched.target.namespace))
@@ -83,7 +84,7 @@ def trace_watched(sight: Sight, watched: Bound) -> Trace:
     if seen.last_write is not None and seen.kept_at is not None and seen.last_write > seen.kept_at:
         sight.notes[
             f"{name} was written at {rfc3339(seen.last_write)}, after the last change that Keyturn has recorded: either"
-            " no value changed then, or no receiver has seen it yet (keyturn doctor)"
+            f" no value changed then, or no receiver has seen it yet ({advised('doctor')})"
         ] = None
     made.legs.sort(key=lambda leg: leg.place)
     return made
@@ -113,7 +114,8 @@ def _record(metadata: Mapping[str, Any], target: Target) -> Record | None:
     if "revisions" in body and body["revisions"] is None:
         raise CliError(
             f"Secret {target} has so many keys that Keyturn keeps no revisions of them, so its legs are not known",
-            f"see keyturn explain {target}, and kubectl events --for secret/{target.name} -n {target.namespace}",
+            f"see {advised('explain', target)}, and"
+            f" {chosen().kubectl(f'events --for secret/{target.name} -n {target.namespace}')}",
         )
     revisions = {key: str(each) for key, each in as_object(body.get("revisions")).items()}
     if not revisions:

@@ -10,7 +10,6 @@ from keyturn_cli.legs import BAD, GOOD, MARKED, NEVER, OPEN, READY, TOLD, Leg, T
 from keyturn_cli.rotation import Place, Stage, workload_place
 from keyturn_cli.sight import Sight
 from keyturn_cli.times import seconds_of
-from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.mark import present_mark
@@ -58,12 +57,9 @@ def _legs(sight: Sight, consumer: Consumer, bound: Bound, place: Place) -> Itera
     if progress and progress.marked_at is not None:
         yield Leg(float(progress.marked_at), "", f"{name} marked", MARKED)
     ready: list[int] = []
-    try:
-        for pod in pods_of(sight.cluster, consumer):
-            if pod.marks.get(mark_name(bound.target.name)) == mark and pod.ready_at is not None:
-                ready.append(pod.ready_at)
-    except Forbidden:
-        sight.notes[f"you may not list the pods of namespace {consumer.ref.namespace}: their times are left out"] = None
+    for pod in sight.pods(consumer) or ():
+        if pod.marks.get(mark_name(bound.target.name)) == mark and pod.ready_at is not None:
+            ready.append(pod.ready_at)
     wanted = progress.wanted if progress else len(ready)
     done = f"{name} {len(ready)}/{wanted} pods ready with it" if ready else f"{name}  {place.why or place.stage}"
     told = f"; {place.why}" if place.stage in (Stage.HELD, Stage.FAILED) and ready else ""

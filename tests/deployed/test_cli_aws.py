@@ -164,7 +164,8 @@ def test_receiver_that_is_not_ready_is_said(installed: InstalledSite) -> None:
     finally:
         installed.set_ready(True)
     assert done.code == 1
-    assert done.err == f"Error: no receiver of {installed.release} is ready: run keyturn doctor\n"
+    doctor = f"keyturn doctor --release {installed.release}"
+    assert done.err == f"Error: no receiver of {installed.release} is ready: run {doctor}\n"
 
 
 def test_missing_credentials_of_aws_are_said(installed: InstalledSite) -> None:

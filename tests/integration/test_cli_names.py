@@ -121,6 +121,8 @@ def test_option_of_the_context_is_taken_into_account(shop: Shop, tmp_path: Path)
 def test_right_to_one_namespace_is_enough(shop: Shop, tmp_path: Path) -> None:
     rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
     content = shop.account("team", rule)
+    write_kubeconfig(tmp_path / "config", content)
+    assert complete(tmp_path / "config", "status", f"{shop.namespace}/d") == [f"{shop.namespace}/db"]
     content["contexts"][0]["context"]["namespace"] = shop.namespace
     write_kubeconfig(tmp_path / "config", content)
     assert complete(tmp_path / "config", "status", "") == shop.secrets

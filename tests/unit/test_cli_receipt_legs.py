@@ -97,7 +97,7 @@ def test_waiting_is_open_until_it_is_applied() -> None:
 def test_dead_letter_names_the_remedy() -> None:
     dead = answers("Waiting", {"host": BLUE, "outcome": "refused"}, deadLettered=True)
     made = traced(dead, moved_at=MOVED_AT)
-    assert made.legs[-1].text == "the event is a dead letter: keyturn redeliver --list"
+    assert made.legs[-1].text == "the event is a dead letter: keyturn redeliver --list --stack NAME"
     assert made.is_open
 
 

@@ -100,7 +100,9 @@ def test_live_of_named_clusters_needs_no_other() -> None:
 
 
 def test_stuck_rollout_ends_the_wait_unless_it_goes_on() -> None:
-    with pytest.raises(RolloutFailed, match="blue: Deployment/shop/web: see keyturn trace there") as caught:
+    with pytest.raises(
+        RolloutFailed, match="blue: Deployment/shop/web: see keyturn trace shop/db with the --context"
+    ) as caught:
         Logs((0, applied(blue="applied")), (5, stuck("blue"))).wait(LIVE)
     assert caught.value.exit_code is ExitCode.ROLLOUT_FAILED
     for lines in ([stuck("blue"), live("blue")], [live("blue"), stuck("blue")]):
@@ -109,7 +111,7 @@ def test_stuck_rollout_ends_the_wait_unless_it_goes_on() -> None:
 
 def test_timeout_names_the_clusters_that_are_missing() -> None:
     logs = Logs((0, applied(blue="applied", green="applied")), (0, live("green")))
-    with pytest.raises(TimedOut, match=r"applied, but after 60 s not live in blue: see keyturn trace"):
+    with pytest.raises(TimedOut, match=r"applied, but after 60 s not live in blue: see keyturn trace shop/db --aws"):
         logs.wait(LIVE)
     assert 60 <= logs.waited < 61
     with pytest.raises(TimedOut, match="no receipt that says"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from keyturn_cli.advice import Chosen
 from keyturn_cli.doctor import aws_checks, cluster_checks
 from keyturn_cli.doctor.aws_checks import check_keys, check_path
 from keyturn_cli.doctor.aws_facts import AwsFacts, Notifier, Queue, Rule, SigningKey
@@ -27,6 +28,7 @@ from keyturn_cli.doctor.finding import Finding, Level, Unknown, length, some
 from keyturn_cli.doctor.rights import check_rights, required_rights
 from keyturn_cli.doctor.url_checks import UrlFacts, check_url
 from keyturn_local.kubernetes.chart import chart_objects, chart_rights
+from support.command_line import unknown_words
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 POD = ReceiverPod("keyturn-x2", True, "0.2.0")
@@ -177,7 +179,35 @@ def test_doctor_does_not_name_itself_as_the_remedy(aws: AwsFacts | None) -> None
     found = [each for section in examine(Facts(silent, aws=aws), "0.2.0") for each in section.findings]
     (remedy,) = [each.remedy for each in found if each.level is Level.ERROR]
     assert remedy.endswith("see docs/runbook.md#keyturneventpathdown")
-    assert ("keyturn doctor --aws" in remedy) is (aws is None)
+    assert ("run keyturn doctor --aws --stack NAME, and " in remedy) is (aws is None)
+
+
+def test_remedies_name_the_stack_and_the_cluster_that_are_checked() -> None:
+    chosen = Chosen({"stack": ("keyturn-blue",), "context": ("blue",), "release": ("ops/blue",)})
+    found = bindings(BoundSecret("shop", "b", "true", "SourceNotFound: x"), shop=None)
+    broken = replace(HEALTHY, event_path=LeaseState("keyturn-event-path"), bindings=found)
+    remedies = [
+        finding.remedy
+        for aws in (None, replace(AWS, dead_letters=2))
+        for section in examine(Facts(broken, aws=aws, chosen=chosen), "0.2.0")
+        for finding in section.findings
+    ]
+    doctor = "keyturn doctor --aws --context blue --release ops/blue --stack keyturn-blue"
+    assert f"run {doctor}, and see docs/runbook.md#keyturneventpathdown" in remedies
+    assert "keyturn status -A --failing --context blue" in remedies
+    assert "keyturn redeliver --list --stack keyturn-blue" in remedies
+    assert "kubectl --context blue annotate namespace NAME 'keyturn.dev/allow-secrets=PREFIX/*'" in remedies
+    assert [unknown_words(each) for each in remedies if each.startswith("keyturn ")] == [[], [], []]
+
+
+def test_silence_is_no_error_if_the_settings_cannot_be_read() -> None:
+    """They may say that no heartbeat comes."""
+    unknown = Unknown("you may not read it", "ask for the right")
+    for renewed in (None, NOW - timedelta(minutes=12)):
+        lease = LeaseState("keyturn-event-path", "a", renewed)
+        found = list(check_cluster(replace(HEALTHY, event_path=lease, configuration=unknown), "0.2.0"))
+        assert bad(found) == []
+        assert "event path: not checked, because you may not read it" in [each.text for each in found]
 
 
 @pytest.mark.parametrize(

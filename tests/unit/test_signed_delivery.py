@@ -36,6 +36,12 @@ def test_delivery_is_what_the_receiver_verifies_and_decodes() -> None:
     assert deliver(NOTIFICATION, KEY, post).outcome is Outcome.APPLIED
 
 
+@pytest.mark.parametrize(("stack", "named"), [("", "NAME"), ("keyturn-blue", "keyturn-blue")])
+def test_refused_signature_advises_the_check_of_the_stack(stack: str, named: str) -> None:
+    with pytest.raises(NotDelivered, match=rf": keyturn doctor --aws --stack {named}$"):
+        deliver(NOTIFICATION, KEY, lambda *_: (401, MARK, b"{}"), stack)
+
+
 @pytest.mark.parametrize("status", [200, 503])
 def test_result_of_the_notification_is_returned(status: int) -> None:
     assert answered(status, MARK, reply(Outcome.FAILED, reason="shop/db: Conflict")).outcome is Outcome.FAILED

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.advice import chosen
 from keyturn_cli.aws import Aws, AwsError, Stack
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.doctor import report
@@ -56,8 +57,8 @@ def doctor(
     public_url = read_url(url) if url else None
     cluster = Cluster.connect(context)
     in_pod = cluster.in_pod
-    chosen = own_release() if in_pod and release == DEFAULT_RELEASE else read_release(release)
-    reader = ClusterReader(cluster, chosen, dict(os.environ) if in_pod else None)
+    named = own_release() if in_pod and release == DEFAULT_RELEASE else read_release(release)
+    reader = ClusterReader(cluster, named, dict(os.environ) if in_pod else None)
     facts = reader.read()
     client = Aws()
     read_at = time.time()
@@ -73,6 +74,7 @@ def doctor(
                 found if aws or isinstance(found, Unknown) else None,
                 read_url_facts(public_url, ca_file, now()) if public_url else None,
                 skews,
+                chosen(),
             ),
             __version__,
         )

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from keyturn_cli.advice import not_looked_at
 from keyturn_cli.aws_secrets import read_file, read_version
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import Cluster, path
@@ -39,13 +40,13 @@ from keyturn_cli.prediction import (
     planned_change,
     readers_left,
     supposed_change,
+    why_unchecked,
 )
 from keyturn_cli.release import settings_of
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.watched_secrets import supposed_change as supposed_change_of_watched
 from keyturn_cli.words import counted
-from keyturn_cli.workloads import pods_of
 from keyturn_receiver.core.binding import CURRENT
 from keyturn_receiver.core.field_owners import FIELD_MANAGER, managed_fields
 from keyturn_receiver.core.integrity import holders
@@ -111,7 +112,7 @@ def explain(
     if out.is_data:
         out.data(_data(found, explained, list(sight.notes)))
     else:
-        _show(out, found, explained, stage or "")
+        _show(out, found, explained, stage or "", sight.hides_workloads)
         out.notes(sight.notes)
     return ExitCode.FINDING if any(each.change.error for each in explained) else ExitCode.FINE
 
@@ -130,12 +131,15 @@ def _explain(sight: Sight, found: Subject, bound: Bound, version: SecretVersion 
     sources = tuple(each for each in sources if each.stage == CURRENT) or sources
     in_namespace = sight.annotations(bound.target.namespace)
     for source in sources:
+        if why := why_unchecked(in_namespace, sight.settings, bound.target.namespace):
+            told = f"whether namespace {bound.target.namespace} may read {source.secret_id} is not checked"
+            sight.notes[f"{told}, because {why}"] = None
         if refusal := check_access(bound, source, in_namespace, sight.settings):
             return Explained(bound, Change(error=refusal, present=bound.keys))
     if version:
         change = planned_change(bound, sources, *_live(sight.cluster, bound), version)
     else:
-        change = supposed_change(bound, sources)
+        change = supposed_change(bound, sources, not_looked_at())
     return _predict(sight, bound, change)
 
 
@@ -143,7 +147,7 @@ def _predict(sight: Sight, bound: Bound, change: Change) -> Explained:
     name, in_namespace = bound.target.name, sight.annotations(bound.target.namespace)
     consumers = [each for each in sight.consumers(bound.target.namespace) if name in each.reads]
     scene = partial(Scene, bound, consumers, in_namespace, sight.settings, time.time())
-    pods = {each.ref: list(pods_of(sight.cluster, each)) for each in needs_pods(scene(), change)}
+    pods = {each.ref: sight.pods(each) for each in needs_pods(scene(), change)}
     if change.error:
         return Explained(bound, change, [Fate(each.ref, Outcome.UNCONCERNED, each.reads[name]) for each in consumers])
     left = readers_left(
@@ -172,7 +176,7 @@ def _live(cluster: Cluster, bound: Bound) -> tuple[LiveSecret, Mapping[str, byte
     return live, values
 
 
-def _show(out: Output, found: Subject, explained: Sequence[Explained], stage: str) -> None:
+def _show(out: Output, found: Subject, explained: Sequence[Explained], stage: str, hides_workloads: bool) -> None:
     moved = f"if {CURRENT} moved to {stage} now" if stage else f"if its {CURRENT} moved now"
     if found.is_watched:
         moved = "if each of its values changed now"
@@ -186,7 +190,7 @@ def _show(out: Output, found: Subject, explained: Sequence[Explained], stage: st
             branch.add(Text(printable(f"{reader.name}  {why}"), "dim" if is_left_alone(reader) else "yellow"))
     out.show(tree)
     out.line()
-    out.line(_summary(explained))
+    out.line(_summary(explained, hides_workloads))
 
 
 def _secret_line(each: Explained) -> Text:
@@ -214,15 +218,16 @@ def _fate_line(fate: Fate) -> Text:
     return line
 
 
-def _summary(explained: Sequence[Explained]) -> str:
+def _summary(explained: Sequence[Explained], hides_workloads: bool) -> str:
     failing = sum(bool(each.change.error) for each in explained)
     every = {fate.ref for each in explained for fate in each.fates}
     restarting = {
         fate.ref for each in explained for fate in each.fates if fate.outcome in (Outcome.RESTARTS, Outcome.WAITS)
     }
     told = "" if any(each.bound.is_watched for each in explained) else f", {failing} not filled"
+    least = "at least " if hides_workloads else ""
     return (
-        f"{counted(len(explained), 'Secret')}{told}; {counted(len(every), 'workload')} read"
+        f"{counted(len(explained), 'Secret')}{told}; {least}{counted(len(every), 'workload')} read"
         f"{'s' if len(every) == 1 else ''} {'it' if len(explained) == 1 else 'them'}, {len(restarting)} would restart"
     )
 

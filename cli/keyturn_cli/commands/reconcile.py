@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.advice import advised
 from keyturn_cli.bound_secrets import not_bound
 from keyturn_cli.cluster import MERGE_PATCH, METADATA, Cluster, path
 from keyturn_cli.completion import complete_secrets
@@ -43,4 +44,4 @@ def reconcile(
     if out.is_data:
         out.data({"namespace": target.namespace, "name": target.name, "token": token})
     else:
-        out.line(f"Secret {target} will be looked at now; see what came of it: keyturn status {target}")
+        out.line(f"Secret {target} will be looked at now; see what came of it: {advised('status', target)}")

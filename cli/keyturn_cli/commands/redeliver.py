@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws, AwsError
 from keyturn_cli.commands.doctor import StackName
 from keyturn_cli.dead_letters import DeadLetter, DeadLetterQueue
@@ -27,7 +28,8 @@ def redeliver(
     none is lost. A second delivery changes nothing.
     """
     if sum((event_id is not None, list_only, every)) != 1:
-        raise UsageError("choose one of --list, --all and EVENT-ID", "keyturn redeliver --list shows the events' ids")
+        shows = advised("redeliver", "--list")
+        raise UsageError("choose one of --list, --all and EVENT-ID", f"{shows} shows the events' ids")
     out = Output(output, no_color)
     aws = Aws()
     outputs = aws.stack(stack).outputs
@@ -47,7 +49,7 @@ def redeliver(
         if out.is_data:
             out.data({"redelivered": [each.event_id for each in back]})
     if event_id and not back:
-        raise CliError(f"no dead letter has the event id {event_id}", "keyturn redeliver --list shows them")
+        raise CliError(f"no dead letter has the event id {event_id}", f"{advised('redeliver', '--list')} shows them")
     if not out.is_data:
         follow = "; the notifier delivers them in the next seconds" if back else ""
         out.line(f"{len(back)} sent back{follow}")

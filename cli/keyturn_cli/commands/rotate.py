@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_rotation import start, wait_for_label
-from keyturn_cli.commands.wait import TIMEOUT, Goal, Watched, wait_for, watch
+from keyturn_cli.commands.wait import TIMEOUT, Goal, wait_for, watch
 from keyturn_cli.completion import complete_secret_ids
-from keyturn_cli.errors import ExitCode, NotFound, UsageError, reported
-from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, Release, ReleaseName, read_release
+from keyturn_cli.errors import ExitCode, UsageError, reported
+from keyturn_cli.options import DEFAULT_RELEASE, Contexts, NoColor, OutputFormat, ReleaseName, read_release
 from keyturn_cli.output import Format, Output
 from keyturn_cli.times import duration, read_duration
 
@@ -61,12 +62,13 @@ def rotate(
         raise UsageError(f"--timeout {timeout} is no duration", "write, for example, 90s, 5m or 1h")
     chosen = read_release(release)
     contexts: Sequence[str | None] = context or [None]
-    # ``_watched`` makes its checks before the rotation starts.
-    watched = _watched(secret_id, until, contexts, chosen) if until else []
+    # ``watch`` makes its checks before the rotation starts. A Secret that is itself called ``secret_id`` (NS/NAME) does
+    # not count.
+    watched = watch(secret_id, until, contexts, None, chosen, of_aws=True) if until else []
     aws = Aws()
     rotation = start(aws, secret_id)
     if until is None:
-        follow = f"keyturn wait {rotation.name} --version {rotation.version_id}"
+        follow = advised("wait", rotation.name, "--version", rotation.version_id)
         if out.is_data:
             out.data({"secret": rotation.name, "version": rotation.version_id})
         else:
@@ -78,19 +80,3 @@ def rotate(
         out.line(f"AWSCURRENT of {rotation.name} is on version {rotation.version_id[:8]} ({duration(moved)})")
     left = max(1.0, seconds - (time.monotonic() - started))
     return wait_for(out, secret_id, rotation.version_id, until, left, watched)
-
-
-def _watched(secret_id: str, goal: Goal, contexts: Sequence[str | None], release: Release) -> list[Watched]:
-    """Return the Secrets for which the command waits: in each cluster, the Secrets that follow AWSCURRENT of this AWS
-    secret. Raises CliError if a cluster has no such Secret.
-
-    A Secret that is itself called ``secret_id`` (NS/NAME) does not count if it is made from another AWS secret.
-    """
-    watched = watch(secret_id, goal, contexts, None, release)
-    for each in watched:
-        if each.subject.secret_id is None:
-            raise NotFound(
-                f"{each.cluster.context}: no Secret is bound to the AWS secret {secret_id}",
-                "bind one (docs/bindings.md), or leave out --wait",
-            )
-    return watched

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult
 
 import typer
 
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.commands.doctor import SIGNING_KEY, CaFile, StackName
@@ -62,16 +63,17 @@ def send(
         if out.is_data:
             out.data({"eventId": event_id, "secret": secret.name, "queued": True})
         else:
-            out.line(
-                f"event {event_id} of {secret.name} is in the queue; see what came of it: keyturn trace {event_id}"
-            )
+            follow = advised("trace", event_id)
+            out.line(f"event {event_id} of {secret.name} is in the queue; see what came of it: {follow}")
         return ExitCode.FINE
     if target:
         key_id, send_to = aws.output(stack, "SigningKeySecretId"), _by_url(target, ca_file)
     else:
         chosen = read_release(release)
         key_id, send_to = _by_pod(Cluster.connect(context), chosen, aws, stack)
-    result = deliver(notification_of(secret, datetime.now(UTC)), signing_key(aws, key_id), send_to)
+    # Without a URL, the key may be the one in the receivers' settings, and then nobody knows the stack's name.
+    known_stack = stack if target else ""
+    result = deliver(notification_of(secret, datetime.now(UTC)), signing_key(aws, key_id), send_to, known_stack)
     _show(out, secret.name, result)
     return ExitCode.FINE if result.outcome in FINE and result.reason is None else ExitCode.FINDING
 
@@ -90,7 +92,7 @@ def _by_pod(cluster: Cluster, release: Release, aws: Aws, stack: str) -> tuple[s
     settings = configuration_of(deployment).settings
     pods = [pod for pod in receiver_pods(cluster, release.namespace, deployment) if is_ready(pod)]
     if not pods:
-        raise CliError(f"no receiver of {release.namespace}/{release.name} is ready", "run keyturn doctor")
+        raise CliError(f"no receiver of {release.namespace}/{release.name} is ready", f"run {advised('doctor')}")
     where = f"{proxied(pods[0], PORT, 'KEYTURN_TLS_CERTIFICATE_FILE' in settings)}/v1/notifications"
     name = as_object(pods[0].get("metadata")).get("name")
 

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from keyturn_cli.advice import advised
 from keyturn_cli.cluster import METADATA, Cluster, path
 from keyturn_cli.completion import complete_secrets
 from keyturn_cli.errors import ExitCode, Forbidden, UsageError, reported
 from keyturn_cli.options import AllNamespaces, Context, Namespace, NoColor, OutputFormat, read_target
 from keyturn_cli.output import Format, Output
-from keyturn_cli.secret_rows import EVENT, Row, get_row, list_rows, list_watched, row_of
+from keyturn_cli.secret_rows import EVENT, WAITING, Row, get_row, list_rows, list_watched, row_of
+from keyturn_cli.subjects import lists_nothing
 from keyturn_cli.words import counted
 from keyturn_cli.workloads import Listing, list_consumers
 from keyturn_receiver.core.binding import Target
@@ -68,20 +70,20 @@ def status(
     cluster = Cluster.connect(context)
     where, name = _place(place, namespace, all_namespaces)
     where, rows, consumers, notes = _look(cluster, where, name, all_namespaces)
-    now = time.time()
+    now, unseen = time.time(), f"{WAITING}: {advised('doctor')}"
     shown = [row for row in rows if not failing or row.needs_somebody(now)]
     found = any(row.needs_somebody(now) for row in shown)
     if out.is_data:
         out.data({"items": [_data(row, consumers, now) for row in shown], "notes": notes})
     elif shown or watch:
-        cells = [row.cells(now, consumers.get(row.target, "0") if consumers is not None else "?") for row in shown]
+        cells = [row.cells(now, _count(consumers, row.target), unseen) for row in shown]
         out.table(COLUMNS, cells, ["red" if row.needs_somebody(now) else "" for row in shown])
     else:
         out.line(_nothing(rows, where, name))
     for note in notes:
         out.note(f"note: {note}")
     if watch:
-        _watch(out, cluster, WatchQuery(where, name, failing), rows, consumers or {})
+        _watch(out, cluster, WatchQuery(where, name, failing), rows, consumers, unseen)
     return ExitCode.FINDING if found else ExitCode.FINE
 
 
@@ -113,7 +115,10 @@ def _look(
                 raise
             where = cluster.namespace
             notes.append(f"you may not list the Secrets of all namespaces: this is {where} alone")
-            rows = _rows(cluster, where, name)
+            try:
+                rows = _rows(cluster, where, name)
+            except Forbidden:
+                raise lists_nothing(cluster, where) from None
             listing = threads.submit(list_consumers, cluster, where)
         consumers = _counts(listing.result(), notes)
     return where, rows, consumers, notes
@@ -134,6 +139,11 @@ def _counts(listing: Listing, notes: list[str]) -> Mapping[Target, str] | None:
         return None
     counts = Counter(Target(each.ref.namespace, name) for each in listing.consumers for name in each.reads)
     return {target: str(count) for target, count in counts.items()}
+
+
+def _count(consumers: Mapping[Target, str] | None, target: Target) -> str:
+    """Return the number of workloads that read a Secret, as the table shows it."""
+    return "?" if consumers is None else consumers.get(target, "0")
 
 
 def _nothing(rows: Sequence[Row], where: str | None, name: str | None) -> str:
@@ -160,7 +170,12 @@ def _data(row: Row, consumers: Mapping[Target, str] | None, now: float) -> dict[
 
 
 def _watch(
-    out: Output, cluster: Cluster, query: WatchQuery, rows: Sequence[Row], consumers: Mapping[Target, str]
+    out: Output,
+    cluster: Cluster,
+    query: WatchQuery,
+    rows: Sequence[Row],
+    consumers: Mapping[Target, str] | None,
+    unseen: str,
 ) -> None:
     """Print a row whenever a shown field of a Secret changes, until the user presses Ctrl-C."""
     seen = {row.target: row for row in rows}
@@ -178,7 +193,7 @@ def _watch(
             seen[target] = row
             now = time.time()
             if not query.failing or row.needs_somebody(now):
-                cells = row.cells(now, consumers.get(target, "0"))
+                cells = row.cells(now, _count(consumers, target), unseen)
                 out.row(cells, "red" if row.needs_somebody(now) else "")
 
 

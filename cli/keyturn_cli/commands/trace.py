@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from keyturn_cli import receipts
+from keyturn_cli.advice import not_looked_at
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, list_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.completion import complete_subjects
-from keyturn_cli.errors import CliError, ExitCode, Forbidden, NotFound, UsageError, reported
+from keyturn_cli.errors import CliError, ExitCode, NotFound, UsageError, reported
 from keyturn_cli.legs import APPLIED, BAD, GOOD, MOVED, OPEN, Leg, Trace
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
@@ -30,7 +31,7 @@ from keyturn_cli.receipt_legs import add_receipts
 from keyturn_cli.release import settings_of
 from keyturn_cli.rotation import consumers_of
 from keyturn_cli.sight import Sight
-from keyturn_cli.subjects import Subject, find_subject
+from keyturn_cli.subjects import Subject, find_subject, list_allowed
 from keyturn_cli.times import duration, seconds_of
 from keyturn_cli.watched_trace import trace_watched
 from keyturn_cli.words import counted
@@ -101,7 +102,9 @@ def _in_cluster(
     settings, note = settings_of(cluster, release)
     notes |= dict.fromkeys(filter(None, (later, found.note, note)))
     sight = Sight(cluster, settings, notes)
-    return found, trace_watched(sight, found.bound[0]) if found.is_watched else _trace(sight, found)
+    made = trace_watched(sight, found.bound[0]) if found.is_watched else _trace(sight, found)
+    made.hides_workloads = sight.hides_workloads
+    return found, made
 
 
 def _with_aws(
@@ -161,18 +164,14 @@ def _by_event(cluster: Cluster, text: str, namespace: str | None) -> Subject | N
     no Secret remembers the event."""
     if len(text) != 36 or text.count("-") != 4:
         return None
-    try:
-        listed = list_bound(cluster, namespace)
-        changed = [each for each in listed if any(change.event == text for change in _history(each))]
-    except Forbidden:
-        listed = list_bound(cluster, cluster.namespace)
-        changed = [each for each in listed if any(change.event == text for change in _history(each))]
+    listed, note = (list_bound(cluster, namespace), "") if namespace else list_allowed(cluster)
+    changed = [each for each in listed if any(change.event == text for change in _history(each))]
     if not changed:
         raise NotFound(
-            f"no Secret remembers the event {text}",
+            f"no Secret remembers the event {text}" + (f" ({note})" if note else ""),
             "it may have changed nothing, or be older than the last five changes: ask the notifier's log",
         )
-    return Subject(f"event {text}", changed)
+    return Subject(f"event {text}", changed, note=note)
 
 
 def changed_since(found: Subject, event: str) -> str:
@@ -228,7 +227,7 @@ def _trace_secret(sight: Sight, bound: Bound, made: Trace) -> None:
     change, name = _change(bound), f"Secret {bound.target}"
     if bound.record.status != OK:
         made.open_secrets += 1
-        status = bound.record.status or "no receiver has looked at it yet"
+        status = bound.record.status or not_looked_at()
         made.legs.append(Leg(None, BAD, f"{name}  {status}", APPLIED))
         return
     keys = f", {counted(change.keys, 'key')}" if change else ""
@@ -270,6 +269,8 @@ def _summary(made: Trace, started: float | None) -> str:
     if made.open_clusters:
         left.append(counted(made.open_clusters, "cluster"))
     summary = f"live in {took}, except: {', '.join(left)}" if left else f"live in {took}"
+    if made.hides_workloads:
+        summary += ", as far as you may list the workloads"
     if not made.off_workloads:
         return summary
     return f"{summary}; not restarted: {counted(made.off_workloads, 'workload')}, whose pods may have the old value"

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from keyturn_cli.advice import advised
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.doctor.cluster_reader import configuration_of, is_ready, receiver_pods
 from keyturn_cli.errors import CliError, UsageError, reported
@@ -42,7 +43,7 @@ def ui(
     out = Output()
     cluster = Cluster.connect(context)
     if cluster.in_pod:
-        raise UsageError("a pod has no browser", "run keyturn ui on your own machine")
+        raise UsageError("a pod has no browser", f"run {advised('ui')} on your own machine")
     chosen, local = read_release(release), free_port(port)
     url = f"http://127.0.0.1:{local}/"
     # SIGTERM raises SystemExit, so that the clean-up ends kubectl, too.
@@ -78,7 +79,7 @@ def _find_page(cluster: Cluster, release: Release) -> tuple[str, int]:
         )
     pods = sorted(receiver_pods(cluster, release.namespace, deployment), key=is_ready, reverse=True)
     if not pods:
-        raise CliError(f"release {release.namespace}/{release.name} has no pod", "run keyturn doctor")
+        raise CliError(f"release {release.namespace}/{release.name} has no pod", f"run {advised('doctor')}")
     page_port = int(configuration.settings.get("KEYTURN_STATUS_PAGE_PORT") or PAGE_PORT)
     return str(as_object(pods[0].get("metadata")).get("name")), page_port
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keyturn_cli import receipts
+from keyturn_cli.advice import advised
 from keyturn_cli.aws import Aws
 from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
@@ -174,7 +175,8 @@ def wait_for(
             places = [(name, place) for name, found in looks for place in found]
             if failed := [each for each in places if each[1].stage is Stage.FAILED]:
                 raise RolloutFailed(
-                    f"version {version[:8]}: {_told(failed)}", "see its pods: kubectl describe; keyturn trace"
+                    f"version {version[:8]}: {_told(failed)}",
+                    f"see its pods: kubectl describe; {_traces(subject, failed)}",
                 )
             open_places = [each for each in places if each[1].stage in (Stage.WAITING, Stage.FAILING, Stage.ROLLING)]
             spent = time.monotonic() - started
@@ -183,27 +185,39 @@ def wait_for(
             if spent >= seconds:
                 raise TimedOut(
                     f"version {version[:8]} has not arrived within {duration(seconds)}: {_told(open_places)}",
-                    f"see why: keyturn trace {subject}",
+                    f"see why: {_traces(subject, open_places)}",
                 )
             tell(f"{duration(spent)}  {len(open_places)} of {len(places)} left: {_told(open_places[:1])}")
             time.sleep(min(TICK, max(0.0, seconds - spent)))
 
 
 def watch(
-    subject: str, goal: Goal, contexts: Sequence[str | None], namespace: str | None, release: Release
+    subject: str,
+    goal: Goal,
+    contexts: Sequence[str | None],
+    namespace: str | None,
+    release: Release,
+    of_aws: bool = False,
 ) -> list[Watched]:
     """Return, for each cluster, the Secrets for which the command will wait. If ``goal`` is LIVE, check that the caller
-    may read the workloads and namespaces.
+    may read the workloads and namespaces. If ``of_aws`` is true, ``subject`` can only be an AWS secret.
 
     Raises NotFound if a cluster has no Secret that follows AWSCURRENT, Forbidden, and the errors of ``find_subject``.
     """
-    return [_watched(Cluster.connect(context), subject, goal, namespace, release) for context in contexts]
+    made = []
+    for context in contexts:
+        cluster = Cluster.connect(context)
+        found = find_subject(cluster, subject, namespace, of_aws=of_aws)
+        made.append(_watched(cluster, subject, found, goal, release))
+    return made
 
 
-def _watched(cluster: Cluster, subject: str, goal: Goal, namespace: str | None, release: Release) -> Watched:
-    found = find_subject(cluster, subject, namespace)
+def _watched(cluster: Cluster, subject: str, found: Subject, goal: Goal, release: Release) -> Watched:
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
-        raise NotFound(f"{cluster.context}: no Secret here uses the current version of {subject}", "see keyturn status")
+        raise NotFound(
+            f"{cluster.context}: no Secret here uses the current version of {subject}",
+            f"see {advised('status', context=cluster.context)}",
+        )
     # The settings are needed only for workloads, and only the goal LIVE looks at workloads.
     settings, note = settings_of(cluster, release) if goal is Goal.LIVE else (Settings(), "")
     watched = Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
@@ -222,6 +236,12 @@ def _told(places: Sequence[tuple[str, Place]]) -> str:
     texts = [f"{place.name} in {name}" + (f" ({place.why})" if place.why else "") for name, place in places[:3]]
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return ", ".join(texts) + more
+
+
+def _traces(subject: str, places: Sequence[tuple[str, Place]]) -> str:
+    """Return the commands that show more of these places: one for each cluster."""
+    contexts = dict.fromkeys(name for name, _ in places)
+    return "; ".join(dict.fromkeys(advised("trace", subject, context=each) for each in contexts))
 
 
 def _ended(

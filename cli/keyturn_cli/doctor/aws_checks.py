@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyturn_cli.advice import NOTHING_CHOSEN, Chosen
 from keyturn_cli.doctor.aws_facts import AwsFacts, Notifier, Queue, Rule, SigningKey
 from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
 from keyturn_cli.words import counted
@@ -15,8 +16,8 @@ WAITING = timedelta(minutes=5)  # as in the alarm EventsNotReceived
 OVERDUE = timedelta(days=1)
 
 
-def check_path(facts: AwsFacts) -> Iterator[Finding]:
-    """Check each part between the event bus and the notifier."""
+def check_path(facts: AwsFacts, chosen: Chosen = NOTHING_CHOSEN) -> Iterator[Finding]:
+    """Check each part between the event bus and the notifier. ``chosen`` are the options of the command."""
     yield from [skipped("rule", facts.rule)] if isinstance(facts.rule, Unknown) else rule(facts.rule, facts.queue)
     yield schedule(facts.schedule)
     if isinstance(facts.queue, Unknown):
@@ -25,7 +26,7 @@ def check_path(facts: AwsFacts) -> Iterator[Finding]:
         if isinstance(facts.rule, Rule):
             yield queue_policy(facts.queue, facts.rule.arn)
         yield queue_depth(facts.queue)
-    yield dead_letters(facts.dead_letters)
+    yield dead_letters(facts.dead_letters, chosen)
     yield undelivered(facts.undelivered)
     yield from (
         [skipped("notifier", facts.notifier)] if isinstance(facts.notifier, Unknown) else notifier(facts.notifier)
@@ -107,11 +108,13 @@ def queue_depth(queue: Queue) -> Finding:
     return ok(text)
 
 
-def dead_letters(number: int | Unknown) -> Finding:
+def dead_letters(number: int | Unknown, chosen: Chosen) -> Finding:
     """Check that there are no dead letters."""
     if isinstance(number, Unknown):
         return skipped("dead letters", number)
-    return warning(f"dead letters {number}", "keyturn redeliver --list") if number else ok("dead letters 0")
+    if number:
+        return warning(f"dead letters {number}", chosen.command("redeliver", "--list"))
+    return ok("dead letters 0")
 
 
 def undelivered(number: int | Unknown) -> Finding:

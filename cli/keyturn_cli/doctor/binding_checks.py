@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from keyturn_cli.advice import NOTHING_CHOSEN, Chosen
 from keyturn_cli.doctor.cluster_facts import Bindings, BoundSecret, Configuration
 from keyturn_cli.doctor.finding import Finding, Unknown, error, ok, skipped, some, warning
 from keyturn_cli.words import counted
@@ -11,14 +12,15 @@ from keyturn_receiver.core.vocabulary import BIND_LABEL, is_bind_value
 from keyturn_receiver.errors import NotAllowed
 
 
-def check_bindings(bindings: Bindings | Unknown) -> Iterator[Finding]:
-    """Check the status of the bound Secrets, the value of their label, and that nobody else writes their keys."""
+def check_bindings(bindings: Bindings | Unknown, chosen: Chosen = NOTHING_CHOSEN) -> Iterator[Finding]:
+    """Check the status of the bound Secrets, the value of their label, and that nobody else writes their keys.
+    ``chosen`` are the options of the command."""
     if isinstance(bindings, Unknown):
         yield skipped("bindings", bindings)
         return
     bound = [each for each in bindings.secrets if each.label == "true"]
     misspelt = [each for each in bindings.secrets if each.label != "true" and is_bind_value(each.label)]
-    yield from _failing(bound, _refused_namespaces(bindings))
+    yield from _failing(bound, _refused_namespaces(bindings), chosen)
     if misspelt:
         yield warning(
             f"{counted(len(misspelt), 'Secret')} with a wrong label {BIND_LABEL} ({some(map(str, misspelt))})",
@@ -33,8 +35,10 @@ def check_bindings(bindings: Bindings | Unknown) -> Iterator[Finding]:
         )
 
 
-def check_namespaces(bindings: Bindings | Unknown, configuration: Configuration | Unknown) -> Iterator[Finding]:
-    """Check that the namespaces of bound Secrets may read secrets."""
+def check_namespaces(
+    bindings: Bindings | Unknown, configuration: Configuration | Unknown, chosen: Chosen = NOTHING_CHOSEN
+) -> Iterator[Finding]:
+    """Check that the namespaces of bound Secrets may read secrets. ``chosen`` are the options of the command."""
     if isinstance(bindings, Unknown):
         return  # ``check_bindings`` has already reported the reason
     if isinstance(bindings.allowed, Unknown):
@@ -45,13 +49,13 @@ def check_namespaces(bindings: Bindings | Unknown, configuration: Configuration 
     if refused := [name for name, globs in bindings.allowed.items() if globs is None]:
         yield warning(
             f"{counted(len(refused), 'namespace')} with bindings and without {ALLOW_SECRETS} ({some(refused)})",
-            f"kubectl annotate namespace NAME '{ALLOW_SECRETS}=PREFIX/*'",
+            chosen.kubectl(f"annotate namespace NAME '{ALLOW_SECRETS}=PREFIX/*'"),
         )
     elif bindings.allowed:
         yield ok(f"{counted(len(bindings.allowed), 'namespace')} with bindings, each may read secrets")
 
 
-def _failing(bound: list[BoundSecret], refused: frozenset[str]) -> Iterator[Finding]:
+def _failing(bound: list[BoundSecret], refused: frozenset[str], chosen: Chosen) -> Iterator[Finding]:
     unfilled = [each for each in bound if not each.status]
     failing = [
         each
@@ -66,7 +70,7 @@ def _failing(bound: list[BoundSecret], refused: frozenset[str]) -> Iterator[Find
         yield error(
             f"{len(failing)} of {counted(len(bound), 'binding')} {'fails' if len(failing) == 1 else 'fail'}"
             f" ({some(f'{each}: {state_of(each.status)}' for each in failing)})",
-            "keyturn status -A --failing",
+            chosen.command("status", "-A", "--failing"),
         )
     if unfilled:
         yield warning(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from keyturn_cli.advice import ANY_STACK, NOTHING_CHOSEN, Chosen
 from keyturn_cli.doctor.cluster_facts import ClusterFacts, Configuration, Installation, LeaseState
 from keyturn_cli.doctor.finding import Finding, Unknown, error, length, ok, skipped, some, warning
 
@@ -14,9 +15,11 @@ OLDEST_KUBERNETES = (1, 29)  # kubeVersion in charts/keyturn/Chart.yaml
 POLLER_SILENCE = timedelta(seconds=30)
 
 
-def check_cluster(facts: ClusterFacts, own_version: str, with_aws: bool = False) -> Iterator[Finding]:
+def check_cluster(
+    facts: ClusterFacts, own_version: str, with_aws: bool = False, chosen: Chosen = NOTHING_CHOSEN
+) -> Iterator[Finding]:
     """Check the versions, the receivers and the Leases. ``own_version`` is the release of this program. ``with_aws`` is
-    true if the report also has the checks of the stack."""
+    true if the report also has the checks of the stack. ``chosen`` are the options of the command."""
     yield kubernetes_version(facts.kubernetes)
     if isinstance(facts.installation, Unknown):
         yield skipped("receivers", facts.installation)
@@ -24,7 +27,8 @@ def check_cluster(facts: ClusterFacts, own_version: str, with_aws: bool = False)
         yield readiness(facts.installation)
         yield from versions(facts.installation, own_version)
     yield poller(_lease(facts.poller, facts.installation), facts.now)
-    yield event_path(_lease(facts.event_path, facts.installation), facts.configuration, facts.now, with_aws)
+    more = "" if with_aws else f"run {chosen.command('doctor', '--aws', or_stack=ANY_STACK)}, and "
+    yield event_path(_lease(facts.event_path, facts.installation), facts.configuration, facts.now, more)
 
 
 def _lease(lease: LeaseState | Unknown, installation: Installation | Unknown) -> LeaseState | Unknown:
@@ -88,9 +92,9 @@ def poller(lease: LeaseState | Unknown, now: datetime) -> Finding:
 
 
 def event_path(
-    lease: LeaseState | Unknown, configuration: Configuration | Unknown, now: datetime, with_aws: bool = False
+    lease: LeaseState | Unknown, configuration: Configuration | Unknown, now: datetime, more: str = ""
 ) -> Finding:
-    """Check that heartbeats arrive."""
+    """Check that heartbeats arrive. ``more`` is the beginning of the remedy."""
     known = configuration if isinstance(configuration, Configuration) else Configuration()
     if not known.takes_deliveries:
         return ok("event path: off (deliveries.enabled: false), the poller carries changes")
@@ -98,10 +102,12 @@ def event_path(
         return ok("event path: no heartbeats expected (heartbeats.silenceSeconds: 0)")
     if isinstance(lease, Unknown):
         return skipped("event path", lease)
-    remedy = f"{'' if with_aws else 'run keyturn doctor --aws, and '}see docs/runbook.md#keyturneventpathdown"
-    if lease.renewed is None:
+    age = None if lease.renewed is None else max(now - lease.renewed, timedelta())
+    if isinstance(configuration, Unknown) and (age is None or age.total_seconds() > known.silence):
+        return skipped("event path", configuration)  # the settings may say that no heartbeat comes
+    remedy = f"{more}see docs/runbook.md#keyturneventpathdown"
+    if age is None:
         return error(f"event path: no heartbeat has ever arrived (Lease {lease.name})", remedy)
-    age = max(now - lease.renewed, timedelta())
     if age.total_seconds() > known.silence:
         return error(f"event path: silent for {length(age)} (Lease {lease.name})", remedy)
     return ok(f"event path: heartbeat {length(age)} ago (one comes each minute)")

@@ -6,6 +6,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from keyturn_cli.advice import chosen
 from keyturn_cli.cluster import CONNECTIONS, METADATA, METADATA_LIST, Cluster, path
 from keyturn_cli.doctor.cluster_facts import (
     Bindings,
@@ -170,8 +171,11 @@ class ClusterReader:
         except Forbidden:
             return Unknown(
                 "you may not create subjectaccessreviews.authorization.k8s.io",
-                f"run it in a pod: kubectl exec -n {self._release.namespace} deploy/{self._prefix} --"
-                " /opt/keyturn/bin/python -m keyturn_cli doctor",
+                "run it in a pod: "
+                + chosen().kubectl(
+                    f"exec -n {self._release.namespace} deploy/{self._prefix} --"
+                    " /opt/keyturn/bin/python -m keyturn_cli doctor"
+                ),
             )
         except Refused as error:
             return Unknown(str(error))
