@@ -64,6 +64,7 @@ from keyturn_receiver.reconcile.secret_filler import FillResult, SecretFiller
 from keyturn_receiver.reconcile.source_reader import SourceReader
 from keyturn_receiver.reconcile.status_reporter import FAILURE_BURST, StatusReporter
 from keyturn_receiver.reconcile.work_queue import SETTLE_SECONDS, WorkQueue
+from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.sources.stores import StoreKey
 from keyturn_receiver.telemetry.legs import LegTimer
 from keyturn_receiver.telemetry.metrics import Metrics
@@ -182,6 +183,9 @@ class FakeStores:
         if self.error:
             raise self.error
         return SecretVersion(ARN.format("db"), "prod/db", f"v{self.version}", self.value)
+
+    async def describe(self, key: StoreKey, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
+        return SecretMetadata(ARN.format("db"), "prod/db", {f"v{self.version}": frozenset({"AWSCURRENT"})})
 
 
 class Events:

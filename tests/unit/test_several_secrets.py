@@ -28,6 +28,7 @@ from keyturn_receiver.errors import (
 )
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
 from keyturn_receiver.reconcile.source_reader import PATIENCE, Reading, consistent
+from keyturn_receiver.sources.secrets_manager import SecretMetadata
 from keyturn_receiver.web.notification_handler import NotificationHandler
 from support.bindings import ARN
 from unit.test_reconciler import DB, Engine
@@ -89,8 +90,10 @@ class Secrets:
         text = value if isinstance(value, str | bytes) else json.dumps(value)
         return SecretVersion(ARN.format(name), f"prod/{name}", version, text)
 
-    async def describe(self, key: str, secret_id: str, since: float, namespace: str = "") -> Any:
-        raise AssertionError("every read gives the version that is expected")
+    async def describe(self, key: str, secret_id: str, since: float, namespace: str = "") -> SecretMetadata:
+        name = secret_id.removeprefix("prod/")
+        labels = {f"{name}-{self.versions[name]}": frozenset({SOURCES[name].stage})}
+        return SecretMetadata(ARN.format(name), secret_id, labels)
 
 
 class Several(Engine):

@@ -1,6 +1,6 @@
 """Reads return the version that has the staging label. The version in a notification is only compared with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from keyturn_receiver.sources.stores import StoreKey
 
 pytestmark = pytest.mark.anyio
 SOURCE = Source("prod/db")
+NOTHING: Mapping[str, str] = {}
 
 
 class Aws:
@@ -38,8 +39,9 @@ class Aws:
         )
 
 
-async def fetched(aws: Aws, expected: set[str]) -> str:
-    return (await fetch(aws, StoreKey("", "eu-west-1"), SOURCE, expected, 0.0, delays=(0.0,) * 3)).version_id
+async def fetched(aws: Aws, expected: set[str], recorded: Mapping[str, str] = NOTHING) -> str:
+    store = StoreKey("", "eu-west-1")
+    return (await fetch(aws, store, SOURCE, expected, recorded, 0.0, delays=(0.0,) * 3)).version_id
 
 
 @pytest.mark.parametrize("expected", [set(), {"v2"}])
@@ -47,6 +49,23 @@ async def test_expected_version_needs_one_call(expected: set[str]) -> None:
     aws = Aws(["v2"], current="v2")
     assert await fetched(aws, expected) == "v2"
     assert aws.described == 0
+
+
+async def test_version_in_the_secret_needs_one_call() -> None:
+    aws = Aws(["v2"], current="v2")
+    assert await fetched(aws, set(), {"arn#AWSCURRENT": "v2"}) == "v2"
+    assert aws.described == 0
+
+
+async def test_change_that_nobody_has_reported_is_confirmed_by_the_label() -> None:
+    """Otherwise a stale read would put an older value back over the one in the Secret."""
+    recorded = {"arn#AWSCURRENT": "v2", "other#AWSCURRENT": "v9"}
+    aws = Aws(["v1", "v2"], current="v2")
+    assert await fetched(aws, set(), recorded) == "v2"
+    assert aws.described == 1
+    assert await fetched(Aws(["v3"], current="v3"), set(), recorded) == "v3"
+    with pytest.raises(StaleRead):
+        await fetched(Aws(["v1"], current="v2"), set(), recorded)
 
 
 async def test_late_notification_does_not_restore_an_old_version() -> None:

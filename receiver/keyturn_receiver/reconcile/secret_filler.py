@@ -129,7 +129,7 @@ class SecretFiller:
             confined_to = request.confined_to if spec.reconcile in ("", live.record.reconciled) else frozenset()
             sources = sources_to_read(binding, live.record, spec.hash, confined_to)
         news = partial(has_news, binding, live.record) if divisible else None
-        reading = await self._sources.read(binding, request, sources, news)
+        reading = await self._sources.read(binding, request, sources, live.record.version_ids, news)
         rendering = await self._renderer.render_available(binding, reading.versions, reading.errors, live.type)
         data, error = rendering.data, rendering.error
         unavailable = frozenset(each for each, fault in reading.errors.items() if isinstance(fault, Temporary))

@@ -49,10 +49,11 @@ class SourceReader:
         binding: Binding,
         request: Request,
         sources: Set[Source],
+        recorded: Mapping[str, str],
         worth_writing: Callable[[Versions], bool] | None = None,
     ) -> Reading:
         """Read, for each of ``sources``, the version that holds the staging label. No read is older than
-        ``request.since``.
+        ``request.since``. ``recorded`` are the versions from which the Secret was made (``Record.version_ids``).
 
         Each error in the result is InvalidBinding, NotAllowed, SourceRefused, SourceUnavailable, StaleRead, or an error
         of the Kubernetes API client. ``worth_writing`` returns whether something can be written from the given versions
@@ -70,14 +71,14 @@ class SourceReader:
         A source that a delivery waits for gets PATIENCE more seconds. The read of a single source has no deadline here.
         """
         if len(sources) > 1:
-            return await self._read_all(binding, request, sources, worth_writing)
+            return await self._read_all(binding, request, sources, recorded, worth_writing)
         versions: dict[Source, SecretVersion] = {}
         errors: dict[Source, KeyturnError] = {}
         for source in sources:
             try:
                 await self._check(binding, source, request)
                 with self._legs.time(Leg.FETCH):
-                    versions[source] = await self._fetch(binding, source, request)
+                    versions[source] = await self._fetch(binding, source, request, recorded)
             except KeyturnError as error:
                 errors[source] = detached(error)
         return Reading(versions, errors)
@@ -91,10 +92,12 @@ class SourceReader:
         binding: Binding,
         request: Request,
         sources: Set[Source],
+        recorded: Mapping[str, str],
         worth_writing: Callable[[Versions], bool] | None,
     ) -> Reading:
         reads = {
-            source: asyncio.create_task(self._check_and_fetch(binding, source, request)) for source in sorted(sources)
+            source: asyncio.create_task(self._check_and_fetch(binding, source, request, recorded))
+            for source in sorted(sources)
         }
         try:
             with self._legs.time(Leg.FETCH):
@@ -104,21 +107,26 @@ class SourceReader:
             for read in reads.values():
                 read.cancel()  # this ends only the wait, because other readers may share the call to AWS
 
-    async def _check_and_fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
+    async def _check_and_fetch(
+        self, binding: Binding, source: Source, request: Request, recorded: Mapping[str, str]
+    ) -> SecretVersion:
         await self._check(binding, source, request)
-        return await self._fetch(binding, source, request)
+        return await self._fetch(binding, source, request, recorded)
 
     async def _check(self, binding: Binding, source: Source, request: Request) -> None:
         key = self.store_key(binding, source.secret_id)
         namespace, account = binding.target.namespace, binding.service_account
         await self._resolver.check(key, namespace, account, source.secret_id, request.since)
 
-    async def _fetch(self, binding: Binding, source: Source, request: Request) -> SecretVersion:
+    async def _fetch(
+        self, binding: Binding, source: Source, request: Request, recorded: Mapping[str, str]
+    ) -> SecretVersion:
         expected = request.about.get(source, frozenset()) if request.about else request.expected
         background = Cause.NOTIFICATION not in request.causes
         key = self.store_key(binding, source.secret_id)
-        version = await fetch(self._stores, key, source, expected, request.since, background, binding.target.namespace)
-        self._access.check_name(binding.target.namespace, binding.service_account, version.name)
+        namespace = binding.target.namespace
+        version = await fetch(self._stores, key, source, expected, recorded, request.since, background, namespace)
+        self._access.check_name(namespace, binding.service_account, version.name)
         return version
 
 
