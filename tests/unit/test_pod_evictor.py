@@ -60,7 +60,7 @@ class Cluster:
         self.marks: list[RolloutAnnotation] = []
         self.refusals: list[Exception] = []
         self.told: list[tuple[str, str]] = []
-        self.leads = True
+        self.leads = self.may_begin = True
         self.looks = 0
         self.done: list[tuple[str | None, int, int | None]] = []
         self.record: Record | None = RECORD
@@ -123,9 +123,30 @@ def evictor(cluster: Any) -> PodEvictor:
 
 async def run(cluster: Cluster, seconds: float, permitted: bool = True) -> PodEvictor:
     made = evictor(cluster)
-    assert made.start(DB, consumer(), lambda _: permitted)
+    assert made.start(DB, consumer(), lambda _: permitted, lambda _: cluster.may_begin)
     await asyncio.sleep(seconds)
     return made
+
+
+async def test_first_eviction_that_was_held_back_asks_the_schedule_again() -> None:
+    """Meanwhile another workload may have failed with the new value, or the window may be over."""
+    cluster = Cluster(pod("a", 1), pod("b", 2))
+    cluster.refusals = [DisruptionNotAllowed("not now")] * 3
+    made = await run(cluster, 2)
+    cluster.may_begin = False
+    await asyncio.sleep(100)
+    assert cluster.evicted == []
+    assert cluster.released[-1] == (REF, DB)
+    assert not made.is_busy(consumer())
+
+
+async def test_evictions_that_have_begun_go_on_whatever_the_schedule_says() -> None:
+    cluster = Cluster(pod("a", 1), pod("b", 2))
+    await run(cluster, 1)
+    assert cluster.evicted == ["a"]
+    cluster.may_begin = False
+    await asyncio.sleep(100)
+    assert cluster.evicted == ["a", "b"]
 
 
 async def test_pods_that_are_behind_go_one_by_one_and_the_workload_is_settled() -> None:
@@ -267,12 +288,12 @@ async def test_only_the_leader_evicts_and_asks_again_if_it_does_not_lead() -> No
     cluster = Cluster(pod("a"), pod("b"))
     cluster.leads = False
     made = evictor(cluster)
-    assert not made.start(DB, consumer(), lambda _: True)
+    assert not made.start(DB, consumer(), lambda _: True, lambda _: True)
     assert made.delay(consumer()) == RECHECK
     assert made.delay(replace(consumer(), evicts=False)) == 0
     cluster.leads = True
     assert made.delay(consumer()) == 0
-    assert made.start(DB, consumer(), lambda _: True)
+    assert made.start(DB, consumer(), lambda _: True, lambda _: True)
     await asyncio.sleep(STEP_SECONDS / 2)
     cluster.leads = False  # another replica takes over
     await asyncio.sleep(100)
@@ -297,7 +318,9 @@ async def test_each_namespace_has_a_share_of_the_evictions() -> None:
     made = evictor(cluster)
 
     def start(namespace: str, number: int) -> bool:
-        return made.start(DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True)
+        return made.start(
+            DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True, lambda _: True
+        )
 
     assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
     assert not start("team", 0)  # its evictions run already

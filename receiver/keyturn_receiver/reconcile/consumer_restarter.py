@@ -345,7 +345,8 @@ class ConsumerRestarter:
         self._fights.note_pods(consumer, mark)
         if consumer.evicts and (mark.restart or ends_evictions):
             permits = partial(self._policy.permits, target=target, spec=spec)
-            started = self._evictor.start(target, consumer, permits)
+            may_begin = partial(self._may_begin, target, spec, consumer)
+            started = self._evictor.start(target, consumer, permits, may_begin)
             if mark.restart:
                 return self._workloads.as_lender(consumer) if started else None
             if started:
@@ -363,6 +364,10 @@ class ConsumerRestarter:
             mark = replace(mark, value=consumer.marks[mark.name])
         marked = await self._mark(target, consumer, mark, restarts_from)
         return marked if mark.restart else None
+
+    def _may_begin(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> bool:
+        """Return whether the schedule lets the evictions of a consumer's pods begin now."""
+        return self._pacer.may_begin(target, spec, self.restartable(target, spec), record, consumer.ref)
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
         """Return the time of the last write of the keys that a consumer reads, and the record. The time is in seconds

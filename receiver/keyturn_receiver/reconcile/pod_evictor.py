@@ -19,6 +19,7 @@ from keyturn_receiver.cluster.workload_client import Workload, WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_name
 from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import is_behind, rollout
 from keyturn_receiver.errors import ClusterRefused, Conflict, DisruptionNotAllowed, KeyturnError, NotFound
 from keyturn_receiver.reconcile.record_client import RecordClient
@@ -55,6 +56,7 @@ _FORBIDDEN = (
 _log = logging.getLogger(__name__)
 
 Permits = Callable[[Consumer], bool]
+MayBegin = Callable[[Record], bool]
 Done = Callable[[Target, Consumer, int, int | None], None]
 
 
@@ -71,6 +73,7 @@ class _Run:
     target: Target
     uid: str
     permits: Permits
+    may_begin: MayBegin
     task: asyncio.Task[None] | None = None
     mark: str = ""
     is_blocked: bool = False
@@ -158,16 +161,17 @@ class PodEvictor:
         begin now, or if the consumer does not ask for evictions."""
         return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
 
-    def start(self, target: Target, consumer: Consumer, permits: Permits) -> bool:
+    def start(self, target: Target, consumer: Consumer, permits: Permits, may_begin: MayBegin) -> bool:
         """Begin to evict those pods of a consumer that use an older value than the Secret has.
 
         If no such pod is left, only the end is reported, because an earlier leader may not have reported it. The
         evictions run in the background. Return whether they were begun. ``permits`` tells whether a consumer may be
-        restarted.
+        restarted. ``may_begin`` tells whether the schedule still lets the first eviction happen, given the record of
+        the Secret. Something may have held back this eviction for hours.
         """
         if not self._has_room_for(consumer):
             return False
-        run = _Run(target, consumer.uid, permits)
+        run = _Run(target, consumer.uid, permits, may_begin)
         run.task = asyncio.get_running_loop().create_task(self._run(run, consumer.ref))
         self._runs.put(consumer.ref.namespace, consumer.ref, run)
         return True
@@ -243,7 +247,7 @@ class PodEvictor:
             return await self._finish(run, workload, consumer)
         if pod.is_ready and not is_enough:
             return self._wait(run, ref, _NOT_READY)
-        if not self._is_leader():
+        if not self._is_leader() or (run.replaced_at is None and not run.may_begin(record)):
             return None
         try:
             await self._workloads.evict(ref, pod)

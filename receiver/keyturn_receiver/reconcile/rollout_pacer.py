@@ -105,13 +105,14 @@ class RolloutPacer:
         consumers: Sequence[Consumer],
         record: Record,
         tried: Collection[WorkloadRef] = (),
+        begins: WorkloadRef | None = None,
     ) -> Turn:
         """Decide which of ``consumers`` may be restarted now. The rollout policy allows a restart of each of them, but
         the schedule can make some of them wait, for example for a rollout window.
 
         Consumers in ``tried`` that still need a mark are skipped. This reconcile has just tried to restart them, and
         has not written their marks: for example, the API server has refused a mark, or the restart has turned out to be
-        unnecessary.
+        unnecessary. ``begins`` is the workload for which ``may_begin`` asks, or None.
         """
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
@@ -125,7 +126,7 @@ class RolloutPacer:
         in_namespace = self._namespaces.annotations(target.namespace)
         window = in_namespace.get(WINDOW)
         candidates = [
-            self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried)
+            self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried, begins)
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
@@ -150,6 +151,14 @@ class RolloutPacer:
         self._keep(target, made, now, shared <= slots, frees_at)
         halt = halt_of(halted_by, target, record) if halted_by else ""
         return Turn(start, unpaced, waits, halted_by, halt, leaves_to_leader and bool(waits))
+
+    def may_begin(
+        self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, ref: WorkloadRef
+    ) -> bool:
+        """Return whether the windows, the order and the halts still let the evictions of a workload's pods begin. These
+        evictions have their slot already, or have given it back because they were held back for long."""
+        turn = self.turn(target, spec, consumers, record, begins=ref)
+        return any(each.ref == ref for each in turn.start)
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
         """Return whether only the leader starts rollouts of a Secret. If the result is false, every replica may start
@@ -264,11 +273,14 @@ class RolloutPacer:
         window: str | None,
         now: float,
         was_tried: bool,
+        begins: WorkloadRef | None,
     ) -> Candidate:
         if mark is None or not may_restart(mark):
             if self._evictor.is_replacing(consumer, target):
                 return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
             return other_candidate(consumer, target.name, record, now)
+        if consumer.ref == begins:
+            return due_candidate(consumer, window, now, is_open=True)
         if self._evictor.is_blocked(consumer, target):
             return Candidate(consumer.ref, ConsumerState.SETTLED, consumer.order)
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
