@@ -200,9 +200,10 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
         if off:
             made[consumer.ref] = Fate(consumer.ref, Outcome.OFF, reads, off, missing)
         elif mark is not None and not mark.restart and mark.undecided and scene.pods.get(consumer.ref, ()) is None:
+            due[consumer.ref] = consumer
+            fate = _due_fate(consumer, reads, missing)
             why = "only if one of its pods has the old value; you may not list its pods"
-            made[consumer.ref] = Fate(consumer.ref, Outcome.RESTARTS, reads, why, missing)
-            others.append(consumer)
+            made[consumer.ref] = fate if fate.outcome is Outcome.HELD else replace(fate, why=why)
         elif mark is None or not (mark.restart or _has_pod_behind(scene, consumer, name, after, mark)):
             made[consumer.ref] = Fate(consumer.ref, Outcome.UNCONCERNED, reads, "reads no key that changes", missing)
             others.append(consumer)

@@ -77,7 +77,7 @@ def workload_place(
     progress, hold = consumer.progress, consumer.hold
     if hold and hold.keeps_old_pods:
         return Place(name, Stage.HELD, hold.text)
-    if hold or progress is None or progress.is_complete:
+    if hold or progress is None or progress.is_complete or progress.has_ended:
         return Place(name, Stage.LIVE, f"{progress.wanted} pods" if progress else "")
     counts = f"{min(progress.updated, progress.ready)}/{progress.wanted} pods"
     if progress.state is RolloutState.FAILED or now >= fails_at(consumer.ref.kind, progress):

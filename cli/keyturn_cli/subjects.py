@@ -75,7 +75,9 @@ def find_subject(
     if not namespace and not of_aws and (found := _secret(cluster, text, cluster.namespace, with_watched)):
         return found
     raise _not_found(
-        text, f"see what is bound: {advised('status', *([] if namespace else ['-A']), context=cluster.context)}"
+        cluster,
+        text,
+        f"see what is bound: {advised('status', *([] if namespace else ['-A']), context=cluster.context)}",
     )
 
 
@@ -129,7 +131,9 @@ def _find_in_part(cluster: Cluster, text: str, with_watched: bool, of_aws: bool)
     may_list = [namespace for namespace, bound in listed.items() if bound is not None]
     if not may_list:
         raise lists_nothing(cluster, target.namespace if target else own)
-    raise _not_found(text, _NAME_IT if chosen().takes_namespace else "ask for the right to list Secrets", may_list)
+    raise _not_found(
+        cluster, text, _NAME_IT if chosen().takes_namespace else "ask for the right to list Secrets", may_list
+    )
 
 
 def _target(text: str, namespace: str) -> Target | None:
@@ -168,8 +172,9 @@ def _only(*namespaces: str) -> str:
     return f"you may list Secrets in {noun} {' and '.join(namespaces)} alone"
 
 
-def _not_found(text: str, otherwise: str, may_list: Sequence[str] = ()) -> NotFound:
+def _not_found(cluster: Cluster, text: str, otherwise: str, may_list: Sequence[str] = ()) -> NotFound:
     return NotFound(
-        f"no Secret is bound to the AWS secret {printable(text)}" + (f" ({_only(*may_list)})" if may_list else ""),
+        f"{cluster.context}: no Secret is bound to the AWS secret {printable(text)}"
+        + (f" ({_only(*may_list)})" if may_list else ""),
         f"bind one with the label {BIND_LABEL} (docs/bindings.md), or {otherwise}",
     )

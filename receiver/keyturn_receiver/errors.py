@@ -131,13 +131,13 @@ class Temporary(KeyturnError):
 
 class Unrecorded(Temporary):
     """A permanent error that the status of the Secret does not show, because Kubernetes refuses that write, too. So
-    nothing but the next attempts of this replica finds out that the cause is gone."""
+    nothing but the next attempts of this replica finds out that the cause is gone. ``reason`` is that of the error."""
 
-    reason = "ClusterRefused"
     caused_by_tenant = True
 
-    def __init__(self, error: "Permanent", retry_after: float = 60.0) -> None:
-        super().__init__(f"{error}; the status of the Secret cannot say so: trying again", retry_after)
+    def __init__(self, error: "Permanent") -> None:
+        super().__init__(f"{error}; the status of the Secret cannot say so: trying again")
+        self.reason = error.reason
 
 
 class SourceUnavailable(Temporary):

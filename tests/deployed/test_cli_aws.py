@@ -346,7 +346,10 @@ def test_unknown_event_is_said(installed: InstalledSite) -> None:
     dead_letter(installed, "db")
     done = redeliver(installed, "an-unknown-id")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "Error: no dead letter has the event id an-unknown-id: keyturn redeliver --list shows them\n"
+    assert done.err == (
+        "Error: no dead letter has the event id an-unknown-id:"
+        f" keyturn redeliver --list --stack {installed.site.deployment.name} shows them\n"
+    )
     assert installed.site.messages("DeadLetterQueueUrl")["visible"] == 1
 
 

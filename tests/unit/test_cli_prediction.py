@@ -1,6 +1,7 @@
 """The prediction of `keyturn explain` where the caller may not read everything that decides."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from keyturn_cli.release import Settings
 from keyturn_receiver.core.consumer import read_consumer
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_hold import PAUSED
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 from support.manifests import env_from, secret, workload
 
@@ -39,3 +41,6 @@ def test_workload_whose_pods_are_not_known_is_not_taken_for_one_without_pods(sce
     fate = predicted(scene, None)
     assert fate.outcome is Outcome.RESTARTS
     assert fate.why == "only if one of its pods has the old value; you may not list its pods"
+    (consumer,) = scene.consumers
+    held = predicted(replace(scene, consumers=[replace(consumer, hold=PAUSED)]), None)
+    assert (held.outcome, held.why) == (Outcome.HELD, PAUSED.text)

@@ -14,6 +14,23 @@ from keyturn_receiver.core.rollout_switch import Switch
 COMPLETE = RolloutProgress(RolloutState.COMPLETE, 2, 2, 2)
 
 
+@pytest.mark.parametrize("state", [RolloutState.UNFINISHED, RolloutState.FAILED])
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_workload_whose_pod_fails_after_the_end_of_its_rollout_is_live(state: RolloutState, has_ended: bool) -> None:
+    record = Record({"arn#AWSCURRENT": "v2"}, {"kept": "r2"})
+    bound = Bound(Target("shop", "db"), "1", {}, read_spec({}, ()), record, frozenset({"kept"}))
+    consumer = Consumer(
+        WorkloadRef("Rollout", "shop", "web"),
+        "1",
+        {"db": Reads(whole=True)},
+        {},
+        {mark_name("db"): record.digest},
+        Switch.ENABLED,
+        progress=RolloutProgress(state, 2, 2, 1, has_ended=has_ended),
+    )
+    assert (workload_place(consumer, bound, {}, Settings(), 0.0).stage is Stage.LIVE) is has_ended
+
+
 @pytest.mark.parametrize(("key", "stage"), [("gone", Stage.HELD), ("kept", Stage.LIVE)])
 def test_workload_whose_key_is_gone_keeps_the_old_value(key: str, stage: Stage) -> None:
     before = {"gone": "r1", "kept": "r2"}

@@ -274,6 +274,21 @@ async def test_replica_that_becomes_the_leader_looks_at_once(made: list[Replica]
     assert replica.started() == ["later"]
 
 
+async def test_leader_that_could_not_renew_its_lease_still_knows_that_there_was_no_crash_loop(
+    made: list[Replica],
+) -> None:
+    """Otherwise pods that crashed while they waited for another service, and now start, would count as failed."""
+    replica = new(made, began=MINUTE)
+    await asyncio.sleep(1)
+    assert replica.started() == ["later"]
+    replica.leads = False
+    await asyncio.sleep(15)
+    replica.leads, replica.known[:] = True, []
+    replica.crashes.on_started_leading()
+    await asyncio.sleep(1)
+    assert replica.known == [False]
+
+
 async def test_failed_look_is_repeated_and_changes_nothing(made: list[Replica]) -> None:
     replica = new(made, began=MINUTE)
     replica.error = ClusterUnavailable("gone")

@@ -430,6 +430,14 @@ async def test_settled_mark_of_another_secret_does_not_tell_an_old_restart_again
     assert env.observed() == 0
 
 
+async def test_restart_that_is_not_over_is_followed_beside_a_settled_mark_of_another_secret(env: Env) -> None:
+    """The restart had to wait for a window. Then the receivers are upgraded, while it is on its way."""
+    env.bound = Bound(replace(RECORD, write_times={"password": WriteTime(T0 - 2 * RECENT)}))
+    await env.see(replace(UNFINISHED, deadline=600), other="other", settled=True)
+    await env.wait(600 + GRACE)
+    assert env.reasons() == [("Deployment web", "RolloutStuck"), ("Secret db", "RolloutStuck")]
+
+
 async def test_restart_that_had_to_wait_for_weeks_is_told(env: Env) -> None:
     """A restart may have to wait for weeks, such as for a rollout window."""
     await env.see(COMPLETE, mark="older", other="c1")

@@ -128,6 +128,15 @@ async def run(cluster: Cluster, seconds: float, permitted: bool = True) -> PodEv
     return made
 
 
+async def test_old_pods_that_a_workload_has_adopted_go() -> None:
+    """The workload is younger than the value and has no mark, because it was created again over its old pods."""
+    cluster = Cluster(pod("old", 1), pod("new", WRITTEN + 5))
+    cluster.consumer = consumer(baseline={}, created=WRITTEN + 2)
+    await run(cluster, 100)
+    assert cluster.evicted == ["old"]
+    assert len(cluster.marks) == 1
+
+
 async def test_first_eviction_that_was_held_back_asks_the_schedule_again() -> None:
     """Meanwhile another workload may have failed with the new value, or the window may be over."""
     cluster = Cluster(pod("a", 1), pod("b", 2))

@@ -28,6 +28,7 @@ from keyturn_receiver.core.policy import Default
 from keyturn_receiver.core.regions import Regions
 from keyturn_receiver.core.render import SecretVersion
 from keyturn_receiver.core.revision import HALTED
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.unsettled import without_suffix
@@ -238,7 +239,9 @@ class Engine:
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         workloads = WorkloadClient(api)
         evictor = PodEvictor(workloads, secrets, events, fights, lambda: self.leads)
-        pacer = RolloutPacer(index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads)
+        self.pacer = pacer = RolloutPacer(
+            index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads
+        )
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
         self.restarter = restarter = CountingRestarter(
@@ -273,6 +276,12 @@ class Engine:
     async def _reconcile(self, target: Target, request: Request) -> ReconcileResult:
         self.requests.append(request)
         return await self.reconciler.reconcile(target, request)
+
+    def reasons_of_waits(self) -> list[WaitReason]:
+        bound = self.cache.get(DB)
+        assert bound
+        consumers = self.restarter.restartable(DB, bound.spec)
+        return [wait.reason for _, wait in self.pacer.turn(DB, bound.spec, consumers, bound.record).waits]
 
     async def notify(self) -> ReconcileResult:
         return await self.queue.submit(DB, Request.now(Cause.NOTIFICATION, {f"v{self.stores.version}"}))
@@ -435,13 +444,19 @@ async def test_refusal_that_the_status_cannot_show_is_tried_again(verbs: Set[str
     await engine.start()
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     engine.cache.drop_values(DB)
+    engine.requests.clear()
     engine.api.refuse = lambda method, resource: ClusterRefused("no") if method in verbs else None
     result = await engine.notify()
     assert isinstance(result.error, Unrecorded)
     assert str(result.error) == "no; the status of the Secret cannot say so: trying again"
+    assert result.error.reason == "ClusterRefused"
     assert status_of_secret(engine) == "ok"
+    await asyncio.sleep(3600)
+    assert engine.queue.oldest_unmet() == 0  # no retry can help until somebody ends the cause
+    assert 4 <= len(engine.requests) <= 12
+    assert {cause for request in engine.requests[1:] for cause in request.causes} == {Cause.DRIFT}
     engine.api.refuse = lambda method, resource: None
-    await asyncio.sleep(90)
+    await asyncio.sleep(900)
     assert engine.cache.get(DB).record.version_ids == {f"{ARN.format('db')}#AWSCURRENT": "v2"}
 
 
@@ -631,6 +646,33 @@ async def test_consumer_that_is_younger_than_the_value_costs_no_read_of_its_pods
     await engine.settle()
     assert engine.api.calls == [("GET", "secrets"), ("PATCH", "deployments")]
     assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {}
+
+
+@pytest.mark.parametrize("age_of_pod", [-20, 10], ids=["new pod", "adopted pod"])
+async def test_workload_that_is_created_again_waits_only_if_it_has_adopted_an_old_pod(age_of_pod: int) -> None:
+    """Its window is closed. If its pods are new, it needs no restart, and so no window."""
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    await engine.settle()
+    engine.api.hide_workload()
+    engine.api.workload = {**deployment(), "status": {"replicas": 1}}
+    engine.api.workload["metadata"] |= {
+        "uid": "again",
+        "annotations": {"keyturn.dev/rollout-window": "0 3 29 2 * for 1h"},
+    }
+    engine.api.make_pods(age_of_pod)
+    engine.forget()
+    engine.api.show_workload(created=20)
+    await engine.settle()
+    await asyncio.sleep(1)
+    own = engine.api.workload["metadata"]["annotations"]
+    of_template = engine.api.workload["spec"]["template"]["metadata"]["annotations"]
+    assert ("revision.keyturn.dev/db" in own, of_template) == (age_of_pod < 0, {})
+    assert engine.reasons_of_waits() == ([] if age_of_pod < 0 else [WaitReason.WINDOW])
+    reads = [("GET", "secrets"), ("GET", "deployments"), ("GET", "pods")]
+    assert engine.api.calls[:3] == reads
 
 
 @pytest.mark.parametrize("owner", ["strips", "keeps its own"])

@@ -346,17 +346,19 @@ def created(
         (WRITTEN - 1, False, True, True),
         (WRITTEN, False, False, False),  # a watch showed the workload at once, and its pods take longer to start
         (WRITTEN, True, True, True),
-        (WRITTEN + 1, True, True, False),  # its pods may be those of a former workload with its name
+        (WRITTEN + 1, True, False, False),
         (None, True, False, False),
     ],
 )
-def test_consumer_without_a_mark_is_undecided_if_its_pods_may_be_older_than_the_last_write(
+def test_consumer_without_a_mark_is_undecided_if_it_is_older_than_the_last_write(
     at: int | None, late: bool, undecided: bool, behind: bool
 ) -> None:
     written = record({"a": "v2"}, a=WriteTime(WRITTEN))
     mark = rollout(created(at, late=late), "db", written)
     assert mark is not None
     assert (mark.restart, mark.undecided) == (False, undecided)
+    # A workload that this replica saw late may have the pods of a former one with its name.
+    assert mark.may_have_adopted is (late and at == WRITTEN + 1)
     if at is not None:
         assert is_behind(Pod({"db": WHOLE}, at), "db", written, UNMARKED, late) is behind
 

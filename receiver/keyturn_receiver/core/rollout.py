@@ -50,18 +50,21 @@ class RolloutAnnotation:
     """A mark to write: on the pod template if ``restart`` is true, and otherwise on the workload itself.
 
     ``undecided`` is true if the pods have to be read before the decision. The mark then restarts the pods only if a pod
-    is behind (``is_behind``). ``marked`` is true if the consumer has an older mark. The consumer's pods may then have
-    read values that the Secret's record no longer describes. ``returned_since`` is given if the older mark stands for
-    the present values, too, because they have returned. Pods that were created before this time (in seconds since 1970
-    by the API server's clock) have read these values. ``may_be_former`` is true if
-    pods may have this mark from an earlier time: the pod template has it although the consumer needs it, or some pods
-    have an older template. The mark of a pod then does not tell what the pod has read.
+    is behind (``is_behind``). ``may_have_adopted`` is true if the consumer is younger than the values, but may have
+    adopted pods that are older. Its pods have to be read, too. It counts as due only if one of them is behind.
+    ``marked`` is true if the consumer has an older mark. The consumer's pods may then have read values that the
+    Secret's record no longer describes. ``returned_since`` is given if the older mark stands for the present values,
+    too, because they have returned. Pods that were created before this time (in seconds since 1970 by the API server's
+    clock) have read these values. ``may_be_former`` is true if pods may have this mark from an earlier time: the pod
+    template has it although the consumer needs it, or some pods have an older template. The mark of a pod then does not
+    tell what the pod has read.
     """
 
     name: str
     value: str
     restart: bool
     undecided: bool = False
+    may_have_adopted: bool = False
     marked: bool = False
     returned_since: int | None = None
     may_be_former: bool = False
@@ -119,10 +122,10 @@ def rollout(
         has_to_restart = before is not None and _concerns(reads, before, record)
     if marked and has_to_restart:
         return replace(mark, restart=True)
-    # The pods of a workload that was created again may be those of the former one, and so older than the workload.
-    created = 0 if consumer.seen_late and consumer.created is not None else consumer.created
-    undecided = _may_be_behind(reads, created, record, consumer.seen_late, marked)
-    return replace(mark, undecided=undecided)
+    undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
+    may_be_younger = consumer.seen_late and consumer.created is not None and not (undecided or marked)
+    may_have_adopted = may_be_younger and _may_be_behind(reads, 0, record, consumer.seen_late, marked)
+    return replace(mark, undecided=undecided, may_have_adopted=may_have_adopted)
 
 
 def next_unsettled(

@@ -74,6 +74,10 @@ class Restraints:
     debouncer: RolloutDebouncer | None = None
 
 
+class _Due(Exception):
+    """A consumer that did not seem to be due has a pod that is behind. So the schedule decides about it."""
+
+
 class ConsumerRestarter:
     """Consumer restarter. Writes marks on those consumers of a Secret that may be restarted according to the rollout
     policy. If a consumer asks for evictions instead, the evictor restarts its pods.
@@ -269,6 +273,9 @@ class ConsumerRestarter:
             ref = consumer.ref
             try:
                 return await restart(consumer, record, ref not in conflicts)
+            except _Due:
+                tried.discard(ref)
+                return None
             except Conflict:
                 conflicts[ref] += 1
                 current = _seen_as(consumer, await self._workloads.read(ref))
@@ -332,7 +339,7 @@ class ConsumerRestarter:
         if not self._policy.permits(consumer, target, spec):
             return None
         before = write.before_of(consumer, target.name, record, unchanged) if write else None
-        mark = rollout(consumer, target.name, record, before)
+        mark = self._pacer.needed(consumer, rollout(consumer, target.name, record, before))
         if mark is None:
             return None
         if self._workloads.lends_template(consumer):  # its own status does not show the templates of the pods
@@ -340,8 +347,11 @@ class ConsumerRestarter:
         if self._fights.delay(consumer, mark) or self._evictor.is_busy(consumer):
             return None  # the consumer still needs the mark, so drift detection requests the mark again later
         ends_evictions = consumer.evicts and mark.undecided and mark.marked
-        if mark.undecided:
+        if mark.undecided or mark.may_have_adopted:
             mark = await self._decided(target, consumer, record, mark)
+            if mark.may_have_adopted and mark.restart:
+                self._pacer.note_adopted(consumer, mark)
+                raise _Due
         self._fights.note_pods(consumer, mark)
         if consumer.evicts and (mark.restart or ends_evictions):
             permits = partial(self._policy.permits, target=target, spec=spec)

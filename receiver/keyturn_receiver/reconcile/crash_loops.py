@@ -134,8 +134,10 @@ class CrashLoops:
         """Look again at the pods of all rollouts that make no progress, because earlier looks of this replica may be
         out of date."""
         for rollout in self._all():
+            if not rollout.is_sure:  # otherwise this replica has led before, and knows whether there was a crash loop
+                rollout.is_known = self._was_quiet(rollout)
             rollout.looks, rollout.is_sure, rollout.reason = 0, False, ""
-            rollout.look_at, rollout.is_known = rollout.moved_at + QUIET_SECONDS, self._was_quiet(rollout)
+            rollout.look_at = rollout.moved_at + QUIET_SECONDS
         self._changed.set()
 
     async def run(self) -> None:

@@ -119,8 +119,8 @@ class LiveReporter:
         The template keeps the marks of all its Secrets. Without this check, a restart for one Secret would be reported
         for each Secret that was ever rotated. A replica that has not seen the write looks at the times at which the
         Secrets were written. The restart counts for this Secret if this Secret was written shortly before
-        ``marked_at``. It also counts if no other Secret with a mark was, unless the last write may have been a settled
-        mark, which restarts nobody.
+        ``marked_at``. It also counts if no other Secret with a mark was. But if the rollout is complete, the last write
+        may have been a settled mark, which restarts nobody.
         """
         noted = self._marked_at.get(consumer.ref.namespace, consumer.ref) or {}
         if bound.target.name in noted:
@@ -129,7 +129,8 @@ class LiveReporter:
             return False
         if self._was_written_before(bound, consumer, marked_at):
             return True
-        if consumer.baseline and not consumer.by_time:
+        is_complete = consumer.progress is not None and consumer.progress.is_complete
+        if consumer.baseline and not consumer.by_time and is_complete:
             return False
         return not any(
             self._was_written_before(other, consumer, marked_at)

@@ -222,7 +222,8 @@ class PodEvictor:
             record = await self._secrets.read_record(run.target)
         except NotFound:
             return None
-        mark = rollout(consumer, run.target.name, record)
+        # Only the cache knows whether this replica saw the workload late. To be safe, assume here that it did.
+        mark = rollout(replace(consumer, seen_late=True), run.target.name, record)
         if mark is None:
             # If the mark is not that of this run, somebody has brought the former value back.
             is_done = consumer.baseline.get(mark_name(run.target.name)) == run.mark or not run.mark
@@ -231,8 +232,7 @@ class PodEvictor:
         if mark.value != run.mark:
             return None  # the Secret has changed again, and the pacer decides when these pods may restart for that
         pod, is_enough = None, False
-        if mark.undecided:
-            # Only the cache knows whether this replica saw the workload late. To be safe, assume here that it did.
+        if mark.undecided or mark.may_have_adopted:
             pod, is_enough = await self._next(
                 run, workload, lambda pod: is_behind(pod, run.target.name, record, mark, True)
             )

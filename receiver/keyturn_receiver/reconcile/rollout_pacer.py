@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache
@@ -37,6 +37,7 @@ MAX_LOOK_AGAIN = 600.0  # the longest wait in seconds; a window opens by the wal
 MAX_WOKEN = 4  # at most this many Secrets that wait for a slot are woken at once, each in a different namespace
 MAX_WAITING = 50_000  # Secrets that are woken when a slot is free; other Secrets are checked after MAX_WAIT
 MAX_WRITTEN = 10_000  # consumers whose last write is remembered until the watch shows it
+MAX_ADOPTED = 10_000  # consumers of which it is remembered that they have adopted pods that are behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class RolloutPacer:
         self._is_leader = is_leader
         self._wall = wall
         self._written: FairMap[str, WorkloadRef, Consumer] = FairMap(MAX_WRITTEN)
+        self._adopted: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_ADOPTED)  # the values of their marks
         self._starting: Counter[WorkloadRef] = Counter()
         self._waiting: dict[Target, _Waiting] = {}
         self._halted: set[Target] = set()
@@ -117,7 +119,7 @@ class RolloutPacer:
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
             current = [self._crashes.told(each, target, record) for each in current]
-        needed = ((each, rollout(each, target.name, record)) for each in current)
+        needed = ((each, self.needed(each, rollout(each, target.name, record))) for each in current)
         marks = {each.ref: mark for each, mark in needed if mark and not self._fights.leaves_off(each, mark)}
         if not marks:
             self.forget(target)
@@ -151,6 +153,18 @@ class RolloutPacer:
         self._keep(target, made, now, shared <= slots, frees_at)
         halt = halt_of(halted_by, target, record) if halted_by else ""
         return Turn(start, unpaced, waits, halted_by, halt, leaves_to_leader and bool(waits))
+
+    def note_adopted(self, consumer: Consumer, mark: RolloutAnnotation) -> None:
+        """Remember that a consumer has adopted pods that are behind. From now on, it is due for ``mark``."""
+        self._adopted.put(consumer.ref.namespace, (consumer.ref, mark.name), mark.value)
+
+    def needed(self, consumer: Consumer, mark: RolloutAnnotation | None) -> RolloutAnnotation | None:
+        """Return the mark of a consumer. If the consumer is known to have adopted pods that are behind, the mark is
+        undecided."""
+        if mark is None or not mark.may_have_adopted:
+            return mark
+        known = self._adopted.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        return replace(mark, undecided=True, may_have_adopted=False) if known == mark.value else mark
 
     def may_begin(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, ref: WorkloadRef

@@ -14,7 +14,7 @@ from contextvars import Context
 from dataclasses import replace
 
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.errors import Temporary
+from keyturn_receiver.errors import Temporary, Unrecorded
 from keyturn_receiver.reconcile.fair_queue import PriorityQueues
 from keyturn_receiver.reconcile.fight_backoff import RESET_AFTER, FightBackoff
 from keyturn_receiver.reconcile.request import Cause, ReconcileResult, Request
@@ -249,7 +249,10 @@ class WorkQueue:
                 item.phase = Phase.FAILED if item.failing else Phase.IDLE
             case Temporary() as error:
                 item.failing, item.phase = True, Phase.FAILED
-                self._retry_later(target, item, turn.request, error)
+                request = turn.request
+                if isinstance(error, Unrecorded):  # a person must end the error, so nobody waits for the next attempt
+                    item.unmet_since, request = None, replace(request, causes=frozenset({Cause.DRIFT}))
+                self._retry_later(target, item, request, error)
             case _:
                 item.failing, item.phase = True, Phase.FAILED
                 item.attempts, item.unmet_since = 0, None
