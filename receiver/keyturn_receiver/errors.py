@@ -21,7 +21,7 @@
         │   └── Contended                the object keeps changing; its owner can stop that
         ├── NamespaceBusy        more work of one namespace waits than can be done in time
         │   └── Unfinished               part of the work is done; the next attempt does the rest
-        ├── Unrecorded           Kubernetes refuses the write of the status that would show a permanent error
+        ├── Unrecorded           a permanent error that no status shows
         ├── DisruptionNotAllowed Kubernetes: 429, a PodDisruptionBudget forbids an eviction for now
         ├── Expired              Kubernetes: 410, the watch is too far behind; list again
         └── ClusterUnavailable   Kubernetes: 5xx, no response, or unreachable
@@ -130,13 +130,14 @@ class Temporary(KeyturnError):
 
 
 class Unrecorded(Temporary):
-    """A permanent error that the status of the Secret does not show, because Kubernetes refuses that write, too. So
-    nothing but the next attempts of this replica finds out that the cause is gone. ``reason`` is that of the error."""
+    """A permanent error that no status shows: Kubernetes refuses to write the status, or the Secret is a watched one.
+    So nothing but the next attempts of this replica finds out that the cause is gone. ``reason`` is that of the
+    error."""
 
     caused_by_tenant = True
 
     def __init__(self, error: "Permanent") -> None:
-        super().__init__(f"{error}; the status of the Secret cannot say so: trying again")
+        super().__init__(f"{error}; no status says so: trying again")
         self.reason = error.reason
 
 

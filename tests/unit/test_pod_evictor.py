@@ -18,6 +18,7 @@ from keyturn_receiver.core.write_times import WriteTime
 from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, DisruptionNotAllowed, NotFound
 from keyturn_receiver.reconcile.pod_evictor import (
     FINISH_SECONDS,
+    MAX_BLOCKED_PER_NAMESPACE,
     MAX_RUNS,
     MAX_RUNS_PER_NAMESPACE,
     RECHECK,
@@ -334,6 +335,25 @@ async def test_each_namespace_has_a_share_of_the_evictions() -> None:
     assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
     assert not start("team", 0)  # its evictions run already
     assert sum(start(f"team-{number}", 0) for number in range(MAX_RUNS)) == MAX_RUNS - MAX_RUNS_PER_NAMESPACE
+
+
+async def test_evictions_that_do_not_go_on_leave_room_for_others() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [DisruptionNotAllowed("budget")] * 100_000
+    cluster.event = lambda *_, **__: None  # type: ignore[method-assign]
+    made = evictor(cluster)
+
+    def start(number: int) -> bool:
+        each = consumer(WorkloadRef("Deployment", "team", f"web-{number}"))
+        return made.start(DB, each, lambda _: True, lambda _: True)
+
+    begun = 0
+    while start(begun):
+        begun += 1
+        if begun % MAX_RUNS_PER_NAMESPACE == 0:
+            assert not start(begun)
+            await asyncio.sleep(2 * FINISH_SECONDS)
+    assert begun == MAX_BLOCKED_PER_NAMESPACE
 
 
 async def test_end_is_told_once_the_last_replacement_is_ready_with_the_time_of_the_last_pod() -> None:

@@ -448,7 +448,7 @@ async def test_refusal_that_the_status_cannot_show_is_tried_again(verbs: Set[str
     engine.api.refuse = lambda method, resource: ClusterRefused("no") if method in verbs else None
     result = await engine.notify()
     assert isinstance(result.error, Unrecorded)
-    assert str(result.error) == "no; the status of the Secret cannot say so: trying again"
+    assert str(result.error) == "no; no status says so: trying again"
     assert result.error.reason == "ClusterRefused"
     assert status_of_secret(engine) == "ok"
     await asyncio.sleep(3600)

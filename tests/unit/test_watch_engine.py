@@ -251,7 +251,9 @@ class Receiver:
         )
         self.reporter = reporter = WatchReporter(events, metrics)
         self.consumers = lambda: index.of(DB)
-        reconciler = WatchReconciler(self.cache, client, restarter, reporter, NamespaceReader(api, namespaces))
+        reconciler = WatchReconciler(
+            self.cache, client, restarter, reporter, NamespaceReader(api, namespaces), wall=wall
+        )
         queue = WorkQueue(reconciler.reconcile, 4, metrics, now=time.monotonic)
         detector = WatchDetector(self.cache, restarter, queue, ChangeBrake(time.monotonic), lambda: True)
         detector.add_handler(reporter.on_braked)
@@ -425,6 +427,33 @@ async def test_refused_annotation_is_told_and_the_readers_restart() -> None:
     calls = len(made.receivers[0].events)
     await asyncio.sleep(SETTLED)
     assert len(made.receivers[0].events) == calls
+
+
+async def test_refused_restart_is_tried_again() -> None:
+    """A watched Secret has no status, and the poller does not look at it."""
+    made = await world("a", "b")
+    made.refuse = lambda name: ClusterRefused("denied by a webhook") if name == "a" else None
+    made.write({"a": "1", "b": "1"})
+    await asyncio.sleep(600)
+    assert made.restarts == {"a": 0, "b": 1}
+    made.refuse = lambda name: None
+    await asyncio.sleep(900)
+    assert made.restarts == {"a": 1, "b": 1}
+    assert made.stale() == []
+
+
+async def test_change_that_the_watch_shows_late_restarts_only_pods_that_are_older() -> None:
+    made = await world("a", "b")
+    show, made.show = made.show, lambda: None  # type: ignore[method-assign]
+    made.write({"a": "1", "b": "1"})
+    await asyncio.sleep(30)
+    made.roll("b")
+    await asyncio.sleep(30)
+    made.show = show  # type: ignore[method-assign]
+    made.show()
+    await asyncio.sleep(SETTLED)
+    assert made.restarts == {"a": 1, "b": 0}
+    assert made.stale() == []
 
 
 async def test_refused_annotation_and_changes_without_end_are_slowed_down_too() -> None:

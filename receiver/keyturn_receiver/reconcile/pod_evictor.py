@@ -29,6 +29,8 @@ from keyturn_receiver.resilience.fair_map import FairMap
 
 MAX_RUNS = 100  # workloads whose pods are evicted at the same time
 MAX_RUNS_PER_NAMESPACE = 5
+MAX_BLOCKED = 1000  # the same with those whose evictions do not go on; each costs a look every half minute
+MAX_BLOCKED_PER_NAMESPACE = 50
 STEP_SECONDS = 1.0  # seconds between two looks at the pods
 WAIT_BACKOFF = Backoff(base=1.0, cap=30.0, jitter=0)  # seconds between two looks while nothing can be evicted
 TOLD_AFTER = 60.0  # seconds without an eviction after which an Event gives the reason
@@ -104,7 +106,7 @@ class PodEvictor:
         self._fights = fights
         self._is_leader = is_leader
         self._now = now
-        self._runs: FairMap[str, WorkloadRef, _Run] = FairMap(MAX_RUNS + 1)
+        self._runs: FairMap[str, WorkloadRef, _Run] = FairMap(MAX_BLOCKED + 1)
         self._begun_handlers: list[Callable[[Consumer], None]] = []
         self._done_handlers: list[Done] = []
         self._release_handlers: list[Callable[[WorkloadRef, Target], None]] = []
@@ -177,8 +179,15 @@ class PodEvictor:
         return True
 
     def _has_room_for(self, consumer: Consumer) -> bool:
-        room = len(self._runs) < MAX_RUNS and self._runs.size(consumer.ref.namespace) < MAX_RUNS_PER_NAMESPACE
-        return room and self._is_leader() and not self.is_busy(consumer)
+        here = consumer.ref.namespace
+        if not self._is_leader() or self.is_busy(consumer):
+            return False
+        if len(self.slots(here)) >= MAX_RUNS_PER_NAMESPACE or self._runs.size(here) >= MAX_BLOCKED_PER_NAMESPACE:
+            return False
+        if len(self._runs) < MAX_RUNS:
+            return True
+        going_on = sum(len(self.slots(namespace)) for namespace in self._runs)
+        return going_on < MAX_RUNS and len(self._runs) < MAX_BLOCKED
 
     async def _run(self, run: _Run, ref: WorkloadRef) -> None:
         try:

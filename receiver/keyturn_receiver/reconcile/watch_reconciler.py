@@ -6,7 +6,7 @@ value are restarted.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from keyturn_receiver.cluster.namespace_cache import NamespaceReader
@@ -14,7 +14,16 @@ from keyturn_receiver.cluster.watched_cache import WatchedCache, WatchedSecret
 from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
-from keyturn_receiver.errors import Conflict, Contended, KeyturnError, NotFound, Permanent, detached, first_retryable
+from keyturn_receiver.errors import (
+    Conflict,
+    Contended,
+    KeyturnError,
+    NotFound,
+    Permanent,
+    Unrecorded,
+    detached,
+    first_retryable,
+)
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.reconciler import CONFLICT_BACKOFF, CONFLICT_RETRIES
 from keyturn_receiver.reconcile.request import NOT_BOUND, ReconcileResult, Request
@@ -23,6 +32,7 @@ from keyturn_receiver.reconcile.watch_reporter import WatchReporter
 from keyturn_receiver.telemetry import logs
 from keyturn_receiver.telemetry.tracing import Span, no_traces
 
+LATE_SECONDS = 15.0  # seconds from a change until the watch shows it; more than that, and pods may be younger than it
 FRESH_SECONDS = 5.0  # seconds after the watch has shown a change; hardly any pod is created in this time
 
 
@@ -52,6 +62,7 @@ class WatchReconciler:
         reporter: WatchReporter,
         namespaces: NamespaceReader,
         span: Span = no_traces,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
         self._client = client
@@ -59,6 +70,7 @@ class WatchReconciler:
         self._reporter = reporter
         self._namespaces = namespaces
         self._span = span
+        self._wall = wall
 
     async def reconcile(self, target: Target, request: Request) -> ReconcileResult:
         """Bring the annotation and the consumers of the watched Secret at ``target`` up to date. A KeyturnError is
@@ -96,7 +108,7 @@ class WatchReconciler:
             except Conflict as error:
                 conflict = detached(error)
             except KeyturnError as error:
-                return ReconcileResult(True, error=detached(error))
+                return ReconcileResult(True, error=_tried_again(error))
             await asyncio.sleep(CONFLICT_BACKOFF.delay(attempt + 1))
         return ReconcileResult(True, error=conflict)
 
@@ -109,15 +121,15 @@ class WatchReconciler:
         consumers = self._restarter.permitted(consumers, target, secret.spec)
         secret = kept.secret
         # The consumers are restarted even if the annotation could not be written, because the marks do not need it. If
-        # the watch has just shown the change, the pods of all consumers with a mark are older than the change.
-        # Otherwise the ages of the pods decide.
-        is_fresh = kept.written and time.monotonic() - secret.changed_at < FRESH_SECONDS
-        before = secret.followed if is_fresh else None
+        # the watch has just shown the change without delay, the pods of all consumers with a mark are older than the
+        # change. Otherwise the ages of the pods decide.
+        before = secret.followed if kept.written and _is_fresh(secret, self._wall()) else None
         rollout = await self._restarter.restart(target, secret.spec, consumers, secret.record, before)
         if isinstance(rollout.error, Conflict):
             self._reporter.report(secret, kept.written, replace(rollout, error=None), None)
             raise rollout.error
-        error = first_retryable(kept.error, rollout.error)
+        # An annotation that is refused is left as it is, but no pod may keep an old value because of a refusal.
+        error = first_retryable(kept.error, rollout.error and _tried_again(rollout.error))
         await self._reporter.report_and_wait(secret, kept.written, rollout, error)
         is_terminal = isinstance(kept.error, Permanent)
         return ReconcileResult(
@@ -139,6 +151,20 @@ class WatchReconciler:
         except KeyturnError as error:
             return KeepResult(secret, error=detached(error))
         return KeepResult(secret, written=True)
+
+
+def _is_fresh(secret: WatchedSecret, now: float) -> bool:
+    """Return whether the last change of a Secret has just happened, and the watch has just shown it. ``now`` is in
+    seconds since 1970. A clock that runs ahead makes no change fresh, so that pods are listed."""
+    changed_at = max((time.at for time in secret.record.write_times.values() if time.at is not None), default=None)
+    is_late = changed_at is not None and now - changed_at > LATE_SECONDS
+    return not is_late and time.monotonic() - secret.changed_at < FRESH_SECONDS
+
+
+def _tried_again(error: KeyturnError) -> KeyturnError:
+    """Return an error of a restart without its traceback. A watched Secret has no status, and no sweep of the poller
+    looks at it. So a permanent error is tried again, too."""
+    return Unrecorded(error) if isinstance(error, Permanent) else detached(error)
 
 
 async def _with_unsettled(secret: WatchedSecret, consumers: Sequence[Consumer]) -> WatchedSecret:

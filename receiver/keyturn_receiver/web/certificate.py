@@ -14,8 +14,8 @@ class ReloadingCertificate:
     """A certificate and its key, from two files. They are reloaded when the files change. If the files are in a mounted
     Secret, they change when the Secret changes.
 
-    ``context`` stays the same object. New connections use the new certificate. Open connections keep the old
-    certificate.
+    ``context`` is for the next connection. With new files it is a new object, because a context keeps one certificate
+    for each type of key. Open connections keep the old certificate.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -33,10 +33,7 @@ class ReloadingCertificate:
             versions = self._file_versions()
             if versions == self._versions:
                 return
-            # The files are first loaded into another context, because ``context`` must never have only one half of a
-            # new pair.
-            _tls_context(self._files)
-            self.context.load_cert_chain(*self._files)
+            self.context = _tls_context(self._files)
         except (OSError, ssl.SSLError) as error:
             _log.warning("new certificate cannot be used, keeping the old one: %s", type(error).__name__)
             return

@@ -146,7 +146,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.limiter.mark_idle(self)
+        if self.cycle and not self.cycle.response_complete and not self.cycle.more_body:
+            self.limiter.mark_idle(self)  # a complete request is unanswered; otherwise the server waits for the client
         self._stop_write_timer()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
         certificate: ReloadingCertificate | None = None,
     ) -> None:
         self._limiter = limiter
+        self._certificate = certificate
         new_context: Callable[..., ssl.SSLContext] | None = (lambda *_: certificate.context) if certificate else None
         super().__init__(
             uvicorn.Config(
@@ -62,10 +63,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: object = None) -> None:
         """Start to listen. uvicorn's own method is not used, because it would leave TLS to the event loop (see
         TlsHandshake)."""
-        config, loop = self.config, asyncio.get_running_loop()
+        config, loop, certificate = self.config, asyncio.get_running_loop(), self._certificate
 
         def new_protocol() -> Any:
-            return TlsHandshake(self.new_connection(), config.ssl) if config.ssl else self.new_connection()
+            connection = self.new_connection()
+            return TlsHandshake(connection, certificate.context) if certificate else connection
 
         host = config.host or None  # None means all addresses, IPv4 and IPv6
         self.servers = [await loop.create_server(new_protocol, host=host, port=config.port, backlog=config.backlog)]
