@@ -266,7 +266,8 @@ def test_secret_that_nobody_binds_is_told(shop: Shop) -> None:
     for command in ("explain", "trace", "wait"):
         told = shop.run(command, f"{shop.namespace}/nobody")
         assert told.code == 1, command
-        assert told.err.startswith(f"Error: no Secret is bound to the AWS secret {shop.namespace}/nobody: bind one")
+        told_by = "Error: keyturn-local: no Secret is bound to the AWS secret"
+        assert told.err.startswith(f"{told_by} {shop.namespace}/nobody: bind one")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "\x1b[31m", "arn:aws:nothing", "x" * 600])
