@@ -36,11 +36,11 @@ PYTEST_ALONE = $(PYTEST_PLAIN) --durations=20 --junit-xml=build/tests/$(TIER).xm
 # The programs in Go that tests start, such as the API server, take a tenth less of a core if they collect less often.
 PYTEST_PLAIN = $(HERMETIC) GOGC=400 $(BIN)/python -m pytest --override-ini=cache_dir=build/pytest/$(TIER)
 TIER = $(@:test-%=%)
-# Runs failed tests once more, by themselves: beside three others on two cores, a test of time may be late. A tier with
-# more than three failed tests has failed. So has one with a test that fails again; one that passes now is to be mended.
+# Runs failed tests again, by themselves: beside three others on two cores, a test of time may be late. A tier with more
+# than three failed tests has failed. So has one with a test that fails in two more runs. One that passes is to be mended.
+FAILED = $(1) $(PYTEST_PLAIN) --last-failed --last-failed-no-failures=none --junit-xml=build/tests/$(TIER)-again.xml $(2)
 AGAIN = || { test $$? = 1 && test $$(grep -c :: build/pytest/$(TIER)/v/cache/lastfailed) -le 3 \
-	&& echo "$(TIER): failed tests run once more, by themselves" \
-	&& $(1) $(PYTEST_PLAIN) --last-failed --last-failed-no-failures=none --junit-xml=build/tests/$(TIER)-again.xml $(2); }
+	&& echo "$(TIER): failed tests run again, by themselves" && { $(FAILED) || $(FAILED); }; }
 # Tests that compute get a process for each core. Tests that wait get more: four of them keep two cores busy. With seven,
 # the tier takes longer, and tests are late.
 COMPUTE := --dist=loadscope --numprocesses=auto --maxprocesses=$(WORKERS)

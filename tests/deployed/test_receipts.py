@@ -176,9 +176,13 @@ def test_each_rotation_has_its_receipts_also_while_receiver_and_function_are_kil
             eventually(lambda turn=turn: turn <= told("Keyturn Secret Applied"), 120)
             eventually(lambda turn=turn: turn <= told("Keyturn Secret Live") or beat(emulator), 120)
             repeated |= set(killer.receipt_ids) if kind == AFTER_RECEIPTS else set()
-    received = queue.all()
-    copies = Counter(each["detail"]["receiptId"] for each in received)
-    assert all(copies[each] > 1 for each in repeated)
+
+    def copies() -> Counter[str]:
+        return Counter(each["detail"]["receiptId"] for each in queue.all())
+
+    # SQS shows the messages of a killed function again, so the second copies may come later than the first ones.
+    assert repeated
+    eventually(lambda: repeated <= {receipt_id for receipt_id, count in copies().items() if count > 1})
     for kind in ("Keyturn Secret Applied", "Keyturn Secret Live"):
         first: dict[str, Mapping[str, Any]] = {}  # the first copy of each receipt, in the order of arrival
         for each in queue.of(kind):
@@ -194,7 +198,7 @@ def test_each_rotation_has_its_receipts_also_while_receiver_and_function_are_kil
     for name in rotations.names:
         site.wait_applied(name, f"value-{len(rotations.turns) - 1}")
     record_property("rotations with one receipt of each kind", len(rotations.version_ids))
-    record_property("copies of receipts, by kills of the function", sum(copies.values()) - len(copies))
+    record_property("copies of receipts, by kills of the function", sum(copies().values()) - len(copies()))
 
 
 def access_key(emulator: Emulator, user: str) -> dict[str, str]:

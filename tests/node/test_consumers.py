@@ -116,7 +116,8 @@ def test_containers_that_crash_with_the_new_value_halt_the_other_consumers_withi
     a third version mends the canary."""
     canary = listener.consumer(place, "canary", "db", [ENV])
     canary["metadata"]["annotations"]["keyturn.dev/rollout-order"] = "1"
-    canary["spec"]["minReadySeconds"] = 3  # otherwise a process that runs for a moment makes its pod available
+    # A process that runs for a moment must not make its pod available. A busy kubelet takes seconds to see its end.
+    canary["spec"]["minReadySeconds"] = 10
     container = canary["spec"]["template"]["spec"]["containers"][0]
     refuse = f'[ "$HELD" != {version_name(1)} ] && exec "$@"; exit 1'
     container["command"] = ["sh", "-c", refuse, "sh", *container["command"]]
