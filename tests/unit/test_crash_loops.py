@@ -166,13 +166,17 @@ async def test_looks_become_rarer_and_end_with_the_rollout(made: list[Replica]) 
     assert "ProgressDeadlineExceeded" in replica.turn().halt
 
 
-async def test_later_look_that_finds_no_crash_resumes(made: list[Replica]) -> None:
+async def test_later_look_that_finds_no_crash_keeps_the_halt_until_the_rollout_is_complete(made: list[Replica]) -> None:
     replica = new(made)
     replica.answer = CRASH
     await asyncio.sleep(MINUTE)
     assert replica.turn().halted_by
     replica.answer = NOTHING
     await asyncio.sleep(5 * MINUTE)
+    assert replica.pacer.judged(replica.web) is replica.web
+    assert replica.started() == []
+    assert replica.turn(told()).halt == told().halt
+    replica.progress(state=RolloutState.COMPLETE)
     assert replica.started() == ["later"]
     assert replica.turn(told()).halt == ""
 
@@ -195,7 +199,7 @@ async def test_progress_of_a_crashing_rollout_makes_the_next_look_earlier(made: 
     replica.answer = NOTHING
     await asyncio.sleep(2 * CHECK_SECONDS)
     assert len(replica.looks) == count + 1
-    assert replica.started() == ["later"]
+    assert replica.pacer.judged(replica.web) is replica.web
 
 
 async def test_next_change_of_the_secret_is_not_halted(made: list[Replica]) -> None:
@@ -232,11 +236,16 @@ async def test_new_leader_starts_nobody_until_it_has_looked(made: list[Replica])
     assert replica.turn().halt == told().notice
 
 
-async def test_new_leader_whose_look_finds_no_crash_goes_on(made: list[Replica]) -> None:
+async def test_new_leader_whose_look_finds_no_crash_goes_on_unless_the_status_tells_of_a_halt(
+    made: list[Replica],
+) -> None:
     replica = new(made, began=MINUTE)
     assert replica.started() == []
     await asyncio.sleep(1)
     assert replica.notified == [DB]
+    assert replica.started() == ["later"]
+    assert replica.started(told()) == []
+    replica.progress(state=RolloutState.COMPLETE)
     assert replica.started(told()) == ["later"]
 
 
@@ -271,7 +280,7 @@ async def test_replica_that_becomes_the_leader_looks_at_once(made: list[Replica]
     replica.crashes.on_started_leading()
     assert replica.started() == []
     await asyncio.sleep(1)
-    assert replica.started() == ["later"]
+    assert replica.pacer.judged(replica.web) is replica.web
 
 
 async def test_leader_that_could_not_renew_its_lease_still_knows_that_there_was_no_crash_loop(

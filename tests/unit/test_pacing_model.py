@@ -9,6 +9,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -21,8 +22,9 @@ from keyturn_receiver.cluster.namespace_cache import NamespaceCache
 from keyturn_receiver.cluster.secret_client import SecretClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import RESUME, Target, read_spec
+from keyturn_receiver.core.consumer import WorkloadRef
 from keyturn_receiver.core.revision import Record, digest, read_record
-from keyturn_receiver.core.rollout_halt import change_of
+from keyturn_receiver.core.rollout_halt import change_of, is_halt_of
 from keyturn_receiver.core.rollout_order import ORDER
 from keyturn_receiver.core.rollout_switch import ROLLOUT, Switch
 from keyturn_receiver.core.rollout_window import WINDOW
@@ -71,6 +73,11 @@ def record_of(name: str, version: int) -> Record:
     return read_record(secret_object(name, version)["metadata"]["annotations"])
 
 
+def mark_of(secret: str, version: int) -> str:
+    revisions = record_of(secret, version).revisions
+    return digest(revisions, revisions)
+
+
 class Cluster:
     """The API server and the Deployment controller, behind the port of the API client. ``history`` has the states of
     all Deployments, as watches deliver them. ``crashing`` are the Deployments whose new pods crash, and ``noticed``
@@ -80,6 +87,7 @@ class Cluster:
         self.now = 20_000 * DAY
         self.versions = dict.fromkeys(SECRETS, 1)
         self.resumed = dict.fromkeys(SECRETS, "")
+        self.halts = dict.fromkeys(SECRETS, "")  # the text about a halt in the status of each Secret
         self.objects: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
         self.state = dict.fromkeys(READS, COMPLETE)
@@ -119,8 +127,7 @@ class Cluster:
         return record_of(secret, self.versions[secret])
 
     def mark_of(self, secret: str) -> str:
-        revisions = self.record(secret).revisions
-        return digest(revisions, revisions)
+        return mark_of(secret, self.versions[secret])
 
     def secret(self, name: str) -> dict[str, Any]:
         return secret_object(name, self.versions[name])
@@ -139,8 +146,25 @@ class Cluster:
     def is_scaled(self, name: str) -> bool:
         return bool(self.objects[name]["spec"]["replicas"])
 
+    def is_paused(self, name: str) -> bool:
+        return "paused" in self.objects[name]["spec"]
+
+    def halting(self, secret: str) -> list[str]:
+        """Return the Deployments whose failure halts the others, as the status of the Secret says. One that people have
+        rolled back or paused still counts. One that is complete with the present value does not."""
+        target, record = Target("team", secret), self.record(secret)
+        return [
+            name
+            for name in READS
+            if is_halt_of(self.halts[secret], WorkloadRef("Deployment", "team", name), target, record)
+            and self.is_enabled(name)
+            and self.is_scaled(name)
+            and not (self.state[name] == COMPLETE and self.is_current(name, secret))
+        ]
+
     def open_rollouts(self, secret: str = "") -> set[str]:
         names = {name for name, state in self.state.items() if state == UNFINISHED and self.is_scaled(name)}
+        names = {name for name in names if not self.is_paused(name)}
         return {name for name in names - self.noticed if secret in ("", self.opened_for.get(name))}
 
     def show(self, name: str) -> None:
@@ -223,11 +247,13 @@ class Cluster:
             other
             for other, state in self.state.items()
             if (state == FAILED or other in self.noticed)
+            and not self.is_paused(other)
             and self.opened_for[other] == secret
             and self.is_current(other, secret)
         ]
         if self.is_synced and self.resumed[secret] != change_of(self.record(secret)):
             assert not [each for each in failed if self.is_enabled(each) and self.is_scaled(each)], "halted"
+            assert not [each for each in self.halting(secret) if each != name], f"{name} was restarted during a halt"
 
     def forget_crash(self, name: str) -> None:
         if name in self.noticed:
@@ -274,9 +300,11 @@ class Replica:
         target = Target("team", secret)
         spec = read_spec({RESUME: self.cluster.resumed[secret]})
         self.cluster.is_synced = self.seen == len(self.cluster.history)
-        record = self.cluster.record(secret)
+        record = replace(self.cluster.record(secret), notice=self.cluster.halts[secret])
         consumers = self.restarter.restartable(target, spec)
-        asyncio.run(self.restarter.restart(target, spec, consumers, record, None))
+        result = asyncio.run(self.restarter.restart(target, spec, consumers, record, None))
+        if not result.turn.is_left_to_leader and not result.error:
+            self.cluster.halts[secret] = result.turn.halt
 
 
 NAMES, WHICH = st.sampled_from(sorted(READS)), st.integers(0, 1)
@@ -356,6 +384,28 @@ class Pacing(RuleBasedStateMachine):
         if self.cluster.state[name] == FAILED or name in self.cluster.crashing:
             self._end(name, COMPLETE)
 
+    @rule(name=NAMES)
+    def undo(self, name: str) -> None:
+        """Bring back the former template of a failed Deployment. Its old pods still run."""
+        cluster = self.cluster
+        if cluster.state[name] != FAILED and name not in cluster.noticed:
+            return
+        template = cluster.objects[name]["spec"]["template"]
+        # The Secrets of this model have no write times, so the first template has to have marks, too.
+        first = {MARK.format(each): mark_of(each, version=1) for each in READS[name]}
+        template["metadata"]["annotations"] = first | cluster.pod_marks[name]
+        cluster.restarts = {each for each in cluster.restarts if each[0] != name}  # another restart is right
+        cluster.objects[name]["metadata"]["generation"] += 1
+        cluster.state[name] = COMPLETE
+        cluster.forget_crash(name)
+        cluster.change(name)
+
+    @rule(name=NAMES)
+    def pause(self, name: str) -> None:
+        if self.cluster.state[name] == FAILED:
+            self.cluster.objects[name]["spec"]["paused"] = True
+            self.cluster.change(name)
+
     @rule(hours=st.integers(1, 15))
     def wait(self, hours: int) -> None:
         self.cluster.now += hours * 3600
@@ -379,6 +429,7 @@ class Pacing(RuleBasedStateMachine):
 
     def _end(self, name: str, state: str) -> None:
         self.cluster.state[name] = state
+        self.cluster.objects[name]["spec"].pop("paused", None)
         self.cluster.forget_crash(name)
         self.cluster.returned.discard(name)
         if state == COMPLETE:
@@ -474,3 +525,64 @@ def test_replica_restarts_a_workload_that_was_made_anew_before_the_watch_shows_i
     cluster.versions["cache"] += 1
     replica.reconcile("cache")
     assert cluster.open_rollouts() == {"both", "c0"}
+
+
+def halted_history() -> Pacing:
+    """Return a history in which w0 has failed. Its Secret says so, and w1 and w2 wait."""
+    history = Pacing()
+    history.begin(None)
+    for names in (("canary", "early"), ("next",), ()):
+        history.catch_up(0)
+        for name in names:
+            history._end(name, COMPLETE)
+    history._end("w0", FAILED)
+    history._end("both", COMPLETE)
+    history.catch_up(0)
+    assert history.cluster.halting("db") == ["w0"]
+    return history
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_halt_stays_when_the_failed_workload_is_rolled_back(is_killed: bool) -> None:
+    """The workload itself is restarted again. The others follow only when it is complete."""
+    history = halted_history()
+    cluster = history.cluster
+    history.undo("w0")
+    if is_killed:
+        history.crash(0)
+    for _ in range(3):
+        history.catch_up(0)
+        assert cluster.open_rollouts("db") == {"w0"}
+        assert history.replicas[0].pacer.halted() == 1
+    history._end("w0", FAILED)
+    history.catch_up(0)
+    assert cluster.open_rollouts("db") == set()
+    history._end("w0", COMPLETE)
+    history.catch_up(0)
+    assert cluster.open_rollouts("db") == {"w1", "w2"}
+    assert cluster.halts["db"] == ""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_halt_stays_when_the_failed_workload_is_paused(is_killed: bool) -> None:
+    history = halted_history()
+    cluster = history.cluster
+    history.pause("w0")
+    if is_killed:
+        history.crash(0)
+    history.catch_up(0)
+    assert cluster.open_rollouts("db") == set()
+    assert cluster.halting("db") == ["w0"]
+    history.resume("db")
+    history.catch_up(0)
+    assert cluster.open_rollouts("db") == {"w1", "w2"}
+
+
+def test_next_change_ends_the_halt_of_a_paused_workload() -> None:
+    history = halted_history()
+    history.pause("w0")
+    history.catch_up(0)
+    history.rotate("db")
+    history.catch_up(0)
+    assert history.cluster.halts["db"] == ""
+    assert history.cluster.open_rollouts("db") == {"canary", "early"}

@@ -74,6 +74,25 @@ def test_failed_consumer_halts_all_until_somebody_goes_on() -> None:
     assert (started(made), made.halted_by) == (["b"], None)
 
 
+@pytest.mark.parametrize("state", [DUE, UNFINISHED])
+def test_halt_stays_until_the_consumer_that_has_failed_is_settled(state: ConsumerState) -> None:
+    """It is due again if somebody has rolled it back, and unfinished after its next restart. It alone is restarted,
+    even if others come first in the order."""
+    everyone = [candidate("a", order=1), candidate("b", state, order=2), candidate("c", order=2)]
+    made = schedule(everyone, NOW, 10, halting=ref("b"))
+    assert (started(made), made.halted_by) == (["b"] if state is DUE else [], ref("b"))
+    assert reasons(made) == {"a": WaitReason.HALT, "c": WaitReason.HALT}
+    assert started(schedule(everyone, NOW, 10, resumed=True, halting=ref("b"))) == ["a"]
+    everyone[1] = candidate("b", SETTLED, order=2)
+    assert started(schedule(everyone, NOW, 10, halting=ref("b"))) == ["a"]
+
+
+def test_consumer_that_has_failed_keeps_its_window_when_it_is_due_again() -> None:
+    made = schedule([candidate("a", window_opens_at=NOW + 60), candidate("b")], NOW, 10, halting=ref("a"))
+    assert (started(made), made.halted_by, made.look_again_at) == ([], ref("a"), NOW + 60)
+    assert reasons(made) == {"a": WaitReason.WINDOW, "b": WaitReason.HALT}
+
+
 def test_nothing_is_halted_if_nobody_is_due() -> None:
     assert schedule([candidate("a", FAILED), candidate("b", SETTLED)], NOW, 10) == Schedule()
 

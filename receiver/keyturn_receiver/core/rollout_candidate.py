@@ -37,11 +37,18 @@ def due_candidate(
     return Candidate(ref, ConsumerState.DUE, order, opens, takes_slot, backed_off_until, quiet_at=quiet_at)
 
 
-def other_candidate(consumer: Consumer, secret_name: str, record: Record, now: float) -> Candidate:
+def other_candidate(
+    consumer: Consumer, secret_name: str, record: Record, now: float, is_halting: bool = False
+) -> Candidate:
     """Return the candidate for a consumer that is not due for a restart. ``record`` is the record of the Secret.
-    ``now`` is the time in seconds since 1970."""
+    ``now`` is the time in seconds since 1970.
+
+    ``is_halting`` tells whether the failed rollout of this consumer halts the others. If so, a hold does not settle it:
+    somebody may have paused the workload because its rollout has failed.
+    """
     ref, order = consumer.ref, consumer.order
-    if consumer.hold or consumer.progress is None or not is_restarted(consumer, secret_name, record):
+    is_held = consumer.hold is not None and not is_halting
+    if is_held or consumer.progress is None or not is_restarted(consumer, secret_name, record):
         return Candidate(ref, ConsumerState.SETTLED, order)
     end = fails_at(ref.kind, consumer.progress)
     match consumer.progress.state:

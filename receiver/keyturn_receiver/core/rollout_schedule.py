@@ -41,6 +41,10 @@ class WaitReason(StrEnum):
     BACKOFF = "backoff"  # another writer keeps reverting its mark, its evictions wait, or its restart was just tried
 
 
+# The states of a consumer for which consumers with a higher order wait.
+OPEN_STATES = (ConsumerState.DUE, ConsumerState.UNFINISHED)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A consumer of a Secret, as the schedule needs it.
@@ -93,28 +97,36 @@ class Schedule:
 
 
 def schedule(
-    candidates: Iterable[Candidate], now: float, slots: float, shared_slots: float = INFINITY, resumed: bool = False
+    candidates: Iterable[Candidate],
+    now: float,
+    slots: float,
+    shared_slots: float = INFINITY,
+    resumed: bool = False,
+    halting: WorkloadRef | None = None,
 ) -> Schedule:
     """Return the schedule of one Secret at ``now``, in seconds since 1970.
 
     ``slots`` is the number of further rollouts that the Secret's own pace allows. ``shared_slots`` is the number of
     further rollouts that the limits of the namespace and of the cluster allow. ``resumed`` is true if somebody has
-    asked to continue the rollouts in spite of failures.
+    asked to continue the rollouts in spite of failures. ``halting`` is the consumer whose failed rollout has halted the
+    others before, for the same change, or None. The halt stays until this consumer is settled, and only this consumer
+    may be restarted meanwhile.
     """
     everyone = sorted(candidates, key=lambda each: (each.stage, each.ref.kind, each.ref.name))
     due = [each for each in everyone if each.state is ConsumerState.DUE]
     if not due:
         return Schedule()
     failed = next((each for each in everyone if each.state is ConsumerState.FAILED), None)
-    if failed and not resumed:
-        return Schedule((), {each.ref: Wait(WaitReason.HALT, behind=failed.ref) for each in due}, failed.ref)
-    open_states = (ConsumerState.DUE, ConsumerState.UNFINISHED)
-    first = next(each for each in everyone if each.state in open_states)
+    failed = failed or next((each for each in everyone if each.ref == halting and each.state in OPEN_STATES), None)
+    halted = [] if failed is None or resumed else [each for each in due if each is not failed]
+    if failed and halted:
+        due = [each for each in due if each is failed]
+    first = next((each for each in (due if halted else everyone) if each.state in OPEN_STATES), None)
     start: list[WorkloadRef] = []
-    waits: dict[WorkloadRef, Wait] = {}
+    waits = {each.ref: Wait(WaitReason.HALT, behind=failed.ref) for each in halted if failed}
     left = min(slots, shared_slots)
     for each in due:
-        if each.stage != first.stage:
+        if first and each.stage != first.stage:
             waits[each.ref] = Wait(WaitReason.ORDER, behind=first.ref)
         elif each.window_opens_at > now:
             waits[each.ref] = Wait(WaitReason.WINDOW, until=each.window_opens_at)
@@ -129,4 +141,5 @@ def schedule(
             start.append(each.ref)
     times = [wait.until for wait in waits.values()]
     times += [each.fails_at for each in everyone if each.state is ConsumerState.UNFINISHED]
-    return Schedule(start, waits, look_again_at=min((at for at in times if at > now), default=INFINITY))
+    halted_by = failed.ref if failed and halted else None
+    return Schedule(start, waits, halted_by, min((at for at in times if at > now), default=INFINITY))

@@ -20,7 +20,7 @@ from keyturn_receiver.core.open_rollouts import open_until, takes_slot
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, rollout
 from keyturn_receiver.core.rollout_candidate import due_candidate, may_restart, other_candidate
-from keyturn_receiver.core.rollout_halt import halt_of, is_resumed
+from keyturn_receiver.core.rollout_halt import halt_of, is_halt_of, is_resumed
 from keyturn_receiver.core.rollout_pace import read_pace
 from keyturn_receiver.core.rollout_schedule import INFINITY, Candidate, ConsumerState, Schedule, WaitReason, schedule
 from keyturn_receiver.core.rollout_turn import Turn
@@ -85,7 +85,7 @@ class RolloutPacer:
         self._adopted: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_ADOPTED)  # the values of their marks
         self._starting: Counter[WorkloadRef] = Counter()
         self._waiting: dict[Target, _Waiting] = {}
-        self._halted: set[Target] = set()
+        self._halted: dict[Target, str] = {}  # the text about the failed rollout that halts the others
         self._for_slots: FairMap[str, Target, None] = FairMap(MAX_WAITING)
         self._quiet_at: Callable[[Consumer, Target, Record], float] = lambda consumer, target, record: 0.0
         self._crashes: CrashLoops | None = None
@@ -119,6 +119,9 @@ class RolloutPacer:
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
             current = [self._crashes.told(each, target, record) for each in current]
+        # A watched Secret has no status, so only this replica's memory knows of an earlier halt.
+        told = record.halt or self._halted.get(target, "")
+        halting = next((each.ref for each in current if told and is_halt_of(told, each.ref, target, record)), None)
         needed = ((each, self.needed(each, rollout(each, target.name, record))) for each in current)
         marks = {each.ref: mark for each, mark in needed if mark and not self._fights.leaves_off(each, mark)}
         if not marks:
@@ -128,7 +131,9 @@ class RolloutPacer:
         in_namespace = self._namespaces.annotations(target.namespace)
         window = in_namespace.get(WINDOW)
         candidates = [
-            self._candidate(each, target, record, marks.get(each.ref), window, now, each.ref in tried, begins)
+            self._candidate(
+                each, target, record, marks.get(each.ref), window, now, each.ref in tried, begins, each.ref == halting
+            )
             for each in current
         ]
         # Consumers that may no longer be restarted also count until their rollouts end.
@@ -144,14 +149,15 @@ class RolloutPacer:
         unfinished = (by_ref[each.ref] for each in candidates if each.state is ConsumerState.UNFINISHED)
         if not resumed and any(map(self._is_unsure, unfinished)):
             slots = 0  # the leader has to look at the pods first
-        made = schedule(candidates, now, slots, shared, resumed)
+        made = schedule(candidates, now, slots, shared, resumed, halting)
         start = [by_ref[ref] for ref in made.start]
         waits = [(by_ref[ref], wait) for ref, wait in made.waits.items()]
         unpaced = [by_ref[ref] for ref, mark in marks.items() if not may_restart(mark) and ref not in tried]
         halted_by = by_ref[made.halted_by] if made.halted_by else None
         frees_at = min((at for each in open_now if (at := open_until(each)) > now), default=INFINITY)
-        self._keep(target, made, now, shared <= slots, frees_at)
-        halt = halt_of(halted_by, target, record) if halted_by else ""
+        has_failed = any(each.ref == made.halted_by and each.state is ConsumerState.FAILED for each in candidates)
+        halt = (halt_of(halted_by, target, record) if has_failed else told) if halted_by else ""
+        self._keep(target, made, halt, now, shared <= slots, frees_at)
         return Turn(start, unpaced, waits, halted_by, halt, leaves_to_leader and bool(waits))
 
     def note_adopted(self, consumer: Consumer, mark: RolloutAnnotation) -> None:
@@ -219,7 +225,7 @@ class RolloutPacer:
     def forget(self, target: Target) -> None:
         """Forget a Secret that is gone, or for which no consumer waits."""
         self._waiting.pop(target, None)
-        self._halted.discard(target)
+        self._halted.pop(target, None)
         self._for_slots.pop(target.namespace, target)
 
     def halted(self) -> int:
@@ -263,8 +269,9 @@ class RolloutPacer:
             self._for_slots.move_to_end(namespace)
             self._index.notify(target)
 
-    def _keep(self, target: Target, made: Schedule, now: float, is_shared: bool, frees_at: float) -> None:
-        """Remember who waits. At ``frees_at``, the deadline of a rollout frees a slot of the Secret."""
+    def _keep(self, target: Target, made: Schedule, halt: str, now: float, is_shared: bool, frees_at: float) -> None:
+        """Remember who waits, and the text about a halt. At ``frees_at``, the deadline of a rollout frees a slot of the
+        Secret."""
         reasons = Counter(wait.reason for wait in made.waits.values())
         for_slots = is_shared and reasons[WaitReason.PACE] > 0
         look_again_at = min(made.look_again_at, now + MAX_WAIT) if for_slots else made.look_again_at
@@ -273,8 +280,8 @@ class RolloutPacer:
         self.forget(target)
         if reasons:
             self._waiting[target] = _Waiting(reasons, look_again_at)
-        if made.halted_by:
-            self._halted.add(target)
+        if halt:
+            self._halted[target] = halt
         if for_slots:
             self._for_slots.put(target.namespace, target, None)
 
@@ -288,11 +295,12 @@ class RolloutPacer:
         now: float,
         was_tried: bool,
         begins: WorkloadRef | None,
+        is_halting: bool,
     ) -> Candidate:
         if mark is None or not may_restart(mark):
             if self._evictor.is_replacing(consumer, target):
                 return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
-            return other_candidate(consumer, target.name, record, now)
+            return other_candidate(consumer, target.name, record, now, is_halting)
         if consumer.ref == begins:
             return due_candidate(consumer, window, now, is_open=True)
         if self._evictor.is_blocked(consumer, target):
