@@ -48,11 +48,12 @@ from keyturn_receiver.errors import (
 from keyturn_receiver.reconcile.access_policy import AccessPolicy
 from keyturn_receiver.reconcile.arn_resolver import ArnResolver
 from keyturn_receiver.reconcile.consumer_reporter import MAX_CONSUMER_EVENTS
-from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter, Restraints, RolloutResult
+from keyturn_receiver.reconcile.consumer_restarter import MARK_SECONDS, ConsumerRestarter, Restraints, RolloutResult
 from keyturn_receiver.reconcile.deletion import SecretDeleter
 from keyturn_receiver.reconcile.drift import DriftDetector
 from keyturn_receiver.reconcile.missing_key_reporter import MissingKeyReporter
 from keyturn_receiver.reconcile.notices import Notices
+from keyturn_receiver.reconcile.pending_restarts import PendingRestarts
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.reconciler import CONFLICT_RETRIES, Reconciler
 from keyturn_receiver.reconcile.renderer import Renderer
@@ -103,6 +104,7 @@ class FakeApi:
         self.pods: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], KeyturnError | None] = lambda method, resource: None
+        self.slow_pods = 0.0  # the seconds that a list of pods takes
         self.watches_lag = self._hidden = False
         self.show()
 
@@ -125,6 +127,7 @@ class FakeApi:
         if resource == "namespaces":
             return self.namespace
         if resource == "pods":
+            await asyncio.sleep(self.slow_pods)
             return {"metadata": {}, "items": [json.dumps(each) for each in self.pods]}
         obj = self.secret if resource == "secrets" else self.workload
         if method == "GET":
@@ -215,9 +218,9 @@ class CountingRestarter(ConsumerRestarter):
 
 class Engine:
     """The receiver's engine, put together as the composition root does it, except for the two ports. This replica
-    leads unless ``leads`` is set to False."""
+    leads unless ``leads`` is set to False. ``wall`` is the pacer's clock."""
 
-    def __init__(self, limits: PaceLimits | None = None) -> None:
+    def __init__(self, limits: PaceLimits | None = None, wall: Callable[[], float] = time.time) -> None:
         self.leads = True
         self.cache, namespaces, index = SecretCache(KEYED), NamespaceCache(), ConsumerIndex()
         self.consumers = ConsumerCache(DEPLOYMENT, index, WRITTEN.timestamp)
@@ -240,13 +243,14 @@ class Engine:
         workloads = WorkloadClient(api)
         evictor = PodEvictor(workloads, secrets, events, fights, lambda: self.leads)
         self.pacer = pacer = RolloutPacer(
-            index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads
+            index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads, wall
         )
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
         self.restarter = restarter = CountingRestarter(
             index, workloads, secrets, legs, Restraints(policy, fights, evictor, pacer)
         )
+        restarter._pending = PendingRestarts(lambda: time.monotonic())  # the virtual time of this file
         filler = SecretFiller(
             SourceReader(stores, access, resolver, legs),
             Renderer(ThreadPoolExecutor(1)),
@@ -673,6 +677,75 @@ async def test_workload_that_is_created_again_waits_only_if_it_has_adopted_an_ol
     assert engine.reasons_of_waits() == ([] if age_of_pod < 0 else [WaitReason.WINDOW])
     reads = [("GET", "secrets"), ("GET", "deployments"), ("GET", "pods")]
     assert engine.api.calls[:3] == reads
+
+
+async def create_again(engine: Engine, **annotations: str) -> None:
+    """Create the workload again, without a mark. It adopts the pod of the former one, which is older than the value."""
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    await engine.settle()
+    engine.api.hide_workload()
+    engine.api.workload = {**deployment(), "status": {"replicas": 1}}
+    engine.api.workload["metadata"] |= {"uid": "again", "annotations": annotations}
+    engine.api.make_pods(10)
+    engine.forget()
+    engine.api.show_workload(created=20)
+
+
+async def test_adopted_old_pod_is_replaced_when_the_window_opens() -> None:
+    """The window is closed when the pod is found. Nothing is written then, so no watch shows a change later."""
+    start = datetime(2026, 11, 28, 10, 0, tzinfo=UTC).timestamp() - time.monotonic()
+    engine = Engine(wall=lambda: start + time.monotonic())
+    await engine.start()
+    await create_again(engine, **{"keyturn.dev/rollout-window": "30 * * * * for 10m"})
+    await asyncio.sleep(25 * 60)
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {}
+    await asyncio.sleep(10 * 60)
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"]
+
+
+async def test_adopted_old_pod_is_replaced_though_the_list_of_the_pods_takes_longer_than_the_restarts_may() -> None:
+    engine = Engine()
+    await engine.start()
+    engine.api.slow_pods = MARK_SECONDS + 0.5
+    await create_again(engine)
+    await asyncio.sleep(60)
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"]
+    assert engine.api.calls.count(("GET", "pods")) <= 2
+
+
+@pytest.mark.parametrize("pause", [10, 120])
+async def test_workload_that_is_created_again_with_its_old_mark_waits_for_its_window(pause: int) -> None:
+    """Somebody has saved its manifest, with Keyturn's mark in it, while it waited for its window."""
+    engine = Engine()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
+    await engine.notify()
+    await engine.settle()
+    metadata = engine.api.workload["metadata"]
+    metadata["annotations"] |= {"keyturn.dev/rollout-window": "0 3 29 2 * for 1h"}
+    metadata["resourceVersion"] = "77"
+    engine.api.show()
+    engine.api.make_pods(10)
+    engine.stores.version, engine.stores.value = 3, '{"password": "z"}'
+    await engine.notify()
+    await engine.settle()
+    assert engine.reasons_of_waits() == [WaitReason.WINDOW]
+    await asyncio.sleep(pause)
+    saved = engine.api.workload["spec"]["template"]["metadata"]["annotations"]
+    assert saved
+    engine.api.hide_workload()
+    engine.api.workload = {**deployment(), "status": {"replicas": 1}}
+    engine.api.workload["metadata"] |= {"uid": "again", "annotations": dict(metadata["annotations"])}
+    engine.api.workload["spec"]["template"]["metadata"]["annotations"] = dict(saved)
+    engine.api.pods[0]["metadata"]["annotations"] = dict(saved)
+    engine.forget()
+    engine.api.show_workload(created=20)
+    await engine.settle()
+    await asyncio.sleep(1)
+    assert engine.reasons_of_waits() == [WaitReason.WINDOW]
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == saved
+    assert "revision.keyturn.dev/db" not in engine.api.workload["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize("owner", ["strips", "keeps its own"])

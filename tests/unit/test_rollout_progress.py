@@ -8,6 +8,7 @@ import pytest
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.field_owners import SETTLED_MANAGER
 from keyturn_receiver.core.rollout_deadline import fails_at
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState, read_progress
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, StatusForm, WorkloadKind
@@ -123,6 +124,17 @@ def test_status_tells_a_later_failure_from_the_rollout(kind: str, status: dict[s
     older = read_progress(WORKLOAD_KINDS[kind], marked)
     assert older
     assert not older.has_ended
+
+
+def test_mark_that_restarts_nobody_does_not_open_a_rollout_that_has_ended() -> None:
+    """It has a field manager of its own, so its time is not that of the restart."""
+    status = {**deployment(2, 2, 1), **progressing("NewReplicaSetAvailable")}
+    ended = marked_at(workload({"replicas": 2}, status), AT_SECONDS - 1)
+    later = datetime.fromtimestamp(AT_SECONDS + 3600, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended["metadata"]["managedFields"].append({"manager": SETTLED_MANAGER, "operation": "Update", "time": later})
+    read = read_progress(WORKLOAD_KINDS["Deployment"], ended)
+    assert read
+    assert (read.state, read.has_ended, read.marked_at) == (UNFINISHED, True, AT_SECONDS - 1)
 
 
 def marked_at(obj: dict[str, Any], seconds: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Api:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
+        self.queries: list[Any] = []
 
     async def request(
         self,
@@ -37,6 +38,7 @@ class Api:
         decoder: Any = None,
     ) -> Any:
         self.requests.append((method, path, body))
+        self.queries.append(query)
         return {"metadata": {"namespace": "team", "name": "web", "resourceVersion": "2"}}
 
 
@@ -73,6 +75,14 @@ async def test_restart_marks_the_pod_template_alone_and_takes_the_settled_mark_a
             {"metadata": {"resourceVersion": "1"}, "spec": spec},
             {"metadata": {"resourceVersion": "1", "annotations": {"mark": None}}, "spec": spec},
         ]
+
+
+async def test_mark_that_restarts_nobody_has_a_field_manager_of_its_own() -> None:
+    """Otherwise its write would move the time at which Keyturn has restarted the workload."""
+    api = Api()
+    for restart in (True, False):
+        await WorkloadClient(api).mark(consumer("Deployment"), RolloutAnnotation("mark", "v1", restart))
+    assert [query["fieldManager"] for query in api.queries] == ["keyturn", "keyturn-settled"]
 
 
 @pytest.mark.parametrize("kind", WORKLOAD_KINDS.values(), ids=WORKLOAD_KINDS)

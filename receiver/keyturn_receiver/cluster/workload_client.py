@@ -13,7 +13,7 @@ from keyturn_receiver.cluster.wanted_fields import PAGE, POD, workload_decoder
 from keyturn_receiver.core.argo_rollouts import MAX_LEAD, restart_time
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, named_secrets, read_consumer
 from keyturn_receiver.core.crash_loop import crash_reason, is_of_rollout
-from keyturn_receiver.core.field_owners import FIELD_MANAGER, other_writer
+from keyturn_receiver.core.field_owners import FIELD_MANAGER, SETTLED_MANAGER, other_writer
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.pod_trouble import trouble_of
 from keyturn_receiver.core.reloader import ReloaderMode
@@ -184,7 +184,7 @@ class WorkloadClient:
         kind = WORKLOAD_KINDS[consumer.ref.kind]
         annotations: Json = {mark.name: mark.value}
         body: Json = {"metadata": {"resourceVersion": consumer.resource_version}}
-        query = {"fieldManager": FIELD_MANAGER}
+        query = {"fieldManager": FIELD_MANAGER if mark.restart else SETTLED_MANAGER}
         if mark.restart and written_at is not None:
             if consumer.by_time:
                 rollout = await self._get(consumer.ref)

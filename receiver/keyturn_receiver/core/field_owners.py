@@ -14,8 +14,11 @@ FIELD_MANAGER = "keyturn"
 STATUS_MANAGER = "keyturn-status"
 # On Secrets that others fill, Keyturn owns one annotation and nothing else.
 WATCH_MANAGER = "keyturn-watch"
+# A mark that restarts nobody has a field manager of its own. Otherwise its write would move the time at which Keyturn
+# has restarted the workload.
+SETTLED_MANAGER = "keyturn-settled"
 # The field managers with which the receiver writes.
-MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER, WATCH_MANAGER})
+MANAGERS = frozenset({FIELD_MANAGER, STATUS_MANAGER, WATCH_MANAGER, SETTLED_MANAGER})
 
 
 def managed_fields(metadata: Mapping[str, object]) -> list[Mapping[str, object]]:

@@ -123,7 +123,8 @@ def rollout(
     if marked and has_to_restart:
         return replace(mark, restart=True)
     undecided = _may_be_behind(reads, consumer.created, record, consumer.seen_late, marked)
-    may_be_younger = consumer.seen_late and consumer.created is not None and not (undecided or marked)
+    # A manifest that was read from the cluster has a mark, so a workload that was created again may have one, too.
+    may_be_younger = consumer.seen_late and consumer.created is not None and not undecided
     may_have_adopted = may_be_younger and _may_be_behind(reads, 0, record, consumer.seen_late, marked)
     return replace(mark, undecided=undecided, may_have_adopted=may_have_adopted)
 

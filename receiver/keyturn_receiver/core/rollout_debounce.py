@@ -18,15 +18,21 @@ QUIET_SECONDS = 2
 MAX_SECRETS = 64  # at most this many Secrets of a workload can delay its restart
 
 
-def due_marks(consumer: Consumer, records: Mapping[str, Record]) -> dict[str, RolloutAnnotation]:
+def due_marks(
+    consumer: Consumer, records: Mapping[str, Record], may_have_adopted: bool = False
+) -> dict[str, RolloutAnnotation]:
     """Return a mark for each Secret whose change makes a restart of the consumer due, or may make it due. The keys are
     the names of the Secrets.
 
     ``records`` has the records of the Secrets that the consumer reads, without those for which it must not be
-    restarted.
+    restarted. If ``may_have_adopted`` is true, Secrets count for which only adopted pods can make the restart due.
     """
     marks = ((name, rollout(consumer, name, record)) for name, record in records.items())
-    return {name: mark for name, mark in marks if mark and (mark.restart or mark.undecided)}
+    return {
+        name: mark
+        for name, mark in marks
+        if mark and (mark.restart or mark.undecided or (may_have_adopted and mark.may_have_adopted))
+    }
 
 
 def quiet_at(consumer: Consumer, records: Mapping[str, Record], due: Iterable[str], now: float) -> float:

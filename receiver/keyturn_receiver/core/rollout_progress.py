@@ -43,11 +43,11 @@ class RolloutProgress:
     controller has not seen the present template, and the numbers are about an older template. ``reason`` says why the
     rollout has failed, and is otherwise empty. ``finished_at`` is the time at which the rollout became complete, in
     seconds since 1970 by the control plane's clock, or None. ``deadline`` is the number of seconds after which a
-    rollout without progress counts as stuck. ``marked_at`` is the time of Keyturn's last write of the workload, and
-    ``changed_at`` is the time of the last change of the status, both by the same clock. ``has_ended`` is true if the
-    rollout was complete before. If the state is UNFINISHED nevertheless, pods have failed since then, or pods were
-    added. It is always false for a DaemonSet, for a Deployment without a deadline, and for a restart by
-    ``spec.restartAt``, because their status does not show this. If somebody brings a former template back,
+    rollout without progress counts as stuck. ``marked_at`` is the time at which Keyturn last restarted the workload, or
+    None. ``changed_at`` is the time of the last change of the status. Both are by the same clock.
+    ``has_ended`` is true if the rollout was complete before. If the state is UNFINISHED nevertheless, pods have failed
+    since then, or pods were added. It is always false for a DaemonSet, for a Deployment without a deadline, and for a
+    restart by ``spec.restartAt``, because their status does not show this. If somebody brings a former template back,
     ``has_ended`` becomes true too early for a StatefulSet and a Rollout: as soon as all pods have the template, ready
     or not.
     ``is_uniform`` is true if every pod has the present template, ready or not. It is always false for a restart by
@@ -156,7 +156,7 @@ _COUNTS: Mapping[StatusForm, Callable[[Mapping[str, object], Mapping[str, object
 
 
 def _ended_after(marked_at: int | None, progressing: Mapping[str, object], kind: WorkloadKind) -> bool:
-    """Return whether the rollout of a Deployment has ended after Keyturn's last write. Other kinds need no such check.
+    """Return whether the rollout of a Deployment has ended since Keyturn last restarted it. Other kinds need no check.
 
     The controller keeps the reason until the next rollout makes progress, so it may be that of the rollout before:
     https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
@@ -178,7 +178,8 @@ def completed_at(progressing: Mapping[str, object]) -> int | None:
 
 
 def status_times(metadata: Mapping[str, object]) -> tuple[int | None, int | None]:
-    """Return the times of Keyturn's last write, and of the last change of the status."""
+    """Return the times of Keyturn's last restart, and of the last change of the status. Keyturn's other writes of a
+    workload have another field manager. An earlier release wrote them with the same one."""
     marked_at = changed_at = None
     for entry in managed_fields(metadata):
         if entry.get("subresource") == "status":

@@ -256,8 +256,9 @@ class ConsumerRestarter:
         restart: Callable[[Consumer, Record, bool], Awaitable[Consumer | None]],
     ) -> tuple[Sequence[Consumer], KeyturnError | None, Turn]:
         """Restart consumers until no other consumer may be restarted now, or until MARK_SECONDS have passed. After
-        that, only consumers with a conflict are tried again. Return the restarted consumers, the error that
-        ``first_retryable`` selects, and the last turn, which has the reasons why other consumers wait.
+        that, two kinds of consumers are tried again: those with a conflict, and those that a look at their pods has
+        found due. Return the restarted consumers, the error that ``first_retryable`` selects, and the last turn, which
+        has the reasons why other consumers wait.
 
         ``restart`` restarts one consumer. Its arguments are the consumer, the record, and whether the consumer has not
         changed since the start of the reconcile. If it raises Conflict, the consumer is read again, and the next turn
@@ -267,6 +268,7 @@ class ConsumerRestarter:
         errors: list[KeyturnError | None] = []
         tried: set[WorkloadRef] = set()
         conflicts: Counter[WorkloadRef] = Counter()
+        found_due: set[WorkloadRef] = set()
         end = time.monotonic() + MARK_SECONDS
 
         async def attempt(consumer: Consumer) -> Consumer | None:
@@ -274,6 +276,7 @@ class ConsumerRestarter:
             try:
                 return await restart(consumer, record, ref not in conflicts)
             except _Due:
+                found_due.add(ref)
                 tried.discard(ref)
                 return None
             except Conflict:
@@ -290,8 +293,9 @@ class ConsumerRestarter:
         while True:
             turn = self._pacer.turn(target, spec, consumers, record, tried)
             is_over = time.monotonic() >= end
+            again = found_due | conflicts.keys()
             # If the mark of a consumer was refused or is not needed, its slot is free for the next consumer.
-            taken = [each for each in (*turn.start, *turn.unpaced) if not is_over or each.ref in conflicts]
+            taken = [each for each in (*turn.start, *turn.unpaced) if not is_over or each.ref in again]
             if not taken:
                 return restarted, first_retryable(*errors), turn
             tried |= {each.ref for each in taken}
@@ -299,7 +303,7 @@ class ConsumerRestarter:
                 marked, error = await _gather(taken, attempt)
             restarted += marked
             errors.append(error)
-            if any(each.ref not in tried for each in taken):  # some had a conflict, and are tried again
+            if any(each.ref not in tried for each in taken):  # some are tried again
                 # The workloads have to be read before the Secret. Reconciler._reconcile gives the reason.
                 try:
                     record = await self._secrets.read_record(target)
@@ -351,6 +355,8 @@ class ConsumerRestarter:
             mark = await self._decided(target, consumer, record, mark)
             if mark.may_have_adopted and mark.restart:
                 self._pacer.note_adopted(consumer, mark)
+                # If the consumer has to wait, nothing is written. So only a check of the Secret sets the time for it.
+                self._index.notify(target)
                 raise _Due
         self._fights.note_pods(consumer, mark)
         if consumer.evicts and (mark.restart or ends_evictions):

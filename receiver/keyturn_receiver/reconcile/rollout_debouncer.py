@@ -69,7 +69,7 @@ class RolloutDebouncer:
         """Return the marks that a consumer needs for its other Secrets. The restart for the Secret at ``target`` also
         serves those Secrets."""
         self._waits.pop(consumer.ref.namespace, consumer.ref)
-        return list(due_marks(consumer, self._others(consumer, target)).values())
+        return list(due_marks(consumer, self._others(consumer, target), may_have_adopted=True).values())
 
     def _others(self, consumer: Consumer, target: Target) -> dict[str, Record]:
         records: dict[str, Record] = {}

@@ -82,7 +82,8 @@ class RolloutPacer:
         self._is_leader = is_leader
         self._wall = wall
         self._written: FairMap[str, WorkloadRef, Consumer] = FairMap(MAX_WRITTEN)
-        self._adopted: FairMap[str, tuple[WorkloadRef, str], str] = FairMap(MAX_ADOPTED)  # the values of their marks
+        # By workload, its uid, and the name of the mark: the value of the mark.
+        self._adopted: FairMap[str, tuple[WorkloadRef, str, str], str] = FairMap(MAX_ADOPTED)
         self._starting: Counter[WorkloadRef] = Counter()
         self._waiting: dict[Target, _Waiting] = {}
         self._halted: dict[Target, str] = {}  # the text about the failed rollout that halts the others
@@ -162,14 +163,14 @@ class RolloutPacer:
 
     def note_adopted(self, consumer: Consumer, mark: RolloutAnnotation) -> None:
         """Remember that a consumer has adopted pods that are behind. From now on, it is due for ``mark``."""
-        self._adopted.put(consumer.ref.namespace, (consumer.ref, mark.name), mark.value)
+        self._adopted.put(consumer.ref.namespace, (consumer.ref, consumer.uid, mark.name), mark.value)
 
     def needed(self, consumer: Consumer, mark: RolloutAnnotation | None) -> RolloutAnnotation | None:
         """Return the mark of a consumer. If the consumer is known to have adopted pods that are behind, the mark is
         undecided."""
         if mark is None or not mark.may_have_adopted:
             return mark
-        known = self._adopted.get(consumer.ref.namespace, (consumer.ref, mark.name))
+        known = self._adopted.get(consumer.ref.namespace, (consumer.ref, consumer.uid, mark.name))
         return replace(mark, undecided=True, may_have_adopted=False) if known == mark.value else mark
 
     def may_begin(
