@@ -173,6 +173,27 @@ def test_restart_by_time_is_complete_when_argo_has_noted_its_time(change: dict[s
     assert is_open(consumer) is (state is UNFINISHED)
 
 
+@pytest.mark.parametrize(
+    ("failed_at", "change", "state"),
+    [
+        ("2025-11-24T15:59:59Z", {"restartedAt": at(1)}, COMPLETE),
+        ("2025-11-24T15:59:59Z", {}, UNFINISHED),
+        ("2025-11-24T15:59:59Z", {"restartedAt": at(1), "availableReplicas": 1}, UNFINISHED),
+        (at(3), {"restartedAt": at(1)}, FAILED),
+        ("", {"restartedAt": at(1)}, FAILED),
+    ],
+)
+def test_release_that_was_aborted_before_is_no_failure_of_a_restart_by_time(
+    failed_at: str, change: dict[str, Any], state: RolloutState
+) -> None:
+    """Argo restarts the pods of the stable release, and the phase stays Degraded."""
+    aborted = {"type": "Progressing", "reason": "RolloutAborted", "lastUpdateTime": failed_at}
+    status = {**HEALTHY, "phase": "Degraded", "stableRS": "older", "conditions": [aborted], **change}
+    progress = rollout(status, restart_at=at(1)).progress
+    assert progress
+    assert progress.state is state
+
+
 def test_restart_by_time_that_nobody_or_somebody_else_has_planned_has_no_progress() -> None:
     assert rollout(HEALTHY, restart_at="").progress is None
     assert rollout(HEALTHY, restart_at="2025-11-25T00:00:00Z").progress is None

@@ -51,20 +51,23 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
     available, phase = number(status, "availableReplicas"), status.get("phase")
     observed = isinstance(generation, str) and generation == str(metadata.get("generation"))
     is_stable = bool(status.get("stableRS")) and status.get("stableRS") == status.get("currentPodHash")
+    progressing = condition(status, "Progressing")
+    # An older failure, such as an abort, is that of another release. It does not keep Argo from restarting the pods.
+    failed_before = by_time and phase == DEGRADED and _has_failed_before(progressing, marked_at)
     if by_time:
-        is_done = parse_time(status.get("restartedAt")) == restart_at and phase in (HEALTHY, PAUSED)
+        is_settled = failed_before or (phase in (HEALTHY, PAUSED) and is_stable)
+        is_done = parse_time(status.get("restartedAt")) == restart_at and is_settled
     else:
-        is_done = phase == HEALTHY and updated >= wanted
+        is_done = phase == HEALTHY and updated >= wanted and is_stable
     state, reason, ended_at = RolloutState.UNFINISHED, "", None
     # A restart by time changes no template, so the status does not show which pods are restarted.
     is_uniform = observed and is_stable and not by_time and updated >= number(status, "replicas")
     # While the spec is invalid, Argo carries out no change, and the status shows the former one.
     is_uniform = is_uniform and not is_true(condition(status, "InvalidSpec"))
-    progressing = condition(status, "Progressing")
-    if observed and is_done and is_stable and available >= wanted:
+    if observed and is_done and available >= wanted:
         state = RolloutState.COMPLETE
         ended_at = changed_at if by_time else completed_at(progressing) or changed_at
-    elif observed and phase == DEGRADED:
+    elif observed and phase == DEGRADED and not failed_before:
         state = RolloutState.FAILED
         reason = str(progressing.get("reason")) if progressing.get("reason") in _FAILURES else DEGRADED
     return RolloutProgress(
@@ -81,3 +84,10 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
         has_ended=is_uniform,
         is_uniform=is_uniform,
     )
+
+
+def _has_failed_before(progressing: Mapping[str, object], marked_at: int | None) -> bool:
+    """Return whether a Rollout failed before ``marked_at``, the time of its restart, according to its condition
+    Progressing."""
+    failed_at = parse_time(progressing.get("lastUpdateTime")) if progressing.get("reason") in _FAILURES else None
+    return failed_at is not None and marked_at is not None and failed_at < marked_at
