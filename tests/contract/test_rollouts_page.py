@@ -13,15 +13,17 @@ from keyturn_receiver.core.binding import Target, read_spec
 from keyturn_receiver.core.consumer import read_consumer
 from keyturn_receiver.core.reloader import EXCLUDED, IGNORE, MATCH, SELECTING
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import GROUP_VERSIONS, WORKLOAD_KINDS
 from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from support import reloader
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
 
 
-def item(kind: str, name: str, pod: dict[str, Any], owner: str = "") -> dict[str, Any]:
-    metadata = {"name": name, **({"ownerReferences": [{"kind": owner, "name": "x"}]} if owner else {})}
+def item(kind: str, name: str, pod: dict[str, Any], owner: str = "", group: str = "") -> dict[str, Any]:
+    version = f"{group}/v1" if group else GROUP_VERSIONS.get(owner, "v1")
+    owners = {"ownerReferences": [{"apiVersion": version, "kind": owner, "name": "x"}]} if owner else {}
+    metadata = {"name": name, **owners}
     spec = pod if kind == "Pod" else {"template": {"spec": pod}}
     return {"kind": kind, "metadata": metadata, "spec": {"jobTemplate": {"spec": spec}} if kind == "CronJob" else spec}
 
@@ -40,6 +42,10 @@ def test_command_lists_the_readers_that_nobody_restarts() -> None:
             item(kind, f"of-{owner.lower()}", {"containers": [{"env": [variable]}]}, owner)
             for kind, owner in (("ReplicaSet", "Deployment"), ("ReplicaSet", "Rollout"), ("Job", "CronJob"))
         ),
+        *(
+            item("Pod", f"of-{group}", {"containers": [{"env": [variable]}]}, owner, group)
+            for owner, group in (("StatefulSet", "apps.kruise.io"), ("Job", "batch.volcano.sh"))
+        ),
         item("ReplicaSet", "all", {"containers": [{"envFrom": [{"secretRef": {"name": "db"}}]}]}),
         item("Job", "volume", {"volumes": [{"secret": {"secretName": "db"}}]}),
         item("CronJob", "projected", {"volumes": [{"projected": {"sources": [{"secret": {"name": "db"}}]}}]}),
@@ -48,7 +54,8 @@ def test_command_lists_the_readers_that_nobody_restarts() -> None:
     # The fake ``kubectl`` prints what the API server would return.
     script = f"kubectl() {{ cat <<'END'\n{json.dumps({'items': items})}\nEND\n}}\n{command}"
     told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout  # noqa: S607
-    assert told.split() == ["Pod/env", "Pod/of-kafka", "ReplicaSet/all", "Job/volume", "CronJob/projected"]
+    others = ["Pod/of-kafka", "Pod/of-apps.kruise.io", "Pod/of-batch.volcano.sh"]
+    assert told.split() == ["Pod/env", *others, "ReplicaSet/all", "Job/volume", "CronJob/projected"]
 
 
 ROWS = re.findall(r"^\| (enabled|disabled) \|(.*)\|(.*)\|(.*)\|(.*)\| (yes|no) \|$", PAGE, re.MULTILINE)

@@ -29,7 +29,7 @@ from keyturn_receiver.reconcile.rollout_policy import RolloutPolicy
 from support.bindings import KEYED, bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
-OWNERS = [{"kind": "StatefulSet", "name": "s", "controller": True}]
+OWNERS = [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "controller": True}]
 
 
 class Api:
@@ -152,7 +152,7 @@ async def test_pods_of_a_rollout_whose_template_is_lent_are_restarted(lends: boo
     if lends:
         ref = WorkloadRef("Rollout", "team", "web")
         setting.borrowers.put(ref, Borrower(ref, lender.ref))
-    made = pod("web-5d-x", [{"kind": "ReplicaSet", "name": "web-5d", "controller": True}])
+    made = pod("web-5d-x", [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d", "controller": True}])
     made["metadata"]["labels"] = {"rollouts-pod-template-hash": "5d"}
     setting.api.pods = [made]
     async with setting.running():

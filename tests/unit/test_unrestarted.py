@@ -16,6 +16,7 @@ from keyturn_receiver.core.unrestarted import (
     read_cron_job,
     read_running_pod,
 )
+from keyturn_receiver.core.workload_kinds import GROUP_VERSIONS
 from keyturn_receiver.core.write_times import WriteTime
 
 CHANGED = frozenset({"a"})
@@ -35,7 +36,10 @@ def pod(at: int = 1500, owner: str = "", of: dict[str, Any] | None = None, **met
     made: dict[str, Any] = {"name": "p", "uid": "p-uid", "creationTimestamp": f"1970-01-01T00:{minutes}:{seconds:02}Z"}
     if owner:
         kind, _, name = owner.partition("/")
-        made["ownerReferences"] = [{"kind": kind, "name": name, "uid": "o-uid", "controller": True}]
+        kind, _, group = kind.partition(".")
+        version = f"{group}/v1" if group else GROUP_VERSIONS.get(kind, "example.com/v1")
+        reference = {"apiVersion": version, "kind": kind, "name": name, "uid": "o-uid", "controller": True}
+        made["ownerReferences"] = [reference]
     return {"metadata": {**made, **metadata}, "spec": of or spec(), "status": {"phase": "Running"}}
 
 
@@ -52,6 +56,18 @@ def cron_job(of: dict[str, Any], **annotations: str) -> dict[str, Any]:
         ("Job/migrate", Sort.JOB, "Job migrate", ("Job", "migrate", "o-uid")),
         ("CloneSet/x", Sort.OTHER, "CloneSet x", ("Pod", "p", "p-uid")),
         ("Node/n", Sort.OTHER, "Node n", ("Pod", "p", "p-uid")),
+        # Kinds of other API groups have the same names.
+        *(
+            (f"{kind}/x", Sort.OTHER, f"{kind} x", ("Pod", "p", "p-uid"))
+            for kind in (
+                "StatefulSet.apps.kruise.io",
+                "DaemonSet.apps.kruise.io",
+                "Deployment.example.com",
+                "Rollout.rollouts.kruise.io",
+                "ReplicaSet.example.com",
+                "Job.batch.volcano.sh",
+            )
+        ),
     ],
 )
 def test_pod_stands_for_its_controller(owner: str, sort: Sort, name: str, about: tuple[str, str, str]) -> None:
@@ -71,6 +87,12 @@ def test_owner_that_is_no_controller_does_not_count() -> None:
 @pytest.mark.parametrize("owner", ["StatefulSet/db", "DaemonSet/agent"])
 def test_pod_that_keyturn_restarts_is_left_out(owner: str) -> None:
     assert read_running_pod(pod(owner=owner)) is None
+
+
+@pytest.mark.parametrize("version", ["apps/v1", "apps/v2beta1"])
+def test_version_of_the_api_group_does_not_count(version: str) -> None:
+    owner = {"apiVersion": version, "kind": "StatefulSet", "name": "db", "uid": "u", "controller": True}
+    assert read_running_pod(pod(ownerReferences=[owner])) is None
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
@@ -107,6 +129,7 @@ def test_pod_is_told_if_it_may_use_an_older_value_of_a_changed_key(name: str) ->
 @pytest.mark.parametrize(
     ("owner", "labels", "restarted", "expected"),
     [
+        ("ReplicaSet.example.com/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, True),
         ("ReplicaSet/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, False),
         ("ReplicaSet/web-5d9", {"pod-template-hash": "5d9"}, {"other"}, True),  # its Deployment is gone
         ("ReplicaSet/web-5d9", {}, {"web"}, True),  # without the label, it is no ReplicaSet of a Deployment

@@ -17,7 +17,14 @@ from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import has_older_value
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
-from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import (
+    CRON_JOB,
+    GROUP_VERSIONS,
+    ROLLOUT,
+    WORKLOAD_KINDS,
+    group_of,
+    kind_of,
+)
 from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # a report holds at most this many readers of one sort
@@ -151,7 +158,7 @@ def read_cron_job(cron_job: Mapping[str, object]) -> Reader:
 
 def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
     """Parse a pod as the API server returns it. Returns None if the pod is ending, has ended, or belongs to a workload
-    of a kind that Keyturn restarts."""
+    of a kind that Keyturn restarts. A kind of another API group with the same name is another kind."""
     metadata = as_object(pod.get("metadata"))
     if metadata.get("deletionTimestamp") or as_object(pod.get("status")).get("phase") in ("Succeeded", "Failed"):
         return None
@@ -160,10 +167,10 @@ def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
     controller = next(controllers, None)
     sort, name, deployment = Sort.POD, _named("Pod", subject.name), ""
     if controller:
-        kind, owner = str(controller.get("kind")), str(controller.get("name"))
+        kind, owner = kind_of(controller), str(controller.get("name"))
         if kind in WORKLOAD_KINDS:
             return None
-        sort, name = Sort.OTHER, _named(kind, owner)
+        sort, name = Sort.OTHER, _named(_kind_in_messages(controller), owner)
         if kind in (Sort.REPLICA_SET, Sort.JOB):
             sort, subject = Sort(kind), Subject(kind, owner, str(controller.get("uid")))
         if sort is Sort.REPLICA_SET:
@@ -197,6 +204,13 @@ def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str,
         if (value := labels.get(label)) and name.endswith(f"-{value}"):
             return kind, name.removesuffix(f"-{value}")
     return "", ""
+
+
+def _kind_in_messages(reference: Mapping[str, object]) -> str:
+    """Return the kind that an owner reference names. If one of GROUP_VERSIONS has the same name, the API group
+    follows the kind, as in ``StatefulSet.apps.kruise.io``."""
+    kind, group = str(reference.get("kind")), group_of(str(reference.get("apiVersion")))
+    return f"{kind}.{group}" if kind in GROUP_VERSIONS and group and not kind_of(reference) else kind
 
 
 def _named(kind: str, name: str) -> str:

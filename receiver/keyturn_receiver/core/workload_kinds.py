@@ -37,7 +37,7 @@ class WorkloadKind:
     @property
     def group(self) -> str:
         """The API group, as RBAC rules name it."""
-        return self.group_version.rpartition("/")[0]
+        return group_of(self.group_version)
 
 
 # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/
@@ -63,3 +63,19 @@ GROUP_VERSIONS: Mapping[str, str] = {
     "ReplicaSet": "apps/v1",
     "Job": "batch/v1",
 }
+
+
+def kind_of(reference: Mapping[str, object]) -> str:
+    """Return the kind of the object that an owner reference names, or an empty text if it is not one of GROUP_VERSIONS.
+
+    Other API groups have kinds with the same names, such as the StatefulSet of OpenKruise and the Job of Volcano. So
+    the group has to be the same, too.
+    """
+    kind = str(reference.get("kind"))
+    is_known = group_of(str(reference.get("apiVersion"))) == group_of(GROUP_VERSIONS.get(kind, ""))
+    return kind if is_known and kind in GROUP_VERSIONS else ""
+
+
+def group_of(group_version: str) -> str:
+    """Return the API group of an ``apiVersion``. It is empty for the core group."""
+    return group_version.rpartition("/")[0]
