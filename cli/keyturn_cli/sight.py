@@ -8,7 +8,7 @@ from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.errors import Forbidden
 from keyturn_cli.release import Settings
 from keyturn_cli.workloads import list_consumers, list_readers, pods_of
-from keyturn_receiver.core.consumer import Consumer
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.unrestarted import Reader
@@ -31,6 +31,7 @@ class Sight:
     hides_workloads: bool = False
     _consumers: dict[str, Sequence[Consumer]] = field(default_factory=dict)
     _readers: dict[str, Sequence[Reader]] = field(default_factory=dict)
+    _borrowers: dict[WorkloadRef, list[WorkloadRef]] = field(default_factory=dict)
     _annotations: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
 
     def consumers(self, namespace: str) -> Sequence[Consumer]:
@@ -44,6 +45,7 @@ class Sight:
             self.denied |= dict.fromkeys(f"list {each} in namespace {namespace}" for each in denied)
             found = [each for each in listing.consumers if has_argo or each.ref.kind != ROLLOUT.kind]
             self._consumers[namespace] = found
+            self._borrowers |= listing.borrowers if has_argo else {}
         return self._consumers[namespace]
 
     def readers(self, namespace: str) -> Sequence[Reader]:
@@ -73,9 +75,10 @@ class Sight:
         return {name: str(text) for name, text in as_object(metadata.get("annotations")).items()}
 
     def pods(self, consumer: Consumer) -> Sequence[Pod] | None:
-        """Return the pods of a workload, or None if the caller may not list them. They are not kept."""
+        """Return the pods of a workload, or None if the caller may not list them. They are not kept. The pods of Argo
+        Rollouts that take their pod template from the workload are included, if ``consumers`` has found them."""
         try:
-            return list(pods_of(self.cluster, consumer))
+            return list(pods_of(self.cluster, consumer, self._borrowers.get(consumer.ref, ())))
         except Forbidden:
             self.notes[
                 f"you may not list the pods of namespace {consumer.ref.namespace}: the answer leaves them out"

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.errors import Forbidden, NotFound
-from keyturn_receiver.core.consumer import Consumer, read_consumer
+from keyturn_receiver.core.argo_rollouts import lender
+from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.unrestarted import Reader, read_cron_job, read_running_pod
-from keyturn_receiver.core.workload_kinds import CRON_JOB, WORKLOAD_KINDS
+from keyturn_receiver.core.workload_kinds import CRON_JOB, ROLLOUT, WORKLOAD_KINDS
 
 _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 
@@ -17,21 +18,28 @@ _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 @dataclass(slots=True)
 class Listing:
     """The found workloads, and the kinds that the caller may not list. ``denied`` are built-in kinds. ``denied_custom``
-    are kinds of custom resources. Keyturn restarts these only if its settings say so."""
+    are kinds of custom resources. Keyturn restarts these only if its settings say so. ``borrowers`` has, for each
+    workload, the Argo Rollouts that take their pod template from it."""
 
     consumers: list[Consumer] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
     denied_custom: list[str] = field(default_factory=list)
+    borrowers: dict[WorkloadRef, list[WorkloadRef]] = field(default_factory=dict)
 
 
 def list_consumers(cluster: Cluster, namespace: str | None, reloader: ReloaderMode = ReloaderMode.ABSENT) -> Listing:
-    """Return the workloads of a namespace, or of all namespaces, whose pods read Secrets."""
+    """Return the workloads of a namespace, or of all namespaces, whose pods read Secrets, and the Argo Rollouts that
+    take their pod template from another workload."""
     found = Listing()
     for kind in WORKLOAD_KINDS.values():
         try:
             for each in cluster.list(path(kind.group_version, kind.plural, namespace)):
                 if consumer := read_consumer(kind, each, reloader):
                     found.consumers.append(consumer)
+                if kind is ROLLOUT and (lent := lender(each)):
+                    here, name = str(each["metadata"]["namespace"]), str(each["metadata"]["name"])
+                    borrower = WorkloadRef(kind.kind, here, name)
+                    found.borrowers.setdefault(WorkloadRef(lent[0], here, lent[1]), []).append(borrower)
         except NotFound:
             continue  # the cluster does not have the definition of this custom resource
         except Forbidden:
@@ -58,9 +66,11 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
     return readers, denied
 
 
-def pods_of(cluster: Cluster, consumer: Consumer, named: Sequence[str] = ()) -> Iterator[Pod]:
-    """Yield the pods of a workload, without the pods that have ended. ``named`` are the Secrets that the workload's
-    annotations name."""
+def pods_of(cluster: Cluster, consumer: Consumer, borrowers: Sequence[WorkloadRef] = ()) -> Iterator[Pod]:
+    """Yield the pods of a workload, without the pods that have ended. ``borrowers`` are the Argo Rollouts that take
+    their pod template from the workload. Their pods are included."""
+    owners = (consumer.ref, *borrowers)
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
-        if pod := read_pod(each, consumer.ref, consumer.uid, named):
+        found = (read_pod(each, owner, consumer.uid) for owner in owners)
+        if pod := next(filter(None, found), None):
             yield pod

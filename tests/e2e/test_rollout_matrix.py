@@ -55,6 +55,7 @@ def replica_set(namespace: str, name: str, pod: dict[str, Any]) -> dict[str, Any
     """Return the ReplicaSet that Argo's controller would make for a Rollout."""
     made = workload(namespace, name, copy.deepcopy(pod), "ReplicaSet")
     made["metadata"]["name"] = f"{name}-1"
+    made["spec"]["template"]["metadata"]["labels"]["rollouts-pod-template-hash"] = "1"
     return made
 
 

@@ -214,8 +214,9 @@ class Cluster:
         return copied(obj)
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
+        owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
         metadata = {"name": name, "creationTimestamp": self.pods_created[name], "ownerReferences": [owner]}
+        metadata["labels"] = {"pod-template-hash": "1"}
         template = self.objects[name]["spec"]["template"]
         pods = [{"metadata": {**metadata, "annotations": self.pod_marks[name]}, "spec": template["spec"]}]
         if name in self.crashing:

@@ -31,7 +31,8 @@ def pod(spec: dict[str, Any], status: dict[str, Any] | None = None, **annotation
         "name": "web-1",
         "uid": "uid",
         "creationTimestamp": "1970-01-01T00:10:00Z",
-        "ownerReferences": [{"controller": True, "kind": "ReplicaSet", "name": "web-1"}],
+        "ownerReferences": [{"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1"}],
+        "labels": {"pod-template-hash": "1"},
         "annotations": annotations,
     }
     ref = WorkloadRef("Deployment", "team", "web")

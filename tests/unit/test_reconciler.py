@@ -156,9 +156,10 @@ class FakeApi:
     def make_pods(self, age: int | None) -> None:
         """Make one pod of the Deployment, created ``age`` seconds before the Secret's writes, or no pod if
         ``age`` is None."""
-        owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
+        owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1"}
         spec = self.workload["spec"]["template"]["spec"]
-        metadata = {"ownerReferences": [owner], "creationTimestamp": self.written_at(-(age or 0))}
+        labels = {"pod-template-hash": "1"}
+        metadata = {"ownerReferences": [owner], "labels": labels, "creationTimestamp": self.written_at(-(age or 0))}
         self.pods = [] if age is None else [{"metadata": metadata, "spec": spec}]
 
     def show(self) -> None:

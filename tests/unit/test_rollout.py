@@ -96,8 +96,9 @@ def test_every_way_to_read_a_secret_is_recognized(pod: dict[str, Any], reads: Re
 )
 def test_secret_that_no_process_of_the_pod_reads_is_not_read(pod: dict[str, Any]) -> None:
     assert consumer({**pod, "containers": [{"envFrom": [{"secretRef": {"name": "other"}}]}]}).reads == {"other": WHOLE}
-    owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
-    read = read_pod({"metadata": {"ownerReferences": [owner]}, "spec": pod}, WorkloadRef("Deployment", "t", "web"), "")
+    owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1"}
+    metadata = {"ownerReferences": [owner], "labels": {"pod-template-hash": "1"}}
+    read = read_pod({"metadata": metadata, "spec": pod}, WorkloadRef("Deployment", "t", "web"), "")
     assert read is not None
     assert read.reads == {}
 
@@ -125,7 +126,8 @@ def test_pods_have_read_the_secrets_that_either_annotation_names() -> None:
     named = named_secrets(WORKLOAD_KINDS["Deployment"], workload, ReloaderMode.ABSENT)
     metadata = {
         "creationTimestamp": "1970-01-01T00:16:40Z",
-        "ownerReferences": [{"controller": True, "kind": "ReplicaSet", "name": "web-1"}],
+        "ownerReferences": [{"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1"}],
+        "labels": {"pod-template-hash": "1"},
     }
     pod = read_pod({"metadata": metadata, "spec": {}}, WorkloadRef("Deployment", "t", "web"), "", named)
     assert pod == Pod({"db": WHOLE, "cache": WHOLE}, WRITTEN)
@@ -466,18 +468,30 @@ def test_write_of_this_very_moment_is_later_than_every_pod() -> None:
     assert is_behind(Pod({"db": WHOLE}, WRITTEN), "db", written, UNMARKED, False)
 
 
+OF_WEB = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d8f"}
+HASH = {"pod-template-hash": "5d8f"}
+
+
 @pytest.mark.parametrize(
     ("owner", "more", "belongs"),
     [
-        ({"kind": "ReplicaSet", "name": "web-5d8f"}, {}, True),
-        ({"kind": "ReplicaSet", "name": "other-5d8f"}, {}, False),
+        (OF_WEB, {"labels": HASH}, True),
+        ({**OF_WEB, "name": "other-5d8f"}, {"labels": HASH}, False),
+        # The names of other workloads begin with the same word.
+        ({**OF_WEB, "name": "web-canary-5d8f"}, {"labels": HASH}, False),
+        ({**OF_WEB, "name": "web-canary-5d8f"}, {"labels": {"pod-template-hash": "canary-5d8f"}}, True),
+        (OF_WEB, {"labels": {"pod-template-hash": "8f"}}, False),
+        # A ReplicaSet that nobody made for the Deployment, and one of an Argo Rollout with the same name.
+        (OF_WEB, {}, False),
+        (OF_WEB, {"labels": {"rollouts-pod-template-hash": "5d8f"}}, False),
+        ({**OF_WEB, "apiVersion": "example.com/v1"}, {"labels": HASH}, False),
         ({"kind": "StatefulSet", "name": "web", "uid": "of web"}, {}, True),
         ({"kind": "StatefulSet", "name": "web", "uid": "of another"}, {}, False),
-        ({"kind": "ReplicaSet", "name": "web-5d8f"}, {"deletionTimestamp": "2026-11-28T22:00:00Z"}, False),
+        (OF_WEB, {"labels": HASH, "deletionTimestamp": "2026-11-28T22:00:00Z"}, False),
     ],
 )
 def test_pods_of_the_workload_that_are_not_ending_count(
-    owner: dict[str, Any], more: dict[str, str], belongs: bool
+    owner: dict[str, Any], more: dict[str, Any], belongs: bool
 ) -> None:
     metadata = {"creationTimestamp": "1970-01-01T00:16:40Z", "ownerReferences": [{"controller": True, **owner}], **more}
     ref = WorkloadRef("Deployment", "team", "web")
@@ -485,6 +499,32 @@ def test_pods_of_the_workload_that_are_not_ending_count(
     assert pod == (Pod({"db": WHOLE}, WRITTEN) if belongs else None)
     for phase in ("Succeeded", "Failed"):
         assert read_pod({"metadata": metadata, "spec": ENV_FROM, "status": {"phase": phase}}, ref, "of web") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "belongs"),
+    [
+        ("Deployment", "pod-template-hash", True),
+        ("Rollout", "rollouts-pod-template-hash", True),
+        ("Rollout", "pod-template-hash", False),
+        ("StatefulSet", "pod-template-hash", False),
+        ("DaemonSet", "rollouts-pod-template-hash", False),
+    ],
+)
+def test_label_of_the_pods_tells_the_kind_whose_replica_set_they_have(kind: str, label: str, belongs: bool) -> None:
+    metadata = {"ownerReferences": [{**OF_WEB, "controller": True}], "labels": {label: "5d8f"}}
+    made = {"metadata": metadata, "spec": ENV_FROM}
+    assert bool(read_pod(made, WorkloadRef(kind, "team", "web"), "of web")) is belongs
+
+
+def test_name_that_was_cut_in_the_name_of_the_replica_set_is_recognized() -> None:
+    name = "w" * 250
+    owner = {**OF_WEB, "controller": True, "name": f"{name[:248]}-5d8f"}
+    made = {"metadata": {"ownerReferences": [owner], "labels": HASH}, "spec": ENV_FROM}
+    for workload, belongs in ((name, True), (name[:248], True), (name[:247], False), ("x" * 250, False)):
+        assert bool(read_pod(made, WorkloadRef("Deployment", "team", workload), "u")) is belongs
+    owner["name"] = f"{name[:247]}-5d8f"
+    assert read_pod(made, WorkloadRef("Deployment", "team", name), "u") is None
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_pod_is_told_if_it_may_use_an_older_value_of_a_changed_key(name: str) ->
         ("ReplicaSet/web-5d9", {}, {"web"}, True),  # without the label, it is no ReplicaSet of a Deployment
         ("ReplicaSet/web-5d9", {"pod-template-hash": "7c8"}, {"web"}, True),
         ("ReplicaSet/web-5d9", {"rollouts-pod-template-hash": "5d9"}, {"web"}, False),
+        (f"ReplicaSet/{'w' * 249}-5d9", {"pod-template-hash": "5d9"}, {"w" * 253}, False),  # the name was cut
+        (f"ReplicaSet/{'w' * 248}-5d9", {"pod-template-hash": "5d9"}, {"w" * 253}, True),
         ("Job/web-5d9", {"pod-template-hash": "5d9"}, {"web"}, True),
         ("", {}, {""}, False),
     ],

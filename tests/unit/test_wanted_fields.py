@@ -101,6 +101,7 @@ def test_other_writer_is_read_from_what_is_kept_as_from_the_whole_workload(kind:
 def test_pod_is_read_from_what_is_kept_as_from_the_whole_pod(phase: str) -> None:
     owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1", "uid": "r"}
     metadata = {"name": "web-1-a", "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [owner]}
+    metadata["labels"] = {"pod-template-hash": "1"}
     whole = {"metadata": metadata, "spec": POD_SPEC, "status": {"phase": phase}}
     (text,) = PAGE.decode(json.dumps({"metadata": {}, "items": [whole]}))["items"]
     ref = WorkloadRef("Deployment", "team", "web")

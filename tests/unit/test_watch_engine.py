@@ -140,8 +140,9 @@ class World:
     def roll(self, name: str) -> None:
         """Replace the pod of a Deployment."""
         template = self.workloads[name]["spec"]["template"]
-        owner = {"controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
+        owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": f"{name}-1"}
         metadata = {"name": f"{name}-1-x", "uid": self.next_version(), "creationTimestamp": now()}
+        metadata["labels"] = {"pod-template-hash": "1"}
         metadata |= {"ownerReferences": [owner], "annotations": dict(template["metadata"]["annotations"])}
         self.pods[name] = {"metadata": metadata, "spec": template["spec"]}
         self.read[name] = self.seen_by(name, self.values())

@@ -97,8 +97,9 @@ class PodApi:
     """A fake Kubernetes client with one workload and its pods. A page of more than ``max_pods`` pods is too large."""
 
     def __init__(self, selector: dict[str, Any], pods: int, max_pods: int = PAGE_SIZE) -> None:
-        owner = {"controller": True, "kind": "ReplicaSet", "name": "web-1"}
+        owner = {"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": "web-1"}
         metadata = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": [owner]}
+        metadata["labels"] = {"pod-template-hash": "1"}
         metadata_of = {"uid": "web", "namespace": "team", "name": "web", "resourceVersion": "1"}
         self._workload: dict[str, Any] = {"metadata": metadata_of, "spec": {"selector": selector}}
         self._pods = [{"metadata": metadata, "spec": {}}] * pods
@@ -170,9 +171,9 @@ class CrashApi(PodApi):
         self._workload["spec"]["template"] = {"metadata": {"annotations": {mark_name("db"): "v2"}}, "spec": self._spec}
 
     def add_pods(self, count: int, mark: str, reason: str = "", owner: str = "web-1") -> None:
-        owners = [{"controller": True, "kind": "ReplicaSet", "name": owner}]
+        owners = [{"apiVersion": "apps/v1", "controller": True, "kind": "ReplicaSet", "name": owner}]
         metadata: dict[str, Any] = {"creationTimestamp": "1970-01-01T00:00:01Z", "ownerReferences": owners}
-        metadata["annotations"] = {mark_name("db"): mark}
+        metadata |= {"labels": {"pod-template-hash": "1"}, "annotations": {mark_name("db"): mark}}
         containers = [{"restartCount": 3, "state": {"waiting": {"reason": reason}}}] if reason else []
         status: dict[str, Any] = {"containerStatuses": containers}
         self._pods += [{"metadata": metadata, "spec": self._spec, "status": status}] * count

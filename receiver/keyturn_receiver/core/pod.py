@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.consumer import Reads, WorkloadRef, marks_of, reads_of
 from keyturn_receiver.core.json_access import as_object, as_objects
+from keyturn_receiver.core.replica_set import is_name_of, workload_of
+from keyturn_receiver.core.workload_kinds import REPLICA_SET, kind_of
 from keyturn_receiver.core.write_times import parse_time
 
 _NO_SPEC: Mapping[str, object] = {"containers": [], "initContainers": []}
@@ -43,15 +45,17 @@ def read_pod(
     """Parse a pod as the API server returns it. Returns None if the pod belongs to another workload, is ending or has
     ended.
 
-    ``named`` are the Secrets that the workload's annotations name (``named_secrets``). The pods of a Deployment belong
-    to its ReplicaSets, whose names begin with the name of the Deployment.
+    ``named`` are the Secrets that the workload's annotations name (``named_secrets``). A pod belongs to the workload if
+    its controller has ``workload_uid``, or is a ReplicaSet that was made for the workload (``core/replica_set.py``).
+    The pods of a ReplicaSet that somebody else has made, and that a Deployment has adopted, count only if the
+    ReplicaSet is named as if the Deployment had made it.
     """
     metadata, status = as_object(pod.get("metadata")), as_object(pod.get("status"))
     if metadata.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed"):
         return None
+    labels = as_object(metadata.get("labels"))
     for owner in as_objects(metadata.get("ownerReferences")):
-        between = owner.get("kind") == "ReplicaSet" and str(owner.get("name")).startswith(f"{workload.name}-")
-        if owner.get("controller") and (between or owner.get("uid") == workload_uid):
+        if owner.get("controller") and (owner.get("uid") == workload_uid or _is_between(owner, labels, workload)):
             reads = reads_of(pod, named)
             (marks,) = marks_of(reads, as_object(metadata.get("annotations")))
             ready = condition(status, "Ready")
@@ -68,6 +72,15 @@ def read_pod(
                 ready_at=parse_time(ready.get("lastTransitionTime")) if is_true(ready) else None,
             )
     return None
+
+
+def _is_between(owner: Mapping[str, object], labels: Mapping[str, object], workload: WorkloadRef) -> bool:
+    """Return whether the owner of a pod is a ReplicaSet that was made for a workload."""
+    if kind_of(owner) != REPLICA_SET:
+        return False
+    name = str(owner.get("name"))
+    above = workload_of(name, labels)
+    return above is not None and above[0].kind == workload.kind and is_name_of(workload.name, above[1], name)
 
 
 def _started(pod: Mapping[str, object], named: Iterable[str]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from keyturn_receiver.core.json_access import as_object, as_objects
 from keyturn_receiver.core.object_name import is_object_name
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.reloader import ReloaderMode
+from keyturn_receiver.core.replica_set import is_cut, is_name_of, workload_of
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import has_older_value
 from keyturn_receiver.core.rollout_switch import Switch, innermost, read_switch
@@ -29,13 +30,6 @@ from keyturn_receiver.core.write_times import parse_time
 
 MAX_NAMED = 10  # a report holds at most this many readers of one sort
 MAX_NAME = 63  # a message repeats at most this many characters of a kind or name
-# The key is a label of the pods of a ReplicaSet, and the value is the kind of the ReplicaSet's owner. The kind is empty
-# if messages do not name the owner. The owner's name is the name of the ReplicaSet without the hyphen and the label's
-# value at its end.
-_TEMPLATE_HASHES: Mapping[str, str] = {
-    "pod-template-hash": "",  # a Deployment; if the Deployment is gone, messages name the ReplicaSet
-    "rollouts-pod-template-hash": ROLLOUT.kind,
-}
 
 
 class Sort(StrEnum):
@@ -81,7 +75,8 @@ class Reader:
 
     ``pod`` has the reader's reads of Secrets and its time of creation, which is 0 for a CronJob. ``switch`` is what the
     reader's annotations say about restarts. ``deployment`` is the name of the Deployment, or of another workload, that
-    may own the reader's ReplicaSet. It is empty if there is no such workload.
+    may own the reader's ReplicaSet. It is empty if there is no such workload. It may be cut
+    (``core/replica_set.py``).
     """
 
     sort: Sort
@@ -173,10 +168,10 @@ def read_running_pod(pod: Mapping[str, object]) -> Reader | None:
         sort, name = Sort.OTHER, _named(_kind_in_messages(controller), owner)
         if kind in (Sort.REPLICA_SET, Sort.JOB):
             sort, subject = Sort(kind), Subject(kind, owner, str(controller.get("uid")))
-        if sort is Sort.REPLICA_SET:
-            above, deployment = _owner_of_replica_set(owner, as_object(metadata.get("labels")))
-            if above:
-                sort, name = Sort.OTHER, _named(above, deployment)
+        if sort is Sort.REPLICA_SET and (above := workload_of(owner, as_object(metadata.get("labels")))):
+            kind_above, deployment = above
+            if kind_above is ROLLOUT:  # if a Deployment is gone, messages name its ReplicaSet
+                sort, name = Sort.OTHER, _named(kind_above.kind, deployment)
     annotations = as_object(metadata.get("annotations"))
     reads = reads_of(pod, filter(is_object_name, names_read(annotations)))
     created = parse_time(metadata.get("creationTimestamp")) or 0
@@ -194,16 +189,14 @@ def has_to_be_told(
     reads = reader.pod.reads.get(secret_name)
     if reads is None or not (reads.whole or changed is None or reads.keys & changed):
         return False
-    return reader.deployment not in restarted and has_older_value(reader.pod, secret_name, record)
+    return not _is_restarted(reader, restarted) and has_older_value(reader.pod, secret_name, record)
 
 
-def _owner_of_replica_set(name: str, labels: Mapping[str, object]) -> tuple[str, str]:
-    """Return the kind and the name of a ReplicaSet's owner, according to a label of its pods. The kind is empty if
-    messages do not name the owner. Kind and name are empty if the pods have no such label."""
-    for label, kind in _TEMPLATE_HASHES.items():
-        if (value := labels.get(label)) and name.endswith(f"-{value}"):
-            return kind, name.removesuffix(f"-{value}")
-    return "", ""
+def _is_restarted(reader: Reader, restarted: Set[str]) -> bool:
+    if reader.deployment in restarted:
+        return True
+    found, replica_set = reader.deployment, reader.subject.name
+    return bool(found) and is_cut(replica_set) and any(is_name_of(each, found, replica_set) for each in restarted)
 
 
 def _kind_in_messages(reference: Mapping[str, object]) -> str:

@@ -22,7 +22,9 @@ class WorkloadKind:
     ``has_on_delete`` is true if ``spec.updateStrategy`` can be OnDelete. With that strategy, a changed template
     restarts no pod. ``status`` says which fields the status of the workload has. ``is_custom`` is true if the kind
     comes from a custom resource definition (CRD), which the cluster may lack. ``has_restart_at`` is true if the kind's
-    controller restarts pods that are older than ``spec.restartAt``.
+    controller restarts pods that are older than ``spec.restartAt``. ``hash_label`` is the label of the pods that has
+    a hash of their template. It is empty if the pods belong to the workload itself, and not to its ReplicaSets
+    (``core/replica_set.py``).
     """
 
     kind: str
@@ -33,6 +35,7 @@ class WorkloadKind:
     status: StatusForm = StatusForm.UNKNOWN
     is_custom: bool = False
     has_restart_at: bool = False
+    hash_label: str = ""
 
     @property
     def group(self) -> str:
@@ -44,12 +47,20 @@ class WorkloadKind:
 WORKLOAD_KINDS: Mapping[str, WorkloadKind] = {
     row.kind: row
     for row in (
-        WorkloadKind("Deployment", "apps/v1", "deployments", status=StatusForm.REPLICAS),
+        WorkloadKind(
+            "Deployment", "apps/v1", "deployments", status=StatusForm.REPLICAS, hash_label="pod-template-hash"
+        ),
         WorkloadKind("StatefulSet", "apps/v1", "statefulsets", has_on_delete=True, status=StatusForm.IDENTITIES),
         WorkloadKind("DaemonSet", "apps/v1", "daemonsets", has_on_delete=True, status=StatusForm.NODES),
         # https://argo-rollouts.readthedocs.io/en/stable/features/specification/
         WorkloadKind(
-            "Rollout", "argoproj.io/v1alpha1", "rollouts", status=StatusForm.PHASE, is_custom=True, has_restart_at=True
+            "Rollout",
+            "argoproj.io/v1alpha1",
+            "rollouts",
+            status=StatusForm.PHASE,
+            is_custom=True,
+            has_restart_at=True,
+            hash_label="rollouts-pod-template-hash",
         ),
     )
 }
@@ -57,10 +68,11 @@ ROLLOUT = WORKLOAD_KINDS["Rollout"]  # of Argo
 # CronJobs need no restart, because the pods of the next run read the new value. They are only listed, and never
 # watched.
 CRON_JOB = WorkloadKind("CronJob", "batch/v1", "cronjobs", template=("spec", "jobTemplate", "spec", "template"))
+REPLICA_SET = "ReplicaSet"
 # The API group and version of each kind that Events may be about. Secrets, Namespaces and pods are left out.
 GROUP_VERSIONS: Mapping[str, str] = {
     **{kind.kind: kind.group_version for kind in (*WORKLOAD_KINDS.values(), CRON_JOB)},
-    "ReplicaSet": "apps/v1",
+    REPLICA_SET: "apps/v1",
     "Job": "batch/v1",
 }
 
