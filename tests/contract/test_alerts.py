@@ -12,6 +12,9 @@ import yaml
 
 from keyturn_local.kubernetes.chart import CHART, SOME_KEY, chart_objects, rendered_chart
 from keyturn_receiver import errors
+from keyturn_receiver.cluster.event_path import EventPathMonitor
+from keyturn_receiver.poller.poller import MAX_INTERVAL_WITHOUT_EVENTS
+from keyturn_receiver.settings import PollMode, Settings
 from support.command_line import unknown_words
 from support.promql import faults, labels, selectors
 
@@ -90,7 +93,7 @@ def values(series: str, label: str) -> set[str]:
     if series == "keyturn_aws_requests_total":
         return {"ok", *(each.reason for each in family(errors.KeyturnError))}
     assert (series, label) == ("keyturn_sweeps_total", "outcome")
-    return set(re.findall(r"sweeps\.labels\(kind, \"(\w+)\"\)", SOURCES))
+    return set(re.findall(r"\bsweeps\(\"(\w+)\"\)\.inc", SOURCES))
 
 
 def family(error: type[errors.KeyturnError]) -> set[type[errors.KeyturnError]]:
@@ -139,8 +142,69 @@ def test_alert_of_the_poller_alone_needs_no_deliveries(alert: str) -> None:
     assert not series(made) & OF_DELIVERIES
     told = " ".join([made["annotations"]["summary"], made["annotations"]["description"]])
     assert not re.search(r"event|heartbeat|deliver|queue", told, re.IGNORECASE), told
-    if ("sweeps" in made["expr"] and "failed" not in made["expr"]) or "leader" in made["expr"]:
+    if "sweep_age" in made["expr"] or "leader" in made["expr"]:
         assert made["labels"]["severity"] == "critical"  # without deliveries, only the poller finds changes
+
+
+WITHOUT_HEARTBEATS = {"heartbeats": {"silenceSeconds": 0}}
+
+
+def cut_off(others: dict[str, Any] | None = None) -> tuple[dict[str, Any], float]:
+    """Return the alert KeyturnCutOff, and the seconds without a good sweep after which its expression holds.
+
+    ``min_over_time`` over a window is above a limit if and only if the age was above the limit in the whole window. So
+    these seconds are the sum of the window and the limit.
+    """
+    alert = alerts(others)["KeyturnCutOff"]
+    assert faults(alert["expr"], NAMESPACE) == []
+    age = re.escape(f'keyturn_sweep_age_seconds{{namespace="{NAMESPACE}"}}')
+    (found,) = re.findall(rf"min\(min_over_time\({age}\[(\d+)s\]\)\) > (\d+)", alert["expr"])
+    window, limit = map(int, found)
+    # After an installation, and after the upgrade from a version without this series, there is as much time.
+    assert f'max(keyturn_sweep_age_seconds{{namespace="{NAMESPACE}"}} offset {window}s) >= 0' in alert["expr"]
+    # Each scrape interval up to 5 min sees the low age after a sweep. Prometheus itself forgets a series after 5 min.
+    assert limit == 300
+    assert window >= 600
+    return alert, window + limit
+
+
+@pytest.mark.parametrize("others", [POLLER_ALONE, WITHOUT_HEARTBEATS], ids=["poller alone", "no heartbeats"])
+@pytest.mark.parametrize("mode", PollMode)
+@pytest.mark.parametrize("interval", [0, 1, 300, 600, 1800, 86400])
+def test_poller_may_take_its_interval_before_it_counts_as_broken(
+    others: dict[str, Any], mode: PollMode, interval: int
+) -> None:
+    """Until now the alert waited for 15 minutes, and with a longer interval it fired although all was well."""
+    settings = Settings(
+        deliveries=others is not POLLER_ALONE,
+        signing_key_secret_id="" if others is POLLER_ALONE else "key",
+        poll_mode=mode,
+        poll_interval_seconds=interval,
+    )
+    _, seconds = cut_off({**others, "poller": {"intervalSeconds": interval, "mode": str(mode)}})
+    assert seconds == 900 + 2 * settings.poll_interval
+
+
+@pytest.mark.parametrize("mode", PollMode)
+@pytest.mark.parametrize("interval", [0, 1, 29, 300, 86400])
+def test_poller_has_a_short_interval_while_the_event_path_is_down(mode: PollMode, interval: int) -> None:
+    """The interval counts that the poller has while the rest of the alert's condition holds."""
+    _, seconds = cut_off({"poller": {"intervalSeconds": interval, "mode": str(mode)}})
+    assert seconds == 900 + 2 * min(interval or MAX_INTERVAL_WITHOUT_EVENTS, MAX_INTERVAL_WITHOUT_EVENTS)
+
+
+def test_cut_off_asks_the_event_path_only_if_it_can_count_as_down() -> None:
+    """Without heartbeats, the event path never counts as down. With that condition, the alert could never fire."""
+    assert EventPathMonitor(None, "replica", 0.0).healthy()  # type: ignore[arg-type]
+    condition = f'max(keyturn_event_path_up{{namespace="{NAMESPACE}"}}) == 0 and '
+    assert ALERTS["KeyturnCutOff"]["expr"].startswith(condition)
+    without, _ = cut_off(WITHOUT_HEARTBEATS)
+    assert not series(without) & OF_DELIVERIES
+    assert "nobody knows whether events arrive" in without["annotations"]["description"]
+
+
+def test_sweeps_of_other_stores_do_not_hide_failing_sweeps_of_the_own_one() -> None:
+    assert labels(ALERTS["KeyturnSweepsFailing"]["expr"]) == {"store"}
 
 
 def test_runbook_has_a_heading_for_each_alert_and_no_other() -> None:

@@ -94,6 +94,7 @@ def test_release_without_a_stack_carries_rotations_and_gets_the_event_path_by_an
     kubelet.start()
     key = parse_key(client.get_secret_value(SecretId=SIGNING_KEY)["SecretString"])
     eventually(lambda: kubelet.metric("keyturn_sweeps_total", outcome="ok"))  # the next sweep is at least 4.5 s away
+    assert kubelet.metric("keyturn_sweep_age_seconds") < 60
     (result,) = deliver(kubelet.url, key, notification(arn, rotate(client, secret_id, "three")))
     assert result.outcome == Outcome.APPLIED
     assert data_of(cluster, namespace, "db") == {"value": b"three"}

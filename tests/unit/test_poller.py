@@ -125,7 +125,9 @@ class Setting:
             return Identity(self.uids.get(key.account, "uid"), f"role of {key.account}")
 
         self.queue = WorkQueue(work, 8, self.metrics, now=time.monotonic)
-        access_policy = AccessPolicy(namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1"})))
+        access_policy = AccessPolicy(
+            namespaces, Default.DENY, True, Regions("aws", frozenset({"eu-west-1", "eu-central-1"}))
+        )
         self.poller = Poller(
             Sweeper(Stores(make, "eu-west-1", identify), self.bound, access_policy, mode, 300),
             self.queue,
@@ -147,8 +149,9 @@ class Setting:
         await self.queue.close(1)
         return sorted(target.name for target in self.asked)
 
-    def sweeps(self, outcome: str) -> float | None:
-        return self.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "full", "outcome": outcome})
+    def sweeps(self, outcome: str, kind: str = "full", store: str = "own") -> float | None:
+        labels = {"kind": kind, "store": store, "outcome": outcome}
+        return self.metrics.registry.get_sample_value("keyturn_sweeps_total", labels)
 
     @property
     def recovered(self) -> float | None:
@@ -390,7 +393,7 @@ async def test_role_that_may_do_neither_finds_nothing_and_fails_nothing() -> Non
 
     setting = Setting(Refusing(listed("s0", "v2"), may_list=False), *bound_with_roles(1))
     assert await setting.sweep() == []
-    assert setting.sweeps("ok") == 1
+    assert setting.sweeps("ok", store="other") == 1
 
 
 async def test_sweeps_that_find_nothing_in_stores_of_bindings_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -500,9 +503,8 @@ async def test_failing_store_rests_longer_each_time_and_the_own_one_never() -> N
         await asyncio.sleep(RESULT_TTL + 1)
     assert tried[0]
     assert 3 <= sum(tried) <= 7
-    assert setting.sweeps("ok") + setting.metrics.registry.get_sample_value(
-        "keyturn_sweeps_total", {"kind": "changes", "outcome": "ok"}
-    ) == len(tried)
+    assert setting.sweeps("ok") + setting.sweeps("ok", "changes") == len(tried)
+    assert setting.sweeps("failed", store="other") == sum(tried)
 
 
 async def test_nothing_is_kept_of_stores_that_no_binding_names() -> None:
@@ -590,8 +592,7 @@ async def test_failed_sweep_does_not_count_as_the_last_one() -> None:
     for _ in range(3):
         setting.clock.advance(400)
         await asyncio.sleep(2)
-    failed = setting.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "changes", "outcome": "failed"})
-    assert failed == 3
+    assert setting.sweeps("failed", "changes") == 3
     assert setting.poller.seconds_since_sweep() == 1200
     running.cancel()
 
@@ -603,8 +604,113 @@ async def test_failed_list_is_counted_as_a_failed_sweep() -> None:
 
     setting = Setting(Throttled(), bound_object("a", "v1"))
     assert await setting.sweep() == []
-    failed = setting.metrics.registry.get_sample_value("keyturn_sweeps_total", {"kind": "full", "outcome": "failed"})
-    assert failed == 1
+    assert setting.sweeps("failed") == 1
+
+
+class Switchable(Aws):
+    """A fake Secrets Manager in which the calls of the receiver's own store can fail, or all calls."""
+
+    def __init__(self, *secrets: SecretMetadata) -> None:
+        super().__init__(*secrets)
+        self.own_fails = False
+        self.all_fail = False
+
+    async def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:
+        if self.own_fails or self.all_fail:
+            raise SourceUnavailable("AWS did not answer")
+        async for page in super().list_secrets():
+            yield page
+
+    async def describe(self, secret_id: str, background: bool, namespace: str = "") -> SecretMetadata:
+        if self.all_fail or (self.own_fails and secret_id == "prod/own"):
+            raise SourceUnavailable("AWS did not answer")
+        return await super().describe(secret_id, background, namespace)
+
+
+ELSEWHERE = ARN.format("elsewhere").replace("eu-west-1", "eu-central-1")
+OTHER_STORES = [
+    pytest.param({SECRET_ID: ELSEWHERE}, id="another region"),
+    pytest.param({"keyturn.dev/service-account": "app"}, id="a tenant"),
+]
+
+
+def with_another_store(annotations: dict[str, str], *own: dict) -> tuple[Setting, Switchable]:
+    """Return a setting with a binding of another store, whose sweeps succeed. ``own`` has the bindings of the
+    receiver's own store."""
+    aws = Switchable(listed("own", "v1"), listed("elsewhere", "v1"))
+    aws.secrets[ELSEWHERE] = listed("elsewhere", "v1")
+    setting = Setting(aws, *own, bound_object("elsewhere", "v1", **annotations))
+    return setting, aws
+
+
+@pytest.mark.parametrize("annotations", OTHER_STORES)
+async def test_sweeps_of_other_stores_do_not_hide_that_the_own_one_fails(annotations: dict[str, str]) -> None:
+    """Until now the alert KeyturnCutOff summed the sweeps of all stores, so it stayed silent."""
+    setting, aws = with_another_store(annotations, bound_object("own", "v1"))
+    await setting.sweep()
+    assert setting.poller.sweep_age() == 0
+    aws.own_fails = True
+    for _ in range(3):
+        setting.clock.advance(300)
+        await setting.poller.sweep()
+    assert setting.sweeps("ok", "changes", "other") == 3
+    assert setting.sweeps("failed", "changes", "own") == 3
+    assert setting.poller.sweep_age() == 900
+    aws.own_fails = False
+    await setting.poller.sweep()
+    assert setting.poller.sweep_age() == 0
+
+
+@pytest.mark.parametrize("annotations", OTHER_STORES)
+async def test_any_store_counts_if_no_binding_is_of_the_own_one(annotations: dict[str, str]) -> None:
+    """A sweep of the receiver's own store would prove nothing there, because it has nothing to compare."""
+    setting, aws = with_another_store(annotations)
+    await setting.poller.sweep()
+    assert setting.poller.sweep_age() == 0
+    setting.clock.advance(300)
+    assert setting.poller.sweep_age() == 300
+    aws.all_fail = True
+    await setting.poller.sweep()
+    assert setting.poller.sweep_age() == 300
+
+
+async def test_sweep_without_bindings_has_nothing_to_miss() -> None:
+    setting = Setting(Aws())
+    await setting.poller.sweep()
+    assert setting.poller.sweep_age() == 0
+
+
+async def test_age_of_a_replica_that_stops_leading_does_not_count_beside_the_next_leader() -> None:
+    """The alert takes the minimum of all replicas. So the age of the cluster goes on while the lead changes hands."""
+    first, second = (Setting(Switchable(listed("own", "v1")), bound_object("own", "v1")) for _ in range(2))
+    second.is_leader = False
+    running = [asyncio.create_task(each.poller.run()) for each in (first, second)]
+
+    async def age_after(seconds: float) -> float:
+        for each in (first, second):
+            each.clock.advance(seconds)
+        await asyncio.sleep(2)
+        return min(each.poller.sweep_age() for each in (first, second))
+
+    assert await age_after(0) == 0
+    assert second.poller.sweep_age() == float("inf")  # a replica that never led says nothing
+    first.is_leader = False
+    second.aws.own_fails = True
+    second.is_leader = True
+    assert await age_after(400) == 400  # the new leader has not swept yet, so the sweep of the old leader counts
+    second.aws.own_fails = False
+    assert await age_after(400) == 0
+    assert first.poller.sweep_age() == 800
+    for each in running:
+        each.cancel()
+
+
+async def test_interrupted_sweep_is_none() -> None:
+    setting = Setting(Aws(listed("own", "v1")), bound_object("own", "v1"))
+    setting.is_leader = False
+    with pytest.raises(Interrupted):
+        await setting.poller.sweep()
+    assert setting.poller.sweep_age() == float("inf")
 
 
 def in_namespace(namespace: str, obj: dict) -> dict:

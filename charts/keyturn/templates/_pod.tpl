@@ -55,6 +55,17 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- .Values.poller.intervalSeconds | default ($rare | ternary 1800 300) | int }}
 {{- end }}
 
+{{/* Whether the receivers can notice that no event arrives: "true" or "". */}}
+{{- define "keyturn.heartbeats" -}}
+{{- and .Values.deliveries.enabled (gt (int .Values.heartbeats.silenceSeconds) 0) | ternary "true" "" }}
+{{- end }}
+
+{{/* Seconds between two sweeps of the poller while no event arrives (MAX_INTERVAL_WITHOUT_EVENTS in poller.py). */}}
+{{- define "keyturn.pollIntervalWithoutEvents" -}}
+{{- $interval := include "keyturn.pollInterval" . | int }}
+{{- eq (include "keyturn.heartbeats" .) "true" | ternary (min $interval 30) $interval }}
+{{- end }}
+
 {{/* Variables for the receiver's other settings (docs/settings.md). */}}
 {{- define "keyturn.settingsEnv" -}}
 {{- $tls := eq (include "keyturn.tls" .) "true" }}

@@ -28,6 +28,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
         metrics.rollouts_waiting.labels(reason).set_function(partial(controller.rollouts.pacer.waiting, reason))
     metrics.rollouts_stuck.set_function(controller.rollouts.live.stuck)
     metrics.poller_leader.set_function(kube.elector.is_leader)
+    metrics.sweep_age_seconds.set_function(controller.bindings.poller.sweep_age)
     if process.settings.deliveries:
         metrics.event_path_up.set_function(kube.event_path.healthy)
         public_keys = len(process.settings.signing_public_keys)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,8 @@ class Poller:
         self._lane_shares = Shares(LANES_PER_NAMESPACE, {SHARED: MAX_SHARED_LANES})
         self._failures: dict[StoreKey, _Failures] = {}
         self._swept_at: float | None = None
+        self._own_is_bound = True  # whether the last sweep found bindings of the receiver's own store
+        self._worked_at = -math.inf  # see ``sweep_age``
         self._backoff = Backoff(base=self._interval / 2, cap=MAX_REST_INTERVALS * self._interval)
 
     @property
@@ -103,6 +106,16 @@ class Poller:
         """Return the seconds since this replica's last sweep of the receiver's own store that did not fail. Return None
         before the first such sweep."""
         return None if self._swept_at is None else self._now() - self._swept_at
+
+    def sweep_age(self) -> float:
+        """Return the seconds since this replica's last sweep that shows that the poller works. The value is infinite
+        before the first such sweep.
+
+        This is a sweep of the receiver's own store that did not fail. So stores that bindings name cannot hide that the
+        receiver's own store fails. If no binding is of the receiver's own store, a sweep of any store counts. The value
+        grows on a replica that does not lead. The lowest value of all replicas is the value of the cluster.
+        """
+        return self._now() - self._worked_at
 
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
@@ -161,6 +174,9 @@ class Poller:
             for key in known.keys() - by_store.keys():
                 del known[key]
         own = self._sweeper.own_key
+        self._own_is_bound = own in by_store
+        if not by_store:
+            self._worked_at = self._now()  # nothing can be missed
         return by_store, await self._sweep_store(own, by_store[own], ping) if own in by_store else ()
 
     def _start_others(
@@ -227,21 +243,22 @@ class Poller:
         last = None if full else self._last_sweep.get(key)
         fields = {"kind": kind, "account": key.account, "region": key.region}
         own = key == self._sweeper.own_key
+        sweeps = partial(self._metrics.sweeps.labels, kind, "own" if own else "other")
         seconds = DESCRIBE_SHARE * (self.interval if own else max(SWEEP_TIMEOUT, self._interval))
         try:
             result = await self._sweeper.sweep(
                 key, bindings, last, seconds, partial(self._may_continue, ping), self._queue_stale
             )
         except Interrupted:
-            self._metrics.sweeps.labels(kind, "interrupted").inc()
+            sweeps("interrupted").inc()
             raise
         except KeyturnError as error:
-            self._metrics.sweeps.labels(kind, "failed").inc()
+            sweeps("failed").inc()
             _log.warning("sweep failed: %s", error, extra={"fields": fields})
             return None
         except Exception:
             # A bug must not stop the sweeps of other stores, nor the process.
-            self._metrics.sweeps.labels(kind, "failed").inc()
+            sweeps("failed").inc()
             _log.exception("sweep failed", extra={"fields": fields})
             return None
         if full:
@@ -249,7 +266,9 @@ class Poller:
         if result.watermark:
             self._last_sweep[key] = SweepResult(result.identity, watermark=result.watermark, owed=result.owed)
         stale = list(result.stale.values())
-        self._metrics.sweeps.labels(kind, "ok").inc()
+        sweeps("ok").inc()
+        if own or not self._own_is_bound:
+            self._worked_at = self._now()
         # Bindings may name a thousand stores, so a sweep of one of these stores is logged at INFO only if it found
         # something.
         level = logging.INFO if stale or own else logging.DEBUG

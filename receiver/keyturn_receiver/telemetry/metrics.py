@@ -106,7 +106,19 @@ class Metrics:
         # The poller and the event path.
         self.event_path_up = self._gauge("event_path_up", "1 while heartbeats arrive at any replica.")
         self.poller_leader = self._gauge("poller_leader", "1 on the replica that holds the poller's Lease.")
-        self.sweeps = self._counter("sweeps", "Sweeps of the poller, by kind and outcome.", "kind", "outcome")
+        self.sweeps = self._counter(
+            "sweeps",
+            "Sweeps of the poller, by kind, store and outcome. The store is `own`, with the receiver's own role and"
+            " region, or `other`, which a binding names.",
+            "kind",
+            "store",
+            "outcome",
+        )
+        self.sweep_age_seconds = self._gauge(
+            "sweep_age_seconds",
+            "Seconds since this replica last swept the receiver's own store without a failure, or any store if no"
+            " binding is of the own one; `+Inf` before that. The minimum of all replicas is the cluster's value.",
+        )
         self.sweep_seconds = self._histogram("sweep_seconds", "Duration of one sweep.", _LONG)
         self.recovered_by_poll = self._counter(
             "recovered_by_poll", "Changes that the poller found and the event path had not delivered."
