@@ -21,7 +21,7 @@ def observe(process: Process, kube: Kubernetes, aws: Aws, controller: Controller
     process.watchdog.register_duration("AWS calls", process.pools.saturated_for)
     metrics.bindings.set_function(lambda: len(kube.caches.secrets))
     metrics.watched_secrets.set_function(lambda: len(kube.caches.watched))
-    metrics.failing_bindings.set_function(queue.failing)
+    metrics.failing_bindings.set_function(lambda: queue.failing() + controller.watches.queue.failing())
     metrics.staleness_seconds.set_function(queue.oldest_unmet)
     metrics.rollouts_halted.set_function(controller.rollouts.pacer.halted)
     for reason in WaitReason:
