@@ -146,6 +146,37 @@ def test_canary_that_does_not_become_ready_halts_the_others_until_it_is_mended(e
 
 
 @pytest.mark.fault("S26")
+@pytest.mark.parametrize("command", ["undo", "pause"])
+def test_halt_stays_when_somebody_rolls_the_failed_workload_back_or_pauses_it(env: FaultEnv, command: str) -> None:
+    """Somebody rolls a failed canary back, or pauses it, and the receiver is killed. The value is as bad as before, so
+    the other consumers are still not restarted. They follow once the canary is mended."""
+    receiver = env.receiver()
+    create_canary_and_others(env)
+    env.send_until_accepted(env.rotate("db"))
+    eventually(lambda: state_of(env) == "RolloutHalted", 60)
+    env.cluster.kubectl("rollout", command, "deployment/canary", "-n", env.namespace)
+    env.let_settle(6)
+    assert is_halted(env, receiver)
+    restart_receiver(env, receiver)
+    env.let_settle(6)
+    assert is_halted(env, receiver)
+    assert "RolloutResumed" not in events_about(env, "Secret", "db")
+
+    if command == "pause":
+        env.cluster.kubectl("rollout", "resume", "deployment/canary", "-n", env.namespace)
+    mend(env, "canary")
+    eventually(lambda: [replica_sets(env)[name] for name in ("second", "third")] == [2, 2], 60)
+    eventually(lambda: state_of(env) == "ok")
+    assert env.is_current()
+
+
+def is_halted(env: FaultEnv, receiver: LocalReceiver) -> bool:
+    """Return whether the failed canary halts the others, and none of them was restarted."""
+    others = [replica_sets(env)[name] for name in ("second", "third")]
+    return (state_of(env), receiver.metric("keyturn_rollouts_halted"), others) == ("RolloutHalted", 1, [1, 1])
+
+
+@pytest.mark.fault("S26")
 def test_halt_ends_by_hand_for_this_change_alone(env: FaultEnv) -> None:
     """With the annotation that the halt's own message gives, the others are restarted in spite of the failed canary; at
     the next rotation the canary decides again."""
