@@ -141,8 +141,15 @@ def test_change_is_read_as_if_the_workload_had_not_been_known(
         after["spec"]["template"]["spec"]["volumes"] = []
         after["spec"]["paused"] = True
     read = cache.transform(after)
-    assert read == read_consumer(kind, after)
-    assert read != read_consumer(kind, before)
+    anew, former = read_consumer(kind, after), read_consumer(kind, before)
+    assert read == anew != former
+    assert isinstance(read, Consumer)
+    assert anew
+    assert former
+    # ``specified`` tells whether the pod template may be another one.
+    of_spec = {key: after["metadata"][key] == before["metadata"][key] for key in ("uid", "generation")}
+    assert (read.specified == former.specified) is all(of_spec.values())
+    assert read.specified == anew.specified
 
 
 def test_template_is_not_read_again_while_only_the_status_changes() -> None:

@@ -7,21 +7,21 @@ from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.revision import Record, digest
 from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_switch import Switch
-from keyturn_receiver.reconcile.pending_restarts import MAX_TARGETS, SECONDS, PendingRestarts, Write
+from keyturn_receiver.reconcile.pending_restarts import MAX_TARGETS, SECONDS, PendingRestarts, Write, write_of
 from support.clock import FakeClock
 
 DB = Target("team", "db")
 MARK = "revision.keyturn.dev/db"
 BEFORE, AFTER = (Record(revisions={"a": version}) for version in ("v1", "v2"))
 REF, OTHER = (WorkloadRef("Deployment", "team", name) for name in ("web", "other"))
-WRITE = Write(AFTER, BEFORE)
 
 
-def consumer(mark: str) -> Consumer:
-    return Consumer(REF, "1", {"db": Reads(whole=True)}, {}, {MARK: mark}, Switch.UNSET)
+def consumer(mark: str, specified: int | None = 1) -> Consumer:
+    return Consumer(REF, "1", {"db": Reads(whole=True)}, {}, {MARK: mark}, Switch.UNSET, specified=specified)
 
 
 OLD, ODD = consumer(digest({"a": "v1"}, "a")), consumer("odd")
+WRITE = Write(AFTER, BEFORE, {REF: 1, OTHER: 1})
 
 
 def test_reconcile_that_has_written_knows_of_all_whom_it_knew_before() -> None:
@@ -37,19 +37,49 @@ def test_reader_that_was_restarted_without_its_optional_key_is_still_to_do_when_
     gone, back = Record(revisions={"b": "v1"}), Record(revisions={"a": "v2", "b": "v1"})
     reads = {"db": Reads(keys=frozenset({"a"}), optional=True)}
     reader = Consumer(REF, "1", reads, {}, {MARK: digest({}, ())}, Switch.UNSET)
-    assert Write(back, gone).before_of(reader, "db", back, unchanged=False) is gone
+    assert write_of(back, gone, [reader]).before_of(reader, "db", back, unchanged=False) is gone
     mark = rollout(reader, "db", back, gone)
     assert mark is not None
     assert mark.restart  # its pods are not looked at, however young they are
 
 
 def test_next_reconcile_knows_of_those_who_are_left_and_have_their_old_mark() -> None:
-    left = replace(WRITE, left=frozenset({REF}))
+    left = replace(WRITE, left={REF: 1}, is_kept=True)
     assert left.before_of(OLD, "db", AFTER, unchanged=True) is BEFORE
     assert left.before_of(ODD, "db", AFTER, unchanged=True) is None
     # A consumer that is not in ``left`` was marked. Somebody may have reverted the mark since, after its pods were
     # replaced.
-    assert replace(WRITE, left=frozenset({OTHER})).before_of(OLD, "db", AFTER, unchanged=True) is None
+    assert replace(WRITE, left={OTHER: 1}, is_kept=True).before_of(OLD, "db", AFTER, unchanged=True) is None
+
+
+def test_consumer_whose_pods_somebody_else_may_have_replaced_is_decided_by_its_pods() -> None:
+    """A deploy, or `kubectl rollout restart`, does not change the mark, but the generation."""
+    left = replace(WRITE, left={REF: 1}, is_kept=True)
+    for unchanged in (True, False):
+        assert left.before_of(replace(OLD, resource_version="2"), "db", AFTER, unchanged) is BEFORE
+        assert left.before_of(replace(OLD, specified=2), "db", AFTER, unchanged) is None
+        assert left.before_of(replace(OLD, specified=None), "db", AFTER, unchanged) is None
+    # In the reconcile that writes, a consumer without a change was not replaced either.
+    assert WRITE.before_of(replace(OLD, specified=2), "db", AFTER, unchanged=False) is None
+    assert WRITE.before_of(replace(OLD, specified=2), "db", AFTER, unchanged=True) is BEFORE
+
+
+def test_annotation_that_keyturn_writes_replaces_no_pods() -> None:
+    """A Deployment has a new generation after it."""
+    pending = PendingRestarts(FakeClock())
+    pending.keep(DB, WRITE, {REF})
+    annotated = replace(OLD, specified=2)
+    pending.note_annotated(OLD, annotated)
+    write = pending.get(DB)
+    assert write
+    assert write.before_of(annotated, "db", AFTER, unchanged=True) is BEFORE
+    assert WRITE.left[REF] == 1
+    # Somebody else has changed it before.
+    pending.note_annotated(replace(OLD, specified=3), replace(OLD, specified=4))
+    assert write.before_of(replace(OLD, specified=4), "db", AFTER, unchanged=True) is None
+    # No restart of the other consumer is left.
+    pending.note_annotated(replace(OLD, ref=OTHER), replace(OLD, ref=OTHER, specified=2))
+    assert write.left == {REF: 2}
 
 
 def test_reconciles_that_go_on_do_not_extend_the_minute() -> None:
@@ -72,7 +102,7 @@ def test_what_is_left_is_forgotten_when_it_is_done_or_after_a_minute() -> None:
     clock = FakeClock()
     pending = PendingRestarts(clock)
     pending.keep(DB, WRITE, frozenset({REF}))
-    assert pending.get(DB) == Write(AFTER, BEFORE, frozenset({REF}))
+    assert pending.get(DB) == Write(AFTER, BEFORE, {REF: 1}, is_kept=True)
     pending.keep(DB, WRITE, frozenset())
     assert pending.get(DB) is None
     pending.keep(DB, WRITE, frozenset({REF}))

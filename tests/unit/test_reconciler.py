@@ -92,7 +92,7 @@ class FakeApi:
     request.
 
     ``refuse`` returns the error with which a call fails, or None. While ``watches_lag`` is true, the caches do not see
-    writes.
+    writes. While ``counts_generations`` is true, each write changes the generation of an object.
     """
 
     def __init__(self, secrets: SecretCache, consumers: ConsumerCache) -> None:
@@ -105,7 +105,7 @@ class FakeApi:
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], KeyturnError | None] = lambda method, resource: None
         self.slow_pods = 0.0  # the seconds that a list of pods takes
-        self.watches_lag = self._hidden = False
+        self.watches_lag = self._hidden = self.counts_generations = False
         self.show()
 
     async def request(
@@ -134,6 +134,8 @@ class FakeApi:
             return obj
         assert body is not None
         patch(obj, body, self.written_at(0))
+        if self.counts_generations:  # a Deployment has a new generation after a change of annotations, too
+            obj["metadata"]["generation"] = obj["metadata"].get("generation", 0) + 1
         if not self.watches_lag:
             self.show()
         return obj
@@ -1023,6 +1025,40 @@ async def test_restart_in_the_middle_of_a_rollout_makes_a_template_that_no_pod_h
     assert ("GET", "pods") not in engine.api.calls
     await engine.settle()
     assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {name: mark}
+
+
+@pytest.mark.parametrize("age_of_pod", [1, -1])
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_consumer_that_waits_is_restarted_without_a_look_at_its_pods_unless_its_template_has_changed(
+    is_replaced: bool, age_of_pod: int
+) -> None:
+    """While the restart is left to do, a `kubectl rollout restart` may replace the pods."""
+    engine = Engine()
+    metadata, template = engine.api.workload["metadata"], engine.api.workload["spec"]["template"]["metadata"]
+    engine.api.counts_generations = True
+    await engine.start()
+    for version in (2, 3):
+        engine.stores.version, engine.stores.value = version, f'{{"password": "{version}"}}'
+        if version == 3:
+            engine.api.refuse = lambda method, resource: (
+                ClusterUnavailable("gone") if (method, resource) == ("PATCH", "deployments") else None
+            )
+        await engine.notify()
+    annotations = dict(template["annotations"])
+    assert engine.cache.get(DB).record.revisions == {"password": "v3"}
+
+    engine.api.make_pods(age_of_pod)
+    if is_replaced:
+        template["annotations"]["kubectl.kubernetes.io/restartedAt"] = "now"
+        metadata |= {"generation": metadata["generation"] + 1, "resourceVersion": "100"}
+    engine.api.refuse = lambda method, resource: None
+    engine.api.show()
+    await asyncio.sleep(30)
+    mark = "revision.keyturn.dev/db"
+    is_restarted = template["annotations"][mark] != annotations[mark]
+    assert is_restarted is (not is_replaced or age_of_pod > 0)
+    assert engine.api.calls.count(("GET", "pods")) == is_replaced
+    assert (mark in metadata["annotations"]) is not is_restarted
 
 
 @pytest.mark.parametrize(("age_of_pod", "restarts"), [(1, ["web"]), (-1, [])])

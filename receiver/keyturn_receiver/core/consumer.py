@@ -84,7 +84,8 @@ class Consumer:
     ``window`` are what the annotations say about the order and the time of the workload's restarts, or None.
     ``declared`` is a hash of the UID, the generation, the annotations and the labels of the workload, or None if the
     workload has no generation. While it stays the same, and there are no ``faults``, only ``resource_version``,
-    ``hold`` and ``progress`` can change.
+    ``hold`` and ``progress`` can change. ``specified`` is a hash of only the UID and the generation, or None if the
+    workload has no generation. While it stays the same, the pod template is the same.
     """
 
     ref: WorkloadRef
@@ -106,6 +107,7 @@ class Consumer:
     window: str | None = None
     by_time: bool = False
     declared: int | None = field(default=None, repr=False, compare=False)
+    specified: int | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -233,6 +235,7 @@ def read_consumer(
         window=own_window(annotations, on_template),
         by_time=by_time,
         declared=declared,
+        specified=_specified(metadata),
     )
 
 
@@ -245,6 +248,11 @@ def _declared(metadata: Mapping[str, object], annotations: Mapping[str, object])
     labels = as_object(metadata.get("labels"))
     named = (frozenset(each.items()) for each in (annotations, labels))
     return hash((metadata.get("uid"), metadata.get("generation"), *named))
+
+
+def _specified(metadata: Mapping[str, object]) -> int | None:
+    """Return a hash of the UID and the generation of a workload. Return None if the workload has no generation."""
+    return hash((metadata.get("uid"), metadata["generation"])) if "generation" in metadata else None
 
 
 def _hold(kind: WorkloadKind, workload: Mapping[str, object], by_time: bool, evicts: bool) -> RolloutHold | None:

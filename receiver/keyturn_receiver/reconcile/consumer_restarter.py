@@ -30,7 +30,7 @@ from keyturn_receiver.errors import (
     detached,
     first_retryable,
 )
-from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write
+from keyturn_receiver.reconcile.pending_restarts import PendingRestarts, Write, write_of
 from keyturn_receiver.reconcile.pod_evictor import PodEvictor
 from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_debouncer import RolloutDebouncer
@@ -211,8 +211,8 @@ class ConsumerRestarter:
         turn = self._pacer.turn(target, spec, consumers, record)
         if not turn.start and not turn.unpaced:
             if before is not None and turn.waits:
-                waiting = frozenset(consumer.ref for consumer in consumers)
-                self._pending.keep(target, Write(record, before), waiting)
+                written = write_of(record, before, consumers)
+                self._pending.keep(target, written, written.left.keys())
             return RolloutResult(faults=faults, turn=turn)
         with self._legs.time(Leg.ROLLOUT):
             if before is None:
@@ -226,7 +226,7 @@ class ConsumerRestarter:
                     return RolloutResult(error=failure)
                 write = self._pending.get(target)
             else:
-                write = Write(record, before)
+                write = write_of(record, before, consumers)
             refused: list[tuple[Consumer, ClusterRefused]] = []
             left = {consumer.ref for consumer in consumers} if write else set()
 
@@ -244,7 +244,7 @@ class ConsumerRestarter:
 
             restarted, error, turn = await self._in_turn(target, spec, consumers, record, restart)
             if write:
-                self._pending.keep(target, write, frozenset(left if write.left is None else left & write.left))
+                self._pending.keep(target, write, left)
         return RolloutResult(restarted, error, refused, faults, turn)
 
     async def _in_turn(
@@ -409,6 +409,8 @@ class ConsumerRestarter:
         if marked:  # the next write may come before the watch shows this one
             self._fights.observe(consumer, marked)
             self._pacer.observe(replace(marked, seen_late=consumer.seen_late))
+            if not mark.restart:
+                self._pending.note_annotated(consumer, marked)
         return marked
 
     async def _decided(
