@@ -721,6 +721,7 @@ async def test_adopted_old_pod_is_replaced_though_the_list_of_the_pods_takes_lon
 async def test_workload_that_is_created_again_with_its_old_mark_waits_for_its_window(pause: int) -> None:
     """Somebody has saved its manifest, with Keyturn's mark in it, while it waited for its window."""
     engine = Engine()
+    engine.api.workload["metadata"]["generation"] = 1
     await engine.start()
     engine.stores.version, engine.stores.value = 2, '{"password": "y"}'
     await engine.notify()
@@ -739,7 +740,8 @@ async def test_workload_that_is_created_again_with_its_old_mark_waits_for_its_wi
     assert saved
     engine.api.hide_workload()
     engine.api.workload = {**deployment(), "status": {"replicas": 1}}
-    engine.api.workload["metadata"] |= {"uid": "again", "annotations": dict(metadata["annotations"])}
+    annotations = dict(metadata["annotations"])
+    engine.api.workload["metadata"] |= {"uid": "again", "generation": 1, "annotations": annotations}
     engine.api.workload["spec"]["template"]["metadata"]["annotations"] = dict(saved)
     engine.api.pods[0]["metadata"]["annotations"] = dict(saved)
     engine.forget()
@@ -748,7 +750,7 @@ async def test_workload_that_is_created_again_with_its_old_mark_waits_for_its_wi
     await asyncio.sleep(1)
     assert engine.reasons_of_waits() == [WaitReason.WINDOW]
     assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == saved
-    assert "revision.keyturn.dev/db" not in engine.api.workload["metadata"]["annotations"]
+    assert engine.api.workload["metadata"]["annotations"] == metadata["annotations"]
 
 
 @pytest.mark.parametrize("owner", ["strips", "keeps its own"])

@@ -94,8 +94,8 @@ class Metrics:
         self.bindings = self._gauge("bindings", "Bound Secrets in this replica's cache.")
         self.failing_bindings = self._gauge(
             "failing_bindings",
-            "Bindings and watched Secrets whose last reconcile on this replica failed and that no replica has reconciled"
-            " since.",
+            "Bindings and watched Secrets whose last reconcile on this replica failed and that no replica has"
+            " reconciled since.",
         )
         self.staleness_seconds = self._gauge(
             "staleness_seconds",
