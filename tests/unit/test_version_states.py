@@ -157,6 +157,50 @@ def test_every_secret_of_the_cluster_must_have_the_version(cluster: Cluster) -> 
     assert cluster.recent() == {}
 
 
+def labelled(**versions: str) -> Record:
+    return replace(record("v2"), version_ids={f"{ARN}#{label}": each for label, each in versions.items()})
+
+
+def test_secret_that_reads_another_label_does_not_hold_up_the_current_version(cluster: Cluster) -> None:
+    """A Secret that is bound to AWSPREVIOUS has the former version on purpose."""
+    db = cluster.bind("db", record("v2"))
+    cluster.bind("verify", labelled(AWSCURRENT="v2", AWSPREVIOUS="v1"), namespace="other")
+    former = cluster.bind("former", labelled(AWSPREVIOUS="v1"), namespace="other")
+    assert cluster.recent() == {"v2": State.LIVE}
+    cluster.stuck.add((cluster.consume(former, UNFINISHED), "former"))
+    assert cluster.recent() == {"v2": State.LIVE, "v1": State.STUCK}
+    cluster.consume(db, UNFINISHED)
+    assert cluster.recent() == {"v1": State.STUCK}
+
+
+def test_version_of_another_label_is_never_live_while_a_secret_reads_the_current_one(cluster: Cluster) -> None:
+    """The version of a custom label may be the one that AWSCURRENT moves to next. Its readers say nothing about those
+    of AWSCURRENT."""
+    cluster.bind("blue", labelled(blue="v2"))
+    assert cluster.recent() == {"v2": State.LIVE}
+    cluster.bind("db", record("v1"))
+    assert cluster.recent() == {"v1": State.LIVE}
+    cluster.bind("db", record("v2"))
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_without_a_reader_of_the_current_version_the_secrets_of_all_labels_count(cluster: Cluster) -> None:
+    cluster.bind("blue", labelled(blue="v2"))
+    cluster.bind("green", labelled(green="v1"))
+    assert cluster.recent() == {}
+    cluster.bind("green", labelled(green="v2"))
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_stuck_rollout_is_told_while_another_secret_has_another_version(cluster: Cluster) -> None:
+    target = cluster.bind("db", record("v2"))
+    cluster.stuck.add((cluster.consume(target, UNFINISHED), "db"))
+    cluster.bind("db", record("v1"), namespace="other")
+    assert cluster.recent() == {"v2": State.STUCK}
+    cluster.now += WINDOW
+    assert cluster.recent() == {}
+
+
 def test_secret_of_the_same_name_that_was_never_filled_holds_up_nothing(cluster: Cluster) -> None:
     """A binding that is not allowed does not keep the version of another tenant from being live."""
     cluster.bind("db", record("v2"))

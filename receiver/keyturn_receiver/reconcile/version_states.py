@@ -1,20 +1,22 @@
 """Version states: the versions of AWS secrets that have recently reached every pod of this cluster, or are stuck.
 
 The replies to heartbeats carry the states to AWS (docs/receipts.md). The states are derived from the caches, so any
-replica can answer, even after a restart. A version is live when every Secret made from its AWS secret has the version,
-and every workload that reads such a Secret runs it. Workloads that may not be restarted also count.
+replica can answer, even after a restart. A version is live when every Secret that reads the label AWSCURRENT of its AWS
+secret has the version, and every workload that reads such a Secret runs it. Workloads that may not be restarted also
+count. Secrets that read only other labels, such as AWSPREVIOUS, have another version on purpose, and do not count. If
+no Secret reads AWSCURRENT, the Secrets of all labels count.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keyturn_contract.message import State, VersionState
 from keyturn_receiver.cluster.secret_cache import BoundSecret, SecretCache
 from keyturn_receiver.core.arn import candidate_names
-from keyturn_receiver.core.binding import Target
+from keyturn_receiver.core.binding import CURRENT, Target
 from keyturn_receiver.core.consumer import Consumer, mark_name
-from keyturn_receiver.core.revision import split_version_key
+from keyturn_receiver.core.revision import Record, split_version_key, version_key
 from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.reconcile.consumer_restarter import ConsumerRestarter
 from keyturn_receiver.reconcile.live_reporter import LiveReporter
@@ -27,7 +29,7 @@ MAX_TARGETS = 5000  # followed Secrets; beyond that, the namespace with the most
 MAX_LENGTH = 24 * 1024
 MAX_CONSUMERS = 3  # names of stuck workloads in one state
 MAX_SECRETS = 200  # Secrets made from one AWS secret; if there are more, the AWS secret's versions are not reported
-MAX_CHECKED = 2000  # AWS secrets that one answer looks at
+MAX_CHECKED = 2000  # versions of AWS secrets that one answer looks at
 
 
 @dataclass(slots=True)
@@ -35,13 +37,13 @@ class _Followed:
     """A Secret that has changed.
 
     ``version_ids`` maps ARN and staging label to the version id in the Secret's record. ``since`` is the time of the
-    change. ``stuck_since`` is the time at which a rollout was found to be stuck. Both are in seconds since 1970.
-    ``told`` counts how often answers have reported a state of these versions.
+    change. ``stuck_since`` maps a version id to the time at which a rollout of it was found to be stuck. Times are in
+    seconds since 1970. ``told`` counts how often answers have reported a state of these versions.
     """
 
     version_ids: Mapping[str, str]
     since: float
-    stuck_since: float | None = None
+    stuck_since: dict[str, float] = field(default_factory=dict)
     told: int = 0
 
 
@@ -81,15 +83,16 @@ class VersionStates:
     def recent(self) -> Sequence[VersionState]:
         """Return the states that began in the last WINDOW seconds. The states that were reported least often come
         first, because the answer may not have room for all."""
-        now, states, checked = self._wall(), [], set[str]()
+        now, states, checked = self._wall(), [], set[tuple[str, str]]()
         for target, followed in self._all():
             if now - followed.since >= MAX_AGE:
                 self._followed.pop(target.namespace, target)
                 continue
             for key, version_id in followed.version_ids.items():
                 arn, _ = split_version_key(key)
-                if arn not in checked and len(checked) < MAX_CHECKED and self._is_permitted(target, arn):
-                    checked.add(arn)
+                version = (arn, version_id)
+                if version not in checked and len(checked) < MAX_CHECKED and self._is_permitted(target, arn):
+                    checked.add(version)
                     state = self._state(arn, version_id, followed, now)
                     if state and now - state.since < WINDOW:
                         states.append((followed, state))
@@ -115,24 +118,24 @@ class VersionStates:
 
     def _state(self, arn: str, version_id: str, followed: _Followed, now: float) -> VersionState | None:
         """Return the state of a version of the AWS secret ``arn``. Return None if there is no state to report, for
-        example while rollouts of this version are unfinished, or if another version of the AWS secret is in use,
-        too."""
-        names = frozenset(candidate_names(arn))
-        targets = self._secrets.by_secret_id(
-            arn, may_read=lambda namespace, has_account: self._may_read(namespace, has_account, names)
-        )
-        if len(targets) > MAX_SECRETS:
+        example while rollouts of this version are unfinished, or if a Secret that counts has another version. A stuck
+        rollout of this version is reported even then."""
+        secrets = self._made_from(arn)
+        if secrets is None:
             return None
+        current = version_key(arn, CURRENT)
+        is_current = any(bound.record.version_ids.get(current) == version_id for bound in secrets)
+        is_live = is_current or not any(current in bound.record.version_ids for bound in secrets)
         since, changed = followed.since, 0.0
         moves: list[int] = []
         stuck: list[str] = []
-        is_live = True
-        for bound in filter(None, map(self._secrets.get, targets)):
-            versions = {each for key, each in bound.record.version_ids.items() if split_version_key(key)[0] == arn}
-            if not versions:
-                continue  # the Secret was never filled from the AWS secret, so no pod has a value of it
-            if versions != {version_id} or not bound.is_intact:
-                return None
+        for bound in secrets:
+            versions = _versions(bound.record, arn)
+            if not versions or (is_current and current not in bound.record.version_ids):
+                continue  # the Secret was never filled from the AWS secret, or reads only other labels
+            is_live = is_live and versions == {version_id} and bound.is_intact
+            if version_id not in versions or not bound.is_intact:
+                continue
             changed = max(changed, _changed_at(bound))
             moves += [bound.record.moved_at] if bound.record.moved_at is not None else []
             for consumer in self._restarter.consumers(bound.target):
@@ -143,15 +146,33 @@ class VersionStates:
                 is_live = is_live and ended_at is not None
                 since = max(since, ended_at or 0)
         if stuck:
-            followed.stuck_since = followed.stuck_since or now
-            stuck_since, consumers = int(followed.stuck_since), tuple(stuck[:MAX_CONSUMERS])
-            return VersionState(arn, version_id, State.STUCK, stuck_since, None, consumers, int(changed))
-        followed.stuck_since = None
+            stuck_since, consumers = followed.stuck_since.setdefault(version_id, now), tuple(stuck[:MAX_CONSUMERS])
+            return VersionState(arn, version_id, State.STUCK, int(stuck_since), None, consumers, int(changed))
+        followed.stuck_since.pop(version_id, None)
         if not is_live:
             return None
         since = max(since, changed)
         seconds = max(0, int(since) - max(moves)) if moves else None
         return VersionState(arn, version_id, State.LIVE, int(since), seconds, changed=int(changed))
+
+    def _made_from(self, arn: str) -> Sequence[BoundSecret] | None:
+        """Return the Secrets that may be made from the AWS secret ``arn``, or None if they are more than
+        MAX_SECRETS."""
+        names = frozenset(candidate_names(arn))
+        targets = self._secrets.by_secret_id(
+            arn, may_read=lambda namespace, has_account: self._may_read(namespace, has_account, names)
+        )
+        return None if len(targets) > MAX_SECRETS else list(filter(None, map(self._secrets.get, targets)))
+
+
+def _versions(record: Record, arn: str) -> frozenset[str]:
+    """Return the version of the AWS secret ``arn`` that has the label AWSCURRENT, according to the record of a Secret.
+    If the record does not have this label, return the versions of the other labels. The result is empty if the Secret
+    was never filled from the AWS secret."""
+    version_ids, current = record.version_ids, version_key(arn, CURRENT)
+    if current in version_ids:
+        return frozenset({version_ids[current]})
+    return frozenset(each for key, each in version_ids.items() if split_version_key(key)[0] == arn)
 
 
 def _changed_at(bound: BoundSecret) -> float:
