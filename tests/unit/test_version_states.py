@@ -16,7 +16,14 @@ from keyturn_receiver.core.rollout_hold import RolloutHold
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
-from keyturn_receiver.reconcile.version_states import MAX_AGE, MAX_LENGTH, MAX_SECRETS, WINDOW, VersionStates
+from keyturn_receiver.reconcile.version_states import (
+    MAX_AGE,
+    MAX_CHECKED,
+    MAX_LENGTH,
+    MAX_SECRETS,
+    WINDOW,
+    VersionStates,
+)
 
 WHOLE = Reads(whole=True)
 T0 = 1_800_000_000
@@ -74,6 +81,9 @@ class Cluster:
 
     def is_stuck(self, ref: WorkloadRef, name: str) -> bool:
         return (ref, name) in self.stuck
+
+    def stuck_rollouts(self) -> list[tuple[WorkloadRef, str]]:
+        return list(self.stuck)
 
     def bind(self, name: str, record: Record, namespace: str = "shop", intact: bool = True) -> Target:
         target = Target(namespace, name)
@@ -325,3 +335,100 @@ def test_answer_is_bounded_and_all_versions_get_their_turn(cluster: Cluster) -> 
         seen |= {each.version_id for each in answer}
         answers += 1
     assert answers < 15
+
+
+def numbered(number: int, at: int = T0) -> Record:
+    return record(f"v-{number}", at=at, arn=f"{ARN[:-7]}-{number:0>4}-a1b2c3")
+
+
+def looks(cluster: Cluster) -> int:
+    """Count the AWS secrets that one answer looks at."""
+    looked = [0]
+    by_secret_id = Cluster.by_secret_id
+
+    def counting(arn: str, *, may_read: Callable[[str, bool], bool]) -> list[Target]:
+        looked[0] += 1
+        return by_secret_id(cluster, arn, may_read=may_read)
+
+    cluster.by_secret_id = counting  # type: ignore[method-assign]
+    cluster.states.recent()
+    return looked[0]
+
+
+def test_namespace_with_many_unfinished_versions_does_not_keep_others_from_being_told(cluster: Cluster) -> None:
+    """Its workloads may not be restarted, so its versions are never live."""
+    for number in range(MAX_CHECKED + 1):
+        target = cluster.bind(f"s{number}", numbered(number), namespace="other")
+        cluster.consume(target, COMPLETE, OLD)
+    cluster.bind("db", record("v2"))
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_each_version_has_its_turn_to_be_looked_at(cluster: Cluster) -> None:
+    targets = [cluster.bind(f"s{number}", numbered(number)) for number in range(MAX_CHECKED + 100)]
+    for target in targets:
+        cluster.consume(target, UNFINISHED)
+    cluster.states.recent()
+    late = targets[:100] + targets[-100:]
+    for target in late:
+        cluster.consume(target, COMPLETE)
+    seen = {version for _ in range(10) for version in cluster.recent()}
+    assert len(seen) == len(late)
+
+
+def test_more_namespaces_than_one_answer_looks_at_take_turns(cluster: Cluster) -> None:
+    for number in range(MAX_CHECKED + 100):
+        target = cluster.bind("db", numbered(number), namespace=f"team-{number}")
+        cluster.consume(target, UNFINISHED)
+    cluster.bind("db", record("v2", at=T0 - 60), namespace="team-last")
+    assert {version for _ in range(2) for version in cluster.recent()} == {"v2"}
+
+
+def test_settled_versions_cost_nothing(cluster: Cluster) -> None:
+    """A version that has been live for WINDOW seconds is looked at again only if its Secret changes, or if a rollout
+    is stuck."""
+    targets = [cluster.bind(f"s{number}", numbered(number)) for number in range(20)]
+    unfinished = cluster.bind("unfinished", numbered(20))
+    cluster.consume(unfinished, UNFINISHED)
+    cluster.now += WINDOW
+    assert looks(cluster) == 21
+    assert looks(cluster) == 1
+    cluster.states.on_secret(targets[0])
+    assert looks(cluster) == 2
+    assert looks(cluster) == 1
+    cluster.stuck.add((cluster.consume(targets[1], UNFINISHED), "s1"))
+    assert cluster.recent() == {"v-1": State.STUCK}
+
+
+def test_new_values_of_a_settled_version_are_told(cluster: Cluster) -> None:
+    """A binding that is edited fills its Secret with other values of the same version."""
+    target = cluster.bind("db", record("v2", OLD))
+    cluster.now += WINDOW
+    assert cluster.recent() == {}
+    cluster.secrets[target].record = record("v2", NEW, at=int(cluster.now))
+    cluster.states.on_secret(target)
+    assert cluster.recent() == {"v2": State.LIVE}
+
+
+def test_state_of_one_namespace_does_not_wait_for_the_many_of_another(cluster: Cluster) -> None:
+    for number in range(1000):
+        cluster.bind(f"s{number}", numbered(number), namespace="other")
+    cluster.bind("db", record("v2", at=T0 + 5))
+    told = [cluster.recent() for _ in range(5)]
+    assert all("v2" in each for each in told)
+    assert len(set().union(*told)) > 5 * 50  # the other namespace goes on meanwhile
+
+
+def test_stuck_rollout_is_told_for_a_quarter_of_an_hour_whichever_secret_has_its_turn(cluster: Cluster) -> None:
+    """Several Secrets of several namespaces are made from one AWS secret, and one of them from a second one, too."""
+    db = cluster.bind("db", record("v2"))
+    second = f"{ARN[:-7]}-2-a1b2c3#AWSCURRENT"
+    cluster.bind("db", replace(record("v2"), version_ids={f"{ARN}#AWSCURRENT": "v2", second: "w2"}), namespace="other")
+    cluster.stuck.add((cluster.consume(db, UNFINISHED), "db"))
+    first = {each.version_id: each.since for each in cluster.states.recent()}
+    for number in range(14):
+        cluster.now += 60
+        cluster.bind(f"s{number}", numbered(number, at=int(cluster.now)), namespace="shop")
+        assert {each.version_id: each.since for each in cluster.states.recent()}.items() >= first.items()
+    cluster.now += 60
+    assert not {"v2", "w2"} & cluster.recent().keys()
