@@ -13,6 +13,7 @@ from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.write_times import WriteTime
 from keyturn_receiver.errors import ClusterRefused, ClusterUnavailable, Conflict, DisruptionNotAllowed, NotFound
@@ -124,7 +125,7 @@ def evictor(cluster: Any) -> PodEvictor:
 
 async def run(cluster: Cluster, seconds: float, permitted: bool = True) -> PodEvictor:
     made = evictor(cluster)
-    assert made.start(DB, consumer(), lambda _: permitted, lambda _: cluster.may_begin)
+    assert made.start(DB, consumer(), lambda _: permitted, lambda _: None if cluster.may_begin else WaitReason.WINDOW)
     await asyncio.sleep(seconds)
     return made
 
@@ -298,12 +299,12 @@ async def test_only_the_leader_evicts_and_asks_again_if_it_does_not_lead() -> No
     cluster = Cluster(pod("a"), pod("b"))
     cluster.leads = False
     made = evictor(cluster)
-    assert not made.start(DB, consumer(), lambda _: True, lambda _: True)
+    assert not made.start(DB, consumer(), lambda _: True, lambda _: None)
     assert made.delay(consumer()) == RECHECK
     assert made.delay(replace(consumer(), evicts=False)) == 0
     cluster.leads = True
     assert made.delay(consumer()) == 0
-    assert made.start(DB, consumer(), lambda _: True, lambda _: True)
+    assert made.start(DB, consumer(), lambda _: True, lambda _: None)
     await asyncio.sleep(STEP_SECONDS / 2)
     cluster.leads = False  # another replica takes over
     await asyncio.sleep(100)
@@ -329,7 +330,7 @@ async def test_each_namespace_has_a_share_of_the_evictions() -> None:
 
     def start(namespace: str, number: int) -> bool:
         return made.start(
-            DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True, lambda _: True
+            DB, consumer(WorkloadRef("Deployment", namespace, f"web-{number}")), lambda _: True, lambda _: None
         )
 
     assert [start("team", number) for number in range(MAX_RUNS_PER_NAMESPACE + 1)] == [True] * 5 + [False]
@@ -345,7 +346,7 @@ async def test_evictions_that_do_not_go_on_leave_room_for_others() -> None:
 
     def start(number: int) -> bool:
         each = consumer(WorkloadRef("Deployment", "team", f"web-{number}"))
-        return made.start(DB, each, lambda _: True, lambda _: True)
+        return made.start(DB, each, lambda _: True, lambda _: None)
 
     begun = 0
     while start(begun):
@@ -402,3 +403,53 @@ async def test_pod_that_replaces_an_evicted_one_is_new_although_no_time_of_the_w
     assert cluster.evicted == ["a", "b"]
     assert len(cluster.marks) == 1
     assert not made.is_busy(consumer())
+
+
+async def test_loosened_budget_lets_no_more_workloads_evict_at_once_than_otherwise() -> None:
+    """Each of many workloads has been held back for ten minutes, and has given its slot back."""
+
+    class Team(Cluster):
+        is_frozen = True
+
+        async def inspect(self, ref: WorkloadRef, annotation: str) -> Workload:
+            known = self.consumers.setdefault(ref, consumer(ref))
+            return Workload(ref, "uid", known, 1, "app=web", (), None)
+
+        async def pods(self, workload: Workload) -> AsyncIterator[Pod]:
+            is_new = workload.ref.name in self.evicted
+            yield pod("new", WRITTEN + 10) if is_new else pod("old")
+
+        async def evict(self, ref: WorkloadRef, pod: Pod) -> None:
+            await asyncio.sleep(0.1)
+            if self.is_frozen:
+                raise DisruptionNotAllowed("budget")
+            self.evicted.append(ref.name)
+
+        async def mark(self, consumer: Consumer, mark: RolloutAnnotation) -> Consumer:
+            await asyncio.sleep(5)
+            self.consumers[consumer.ref] = replace(consumer, baseline={mark.name: mark.value})
+            return self.consumers[consumer.ref]
+
+        def event(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def on_done(self, *_: Any) -> None:
+            pass
+
+    cluster = Team()
+    cluster.consumers = {}
+    made = evictor(cluster)
+    names = [f"web-{number}" for number in range(4 * MAX_RUNS_PER_NAMESPACE)]
+    for number, name in enumerate(names):
+        ref = WorkloadRef("Deployment", "team", name)
+        assert made.start(DB, consumer(ref), lambda _: True, lambda _: None)
+        if number % MAX_RUNS_PER_NAMESPACE == MAX_RUNS_PER_NAMESPACE - 1:
+            await asyncio.sleep(2 * FINISH_SECONDS)
+    assert made.slots("team") == set()
+    cluster.is_frozen = False
+    most = 0
+    for _ in range(600):
+        await asyncio.sleep(1)
+        most = max(most, len(made.slots("team")))
+    assert sorted(cluster.evicted) == sorted(names)
+    assert 1 <= most <= MAX_RUNS_PER_NAMESPACE

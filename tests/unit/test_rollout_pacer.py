@@ -87,7 +87,7 @@ class Replica:
         return self.pacer.turn(DB, read_spec(settings), self.consumers, RECORD)
 
     def evict(self, each: Consumer) -> None:
-        assert self.evictor.start(DB, each, lambda _: True, lambda _: True)
+        assert self.evictor.start(DB, each, lambda _: True, lambda _: None)
 
 
 def started(turn: Turn) -> list[str]:
@@ -156,7 +156,7 @@ async def test_end_of_evictions_wakes_each_secret_that_the_workload_reads() -> N
     evicted = consumer("evicted", evicts=True, reads={"db": Reads(whole=True), "cache": Reads(whole=True)})
     replica = Replica(evicted, consumer("web"), limits=PaceLimits(1))
     cache = Target("team", "cache")
-    assert replica.evictor.start(cache, evicted, lambda _: True, lambda _: True)
+    assert replica.evictor.start(cache, evicted, lambda _: True, lambda _: None)
     assert waits(replica.turn())["web"] is WaitReason.PACE
     replica.ports.answer.set_result(NotFound("gone"))
     await asyncio.sleep(1)
@@ -184,7 +184,7 @@ async def test_rollout_that_is_seen_to_have_ended_wakes_those_behind_it() -> Non
 async def test_blocked_evictions_for_one_secret_leave_the_workload_due_for_another() -> None:
     evicted = consumer("evicted", evicts=True, reads={"db": Reads(whole=True), "cache": Reads(whole=True)})
     replica = Replica(evicted)
-    assert replica.evictor.start(Target("team", "cache"), evicted, lambda _: True, lambda _: True)
+    assert replica.evictor.start(Target("team", "cache"), evicted, lambda _: True, lambda _: None)
     replica.ports.answer.set_result(ClusterRefused("forbidden"))
     await asyncio.sleep(1)
     assert waits(replica.turn()) == {"evicted": WaitReason.BACKOFF}
@@ -203,8 +203,24 @@ async def test_order_waits_until_evicted_pods_are_replaced() -> None:
     assert started(replica.turn()) == ["later"]
 
 
+async def test_eviction_that_was_blocked_needs_a_slot_again() -> None:
+    evicted = consumer("evicted", evicts=True)
+    unfinished = consumer("unfinished", mark=RECORD.digest, progress=UNFINISHED)
+    replica = Replica(evicted, unfinished, limits=PaceLimits(1))
+    replica.evict(evicted)
+    spec = read_spec({})
+    assert replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, evicted.ref) is None
+    replica.ports.answer.set_exception(ClusterRefused("blocks the evictions"))
+    await asyncio.sleep(0.1)
+    assert replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, evicted.ref) is WaitReason.PACE
+    replica = Replica(evicted, unfinished, limits=PaceLimits(2))
+    replica.evict(evicted)
+    replica.ports.answer.set_exception(ClusterRefused("blocks the evictions"))
+    await asyncio.sleep(0.1)
+    assert replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, evicted.ref) is None
+
+
 async def test_first_eviction_that_was_held_back_respects_window_order_and_halt() -> None:
-    """It needs no slot: it has its own, or has given it back."""
     evicted = consumer("evicted", evicts=True, order=2)
     failed = consumer("failed", mark=RECORD.digest, progress=replace(UNFINISHED, state=RolloutState.FAILED))
     canary = consumer("canary", mark=RECORD.digest, progress=UNFINISHED, order=1)
@@ -219,11 +235,13 @@ async def test_first_eviction_that_was_held_back_respects_window_order_and_halt(
         replica = Replica(each, *others, limits=PaceLimits(1))
         replica.evict(each)
         spec = read_spec(settings)
-        assert replica.pacer.may_begin(DB, spec, replica.consumers, RECORD, each.ref) is expected, (others, settings)
+        reason = replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, each.ref)
+        assert (reason is None) is expected, (others, settings)
         replica.ports.answer.set_exception(ClusterRefused("blocks the evictions"))
         await asyncio.sleep(0.1)
         assert replica.evictor.is_blocked(each, DB)
-        assert replica.pacer.may_begin(DB, spec, replica.consumers, RECORD, each.ref) is expected, (others, settings)
+        reason = replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, each.ref)
+        assert (reason is None) is expected, (others, settings)
 
 
 async def test_leader_alone_restarts_beside_evictions() -> None:

@@ -18,6 +18,7 @@ from keyturn_receiver.core.mark import has_mark
 from keyturn_receiver.core.restart_time import last_written
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_turn import Turn
 from keyturn_receiver.core.unsettled import with_own_suffix
 from keyturn_receiver.errors import (
@@ -361,8 +362,8 @@ class ConsumerRestarter:
         self._fights.note_pods(consumer, mark)
         if consumer.evicts and (mark.restart or ends_evictions):
             permits = partial(self._policy.permits, target=target, spec=spec)
-            may_begin = partial(self._may_begin, target, spec, consumer)
-            started = self._evictor.start(target, consumer, permits, may_begin)
+            held_up_by = partial(self._held_up_by, target, spec, consumer)
+            started = self._evictor.start(target, consumer, permits, held_up_by)
             if mark.restart:
                 return self._workloads.as_lender(consumer) if started else None
             if started:
@@ -381,9 +382,9 @@ class ConsumerRestarter:
         marked = await self._mark(target, consumer, mark, restarts_from)
         return marked if mark.restart else None
 
-    def _may_begin(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> bool:
-        """Return whether the schedule lets the evictions of a consumer's pods begin now."""
-        return self._pacer.may_begin(target, spec, self.restartable(target, spec), record, consumer.ref)
+    def _held_up_by(self, target: Target, spec: BindingSpec, consumer: Consumer, record: Record) -> WaitReason | None:
+        """Return why the schedule does not let the evictions of a consumer's pods begin or go on now, or None."""
+        return self._pacer.held_up_by(target, spec, self.restartable(target, spec), record, consumer.ref)
 
     async def _written_at(self, target: Target, consumer: Consumer, record: Record) -> tuple[int, Record]:
         """Return the time of the last write of the keys that a consumer reads, and the record. The time is in seconds

@@ -21,6 +21,7 @@ from keyturn_receiver.core.consumer import Consumer, WorkloadRef, mark_name
 from keyturn_receiver.core.pod import Pod
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import is_behind, rollout
+from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.errors import ClusterRefused, Conflict, DisruptionNotAllowed, KeyturnError, NotFound
 from keyturn_receiver.reconcile.record_client import RecordClient
 from keyturn_receiver.reconcile.rollout_fights import RolloutFights
@@ -58,7 +59,7 @@ _FORBIDDEN = (
 _log = logging.getLogger(__name__)
 
 Permits = Callable[[Consumer], bool]
-MayBegin = Callable[[Record], bool]
+HeldUpBy = Callable[[Record], WaitReason | None]
 Done = Callable[[Target, Consumer, int, int | None], None]
 
 
@@ -66,19 +67,20 @@ Done = Callable[[Target, Consumer, int, int | None], None]
 class _Run:
     """The evictions of one workload for one change of a Secret. ``mark`` is the value of the mark that stands for this
     change. It is empty before the first look at the pods. ``is_blocked`` tells whether the evictions do not go on,
-    because the API server refuses a call, or because nothing could be evicted for FINISH_SECONDS. ``waits`` counts the
-    looks at the pods since the last eviction. ``waits_since`` is the time of the first of these looks. ``replaced_at``
-    is the time of the last eviction, or of the first look that found no pod behind. Before that, it is None.
-    ``waits_since`` and ``replaced_at`` are in monotonic seconds. ``until`` is the creation of the youngest pod at the
-    first look, in seconds since 1970."""
+    because the API server refuses a call, or because nothing could be evicted for FINISH_SECONDS. ``is_trying`` tells
+    whether such evictions have a slot again for one more try. ``waits`` counts the looks at the pods since the last
+    eviction. ``waits_since`` is the time of the first of these looks. ``replaced_at`` is the time of the last eviction,
+    or of the first look that found no pod behind. Before that, it is None. ``waits_since`` and ``replaced_at`` are in
+    monotonic seconds. ``until`` is the creation of the youngest pod at the first look, in seconds since 1970."""
 
     target: Target
     uid: str
     permits: Permits
-    may_begin: MayBegin
+    held_up_by: HeldUpBy
     task: asyncio.Task[None] | None = None
     mark: str = ""
     is_blocked: bool = False
+    is_trying: bool = False
     waits: int = 0
     waits_since: float = 0.0
     replaced_at: float | None = None
@@ -146,9 +148,9 @@ class PodEvictor:
 
     def takes_slot(self, ref: WorkloadRef) -> bool:
         """Return whether evictions of a workload's pods take a slot of the pace. Evictions that do not go on take none,
-        because they may never end."""
+        because they may never end. They need one again for each further try."""
         run = self._runs.get(ref.namespace, ref)
-        return run is not None and not run.is_blocked
+        return run is not None and (run.is_trying or not run.is_blocked)
 
     def slots(self, namespace: str) -> set[WorkloadRef]:
         """Return the workloads of a namespace whose evictions take a slot."""
@@ -163,17 +165,17 @@ class PodEvictor:
         begin now, or if the consumer does not ask for evictions."""
         return RECHECK if consumer.evicts and not self._has_room_for(consumer) else 0.0
 
-    def start(self, target: Target, consumer: Consumer, permits: Permits, may_begin: MayBegin) -> bool:
+    def start(self, target: Target, consumer: Consumer, permits: Permits, held_up_by: HeldUpBy) -> bool:
         """Begin to evict those pods of a consumer that use an older value than the Secret has.
 
         If no such pod is left, only the end is reported, because an earlier leader may not have reported it. The
         evictions run in the background. Return whether they were begun. ``permits`` tells whether a consumer may be
-        restarted. ``may_begin`` tells whether the schedule still lets the first eviction happen, given the record of
-        the Secret. Something may have held back this eviction for hours.
+        restarted. ``held_up_by`` returns why the schedule does not let an eviction happen, given the record of the
+        Secret, or None if it does. Something may have held back this eviction for hours.
         """
         if not self._has_room_for(consumer):
             return False
-        run = _Run(target, consumer.uid, permits, may_begin)
+        run = _Run(target, consumer.uid, permits, held_up_by)
         run.task = asyncio.get_running_loop().create_task(self._run(run, consumer.ref))
         self._runs.put(consumer.ref.namespace, consumer.ref, run)
         return True
@@ -186,8 +188,20 @@ class PodEvictor:
             return False
         if len(self._runs) < MAX_RUNS:
             return True
-        going_on = sum(len(self.slots(namespace)) for namespace in self._runs)
-        return going_on < MAX_RUNS and len(self._runs) < MAX_BLOCKED
+        return self._going_on() < MAX_RUNS and len(self._runs) < MAX_BLOCKED
+
+    def _going_on(self) -> int:
+        return sum(len(self.slots(namespace)) for namespace in self._runs)
+
+    def _held_up_by(self, run: _Run, ref: WorkloadRef, record: Record) -> WaitReason | None:
+        """Return why no pod may be evicted now, or None if one may. The schedule decides about the first eviction. It
+        also decides about each eviction of a run that has given its slot back. Many such runs can go on at the same
+        time, for example when a PodDisruptionBudget is loosened."""
+        if run.is_blocked and (
+            len(self.slots(ref.namespace)) >= MAX_RUNS_PER_NAMESPACE or self._going_on() >= MAX_RUNS
+        ):
+            return WaitReason.PACE
+        return run.held_up_by(record) if run.is_blocked or run.replaced_at is None else None
 
     async def _run(self, run: _Run, ref: WorkloadRef) -> None:
         try:
@@ -256,14 +270,18 @@ class PodEvictor:
             return await self._finish(run, workload, consumer)
         if pod.is_ready and not is_enough:
             return self._wait(run, ref, _NOT_READY)
-        if not self._is_leader() or (run.replaced_at is None and not run.may_begin(record)):
-            return None
+        reason = self._held_up_by(run, ref, record) if self._is_leader() else WaitReason.BACKOFF
+        if reason:
+            return WAIT_BACKOFF.cap if reason is WaitReason.PACE else None
+        run.is_trying = run.is_blocked
         try:
             await self._workloads.evict(ref, pod)
         except NotFound:
             raise
         except ClusterRefused as error:
             return self._refused(run, ref, error, _FORBIDDEN)
+        finally:
+            run.is_trying = False
         if run.replaced_at is None:
             for on_begun in self._begun_handlers:
                 on_begun(consumer)

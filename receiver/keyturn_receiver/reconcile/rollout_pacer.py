@@ -115,7 +115,7 @@ class RolloutPacer:
 
         Consumers in ``tried`` that still need a mark are skipped. This reconcile has just tried to restart them, and
         has not written their marks: for example, the API server has refused a mark, or the restart has turned out to be
-        unnecessary. ``begins`` is the workload for which ``may_begin`` asks, or None.
+        unnecessary. ``begins`` is the workload for which ``held_up_by`` asks, or None.
         """
         current = [self.latest(each) for each in consumers]
         if self._crashes and record.halt:
@@ -173,13 +173,18 @@ class RolloutPacer:
         known = self._adopted.get(consumer.ref.namespace, (consumer.ref, consumer.uid, mark.name))
         return replace(mark, undecided=True, may_have_adopted=False) if known == mark.value else mark
 
-    def may_begin(
+    def held_up_by(
         self, target: Target, spec: BindingSpec, consumers: Sequence[Consumer], record: Record, ref: WorkloadRef
-    ) -> bool:
-        """Return whether the windows, the order and the halts still let the evictions of a workload's pods begin. These
-        evictions have their slot already, or have given it back because they were held back for long."""
+    ) -> WaitReason | None:
+        """Return the reason why the evictions of a workload's pods must not begin or go on now, or None if they may.
+
+        Evictions that are not blocked have their slot already. Those that are blocked have given it back, and need one
+        again. BACKOFF stands for a workload that is not due for a restart any more.
+        """
         turn = self.turn(target, spec, consumers, record, begins=ref)
-        return any(each.ref == ref for each in turn.start)
+        if any(each.ref == ref for each in turn.start):
+            return None
+        return next((wait.reason for each, wait in turn.waits if each.ref == ref), WaitReason.BACKOFF)
 
     def needs_leader(self, target: Target, spec: BindingSpec) -> bool:
         """Return whether only the leader starts rollouts of a Secret. If the result is false, every replica may start
@@ -303,7 +308,8 @@ class RolloutPacer:
                 return Candidate(consumer.ref, ConsumerState.UNFINISHED, consumer.order)
             return other_candidate(consumer, target.name, record, now, is_halting)
         if consumer.ref == begins:
-            return due_candidate(consumer, window, now, is_open=True)
+            has_slot = not self._evictor.is_blocked(consumer, target) or self._is_open(consumer, now)
+            return due_candidate(consumer, window, now, has_slot)
         if self._evictor.is_blocked(consumer, target):
             return Candidate(consumer.ref, ConsumerState.SETTLED, consumer.order)
         delay = max(self._fights.delay(consumer, mark), self._evictor.delay(consumer))
