@@ -1,7 +1,7 @@
 """Metadata of bound Secrets. This module never reads the values of the Secrets."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import Raw
@@ -99,13 +99,14 @@ def read_bound(obj: Mapping[str, Any]) -> Bound:
     state = str(as_object(metadata.get("labels")).get(STATE, ""))
     record = read_record(annotations, state)
     held = (owned(as_object(each.get("fieldsV1")), "data") for each in managed_fields(metadata))
+    keys = frozenset(record.revisions).union(*held)
     return Bound(
         target=Target(str(metadata.get("namespace")), str(metadata.get("name"))),
         uid=str(metadata.get("uid")),
         annotations=annotations,
         spec=read_spec(annotations, secret_faults(metadata)),
-        record=record,
-        keys=frozenset(record.revisions).union(*held),
+        record=replace(record, other_keys=keys - record.revisions.keys()),
+        keys=keys,
     )
 
 

@@ -14,6 +14,7 @@ from keyturn_cli.release import Settings
 from keyturn_cli.rotation import why_off
 from keyturn_receiver.core.binding import Binding, Source, Target, read_binding
 from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
+from keyturn_receiver.core.mark import lacks_required_key
 from keyturn_receiver.core.missing_keys import missing_keys
 from keyturn_receiver.core.open_rollouts import is_open
 from keyturn_receiver.core.partial import render_groups
@@ -205,7 +206,9 @@ def fates(scene: Scene, change: Change) -> list[Fate]:
             why = "only if one of its pods has the old value; you may not list its pods"
             made[consumer.ref] = fate if fate.outcome is Outcome.HELD else replace(fate, why=why)
         elif mark is None or not (mark.restart or _has_pod_behind(scene, consumer, name, after, mark)):
-            made[consumer.ref] = Fate(consumer.ref, Outcome.UNCONCERNED, reads, "reads no key that changes", missing)
+            lacks = lacks_required_key(reads, after)
+            why = "not restarted, because a new pod would not start" if lacks else "reads no key that changes"
+            made[consumer.ref] = Fate(consumer.ref, Outcome.UNCONCERNED, reads, why, missing)
             others.append(consumer)
         else:
             due[consumer.ref] = consumer

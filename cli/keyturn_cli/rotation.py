@@ -69,7 +69,7 @@ def workload_place(
     if off := why_off(consumer, bound, in_namespace, settings):
         return Place(name, Stage.OFF, f"Keyturn does not restart it: {off}")
     if lacks_keys(consumer, bound.target.name, record):
-        return Place(name, Stage.HELD, "its pods keep the old value: the Secret has lost the keys that they need")
+        return Place(name, Stage.HELD, "its pods keep the old values: the Secret lacks a key that they need")
     if rollout(consumer, bound.target.name, record):
         return Place(name, Stage.WAITING, "it is due for a restart")
     if not is_restarted(consumer, bound.target.name, record):

@@ -26,7 +26,8 @@ def patch(obj: dict[str, Any], body: dict[str, Any], at: str | None = None) -> N
         merged = {**metadata.get(field, {}), **body["metadata"].get(field, {})}
         metadata[field] = {name: text for name, text in merged.items() if text is not None}
     if "data" in body:
-        obj["data"] = {**obj["data"], **body["data"]}
+        gone = {key for key in obj["data"] if f"f:{key}" in _owned_data(metadata)} - body["data"].keys()
+        obj["data"] = {**{key: text for key, text in obj["data"].items() if key not in gone}, **body["data"]}
         owned = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
         fields = {"f:data": {f"f:{key}": {} for key in body["data"]}, "f:metadata": {"f:annotations": owned}}
         entry = {"manager": "keyturn", "operation": "Apply", "fieldsV1": fields}
@@ -34,3 +35,11 @@ def patch(obj: dict[str, Any], body: dict[str, Any], at: str | None = None) -> N
     if "spec" in body:
         template = obj["spec"]["template"]["metadata"]
         template["annotations"] = {**template["annotations"], **body["spec"]["template"]["metadata"]["annotations"]}
+
+
+def _owned_data(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that the last apply has written. The next apply removes those that it leaves out."""
+    owned: dict[str, Any] = {}
+    for entry in metadata.get("managedFields", []):
+        owned |= entry["fieldsV1"].get("f:data", {}) if entry["manager"] == "keyturn" else {}
+    return owned

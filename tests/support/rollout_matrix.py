@@ -27,6 +27,12 @@ def _variable(secret: str, key: str, optional: bool) -> Pod:
     return {"env": [{"name": "X", "valueFrom": {"secretKeyRef": ref}}]}
 
 
+def _variables(secret: str, *keys: tuple[str, bool]) -> Pod:
+    """Return a container with a variable for each key. Each key comes with whether its reference is optional."""
+    made = (_variable(secret, key, optional)["env"] for key, optional in keys)
+    return {"env": [{**env, "name": f"X{number}"} for number, (env,) in enumerate(made)]}
+
+
 def _bulk(secret: str, optional: bool) -> Pod:
     return {"envFrom": [{"secretRef": {"name": secret, **({"optional": True} if optional else {})}}]}
 
@@ -75,7 +81,7 @@ class Reference:
     are the annotations of its pod template.
 
     ``restarts`` is the verdict of the oracle. ``by_pods`` means that only the age of the pods shows whether a restart
-    is needed: no container waited for the new key, so the pods that started before it existed run without it.
+    is needed: a container did not wait for the new key, so the pods that started before it existed run without it.
     """
 
     name: str
@@ -109,6 +115,32 @@ def references(secret: str = "db", moved: str = "moved", other: str = "other") -
         yield Reference(f"reads-on-template-{named}", {}, named == secret, named, on_template={READS: named})
     both = {**_init(_variable(secret, "nowhere", True)), "container": _variable(secret, "a", False)}
     yield Reference("two-keys", both, True, secret)
+    yield from _several_keys(moved)
+
+
+def _several_keys(moved: str) -> Iterator[Reference]:
+    """Yield references to several keys of the second Secret. If a required key is not there, no new pod starts, so the
+    pods are kept, whatever happens to the other keys."""
+    # The other key: "a" changes, "b" stays the same, and "nowhere" shows that an optional key holds back nothing.
+    for key, gone_is_optional in product(("a", "b", "nowhere"), (False, True)):
+        pod = {"container": _variables(moved, (key, key == "nowhere"), ("gone", gone_is_optional))}
+        yield Reference(f"{key}-and-gone{'-optional' if gone_is_optional else ''}", pod, gone_is_optional, moved)
+    yield Reference("a-and-nowhere", {"container": _variables(moved, ("a", False), ("nowhere", False))}, False, moved)
+    yield Reference("gone-twice", {"container": _variables(moved, ("gone", True), ("gone", False))}, False, moved)
+    a, gone = _variable(moved, "a", False), _variable(moved, "gone", False)
+    yield Reference("a-and-init-gone", {**_init(gone), "container": a}, False, moved)
+    yield Reference("a-and-sidecar-gone", {**_init(gone, restartPolicy="Always"), "container": a}, False, moved)
+    for optional in (False, True):
+        for kind, of_gone in (("items", OF_ONE_KEY["items"]), ("projected-items", _projected)):
+            pod = {**of_gone(moved, "gone", optional), "container": a}
+            yield Reference(f"a-and-{kind}-gone{'-optional' if optional else ''}", pod, optional, moved)
+    items = {"secretName": moved, "items": [{"key": key, "path": key} for key in ("a", "gone")]}
+    yield Reference("items-a-and-gone", {"volumes": [{"name": "v", "secret": items}]}, False, moved)
+    yield Reference("all-and-gone", {"container": {**gone, **_bulk(moved, False)}}, False, moved)
+    yield Reference("reads-and-gone", {"container": gone}, False, moved, own={READS: moved})
+    # The container with the required key waits for the new key, but the pods have read the key that changes.
+    new = {**_init(_variable(moved, "new", False), restartPolicy="Always"), "container": a}
+    yield Reference("a-and-new", new, True, moved, by_pods=True)
 
 
 @dataclass(frozen=True)

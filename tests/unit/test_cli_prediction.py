@@ -11,6 +11,7 @@ from keyturn_cli.prediction import Change, Fate, Outcome, Scene, fates, needs_po
 from keyturn_cli.release import Settings
 from keyturn_receiver.core.consumer import read_consumer
 from keyturn_receiver.core.pod import Pod
+from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_hold import PAUSED
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
@@ -44,3 +45,17 @@ def test_workload_whose_pods_are_not_known_is_not_taken_for_one_without_pods(sce
     (consumer,) = scene.consumers
     held = predicted(replace(scene, consumers=[replace(consumer, hold=PAUSED)]), None)
     assert (held.outcome, held.why) == (Outcome.HELD, PAUSED.text)
+
+
+@pytest.mark.parametrize(("keys", "why"), [("a", ""), ("ab", "not restarted, because a new pod would not start")])
+def test_workload_that_a_change_leaves_without_a_required_key_is_not_restarted(keys: str, why: str) -> None:
+    env = [{"name": key, "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}} for key in keys]
+    deployment = workload("shop", "web", {"container": {"env": env}})
+    deployment["metadata"] |= {"uid": "1", "resourceVersion": "1"}
+    consumer = read_consumer(WORKLOAD_KINDS["Deployment"], deployment)
+    assert consumer
+    change = Change({"a": "1", "b": "1"}, Record(revisions={"a": "2"}), ("a", "b"), frozenset("a"))
+    scene = Scene(read_bound(secret("shop", "db", "shop/db")), [consumer], {}, Settings(), 0.0)
+    (fate,) = fates(scene, change)
+    assert (fate.outcome, fate.why) == (Outcome.UNCONCERNED if why else Outcome.RESTARTS, why)
+    assert fate.missing == (("b",) if why else ())

@@ -31,21 +31,23 @@ def test_workload_whose_pod_fails_after_the_end_of_its_rollout_is_live(state: Ro
     assert (workload_place(consumer, bound, {}, Settings(), 0.0).stage is Stage.LIVE) is has_ended
 
 
-@pytest.mark.parametrize(("key", "stage"), [("gone", Stage.HELD), ("kept", Stage.LIVE)])
-def test_workload_whose_key_is_gone_keeps_the_old_value(key: str, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("keys", "stage"), [({"gone"}, Stage.HELD), ({"gone", "kept"}, Stage.HELD), ({"kept"}, Stage.LIVE)]
+)
+def test_workload_whose_key_is_gone_keeps_the_old_value(keys: set[str], stage: Stage) -> None:
     before = {"gone": "r1", "kept": "r2"}
     record = Record({"arn#AWSCURRENT": "v2"}, {"kept": "r2"})
     bound = Bound(Target("shop", "db"), "1", {}, read_spec({}, ()), record, frozenset({"kept"}))
     consumer = Consumer(
         WorkloadRef("Deployment", "shop", "web"),
         "1",
-        {"db": Reads(keys=frozenset({key}))},
+        {"db": Reads(keys=frozenset(keys))},
         {},
-        {mark_name("db"): digest(before, (key,))},
+        {mark_name("db"): digest(before, keys)},
         Switch.ENABLED,
         progress=COMPLETE,
     )
     place = workload_place(consumer, bound, {}, Settings(), 0.0)
     assert place.stage is stage
     if stage is Stage.HELD:
-        assert place.why == "its pods keep the old value: the Secret has lost the keys that they need"
+        assert place.why == "its pods keep the old values: the Secret lacks a key that they need"

@@ -22,7 +22,8 @@ KEYS = frozenset({"password", "hunter2"})
         (Reads(whole=True, keys=frozenset({"A"})), ("A",)),
         (Reads(whole=True), ()),
         (Reads(keys=frozenset({"password"})), ()),
-        (Reads(keys=frozenset({"PASSWORD"}), optional=True), ()),
+        (Reads(keys=frozenset({"PASSWORD"}), optional=True, optional_keys=frozenset({"PASSWORD"})), ()),
+        (Reads(keys=frozenset({"A", "B"}), optional=True, optional_keys=frozenset({"B"})), ("A",)),
     ],
 )
 def test_keys_that_a_container_waits_for_are_missing(reads: Reads, missing: tuple[str, ...]) -> None:

@@ -35,7 +35,7 @@ def test_reconcile_that_has_written_knows_of_all_whom_it_knew_before() -> None:
 
 def test_reader_that_was_restarted_without_its_optional_key_is_still_to_do_when_the_key_returns() -> None:
     gone, back = Record(revisions={"b": "v1"}), Record(revisions={"a": "v2", "b": "v1"})
-    reads = {"db": Reads(keys=frozenset({"a"}), optional=True)}
+    reads = {"db": Reads(keys=frozenset({"a"}), optional=True, optional_keys=frozenset({"a"}))}
     reader = Consumer(REF, "1", reads, {}, {MARK: digest({}, ())}, Switch.UNSET)
     assert write_of(back, gone, [reader]).before_of(reader, "db", back, unchanged=False) is gone
     mark = rollout(reader, "db", back, gone)

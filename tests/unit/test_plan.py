@@ -94,6 +94,15 @@ def test_rollback_restores_the_old_revision() -> None:
     assert third.record.revisions == {"a": "v1"}
 
 
+def test_record_knows_the_keys_of_other_writers_and_forgets_a_key_that_goes() -> None:
+    first = planned(live({"theirs": b"1"}), {"a": b"1", "b": b"1"}, "v1")
+    assert (first.record.revisions.keys(), first.record.other_keys) == ({"a", "b"}, {"theirs"})
+    second = planned(live({"theirs": b"1", **first.data}, first.record), {"a": b"1"}, "v2")
+    assert (second.record.revisions.keys(), second.record.other_keys) == ({"a"}, {"theirs"})
+    assert [second.record.has_key(key) for key in ("a", "b", "theirs")] == [True, False, True]
+    assert read_record({}).has_key("b")  # the annotations do not tell which keys the Secret has
+
+
 def test_edited_value_is_restored_under_the_same_revision() -> None:
     first = planned(live({}), {"a": b"1"}, "v1")
     made = planned(live({"a": b"edited"}, first.record), {"a": b"1"}, "v1")

@@ -18,8 +18,11 @@ import pytest
 from keyturn_receiver.cluster.consumer_cache import ConsumerCache, ConsumerIndex
 from keyturn_receiver.cluster.history_memo import MAX_HISTORIES
 from keyturn_receiver.cluster.namespace_cache import NamespaceCache, NamespaceReader
+from keyturn_receiver.cluster.record_reader import RecordReader
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.cluster.secret_client import SecretClient
+from keyturn_receiver.cluster.watched_cache import WatchedCache
+from keyturn_receiver.cluster.watched_client import WatchedClient
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import DATA, SECRET_ID, BindingSpec, Source, Target
 from keyturn_receiver.core.consumer import Consumer
@@ -244,14 +247,16 @@ class Engine:
         fights.add_handler(self.fights.append)
         policy = RolloutPolicy(namespaces, Switch.ENABLED)
         workloads = WorkloadClient(api)
-        evictor = PodEvictor(workloads, secrets, events, fights, lambda: self.leads)
+        watched = WatchedCache(KEYED)
+        records = RecordReader(secrets, WatchedClient(api, watched, KEYED), watched, self.cache)
+        evictor = PodEvictor(workloads, records, events, fights, lambda: self.leads)
         self.pacer = pacer = RolloutPacer(
             index, namespaces, fights, evictor, limits or PaceLimits(), lambda: self.leads, wall
         )
         index.add_progress_handler(pacer.on_progress)
         index.add_unread_handler(pacer.on_unread)
         self.restarter = restarter = CountingRestarter(
-            index, workloads, secrets, legs, Restraints(policy, fights, evictor, pacer)
+            index, workloads, records, legs, Restraints(policy, fights, evictor, pacer)
         )
         restarter._pending = PendingRestarts(lambda: time.monotonic())  # the virtual time of this file
         filler = SecretFiller(
@@ -1154,7 +1159,7 @@ async def test_key_that_a_workload_waits_for_is_told_on_it_once_and_costs_no_cal
     told = (
         "Deployment team/waiting",
         "Secret db: it reads the key PASSWORD, which the Secret does not have; it has password: correct the name in the"
-        " pod template, or fill the key with keyturn.dev/data",
+        " pod template, or fill the key with keyturn.dev/data; its pods are not restarted for this Secret until then",
     )
     assert key_events(engine) == [told]
 
@@ -1169,6 +1174,68 @@ async def test_key_that_a_workload_waits_for_is_told_on_it_once_and_costs_no_cal
     await engine.settle()
     assert [about for about, _ in key_events(engine)] == ["Deployment team/late"]
     assert engine.api.calls == []
+
+
+async def keep_pods_without_the_password(engine: Engine, user: str) -> None:
+    """Rotate to a value without a password, and check that the only reader keeps its pods."""
+    engine.api.workload = reader("web", "user", "password")
+    engine.stores.value = '{"user": "1", "password": "1"}'
+    await engine.start()
+    engine.api.make_pods(age=10)
+    engine.stores.version, engine.stores.value = 2, json.dumps({"user": user})
+    assert (await engine.notify()).restarted == ()
+    await engine.settle()
+    assert engine.api.secret["data"].keys() == {"user"}
+    assert ("GET", "pods") not in engine.api.calls
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] == {}
+    (event,) = key_events(engine)
+    assert "it reads the key password, which the Secret does not have" in event[1]
+    engine.forget()
+
+
+@pytest.mark.parametrize("user", ["1", "2"], ids=["one goes", "one goes and one changes"])
+async def test_workload_keeps_its_pods_while_one_of_its_required_keys_is_gone(user: str) -> None:
+    engine = Engine()
+    await keep_pods_without_the_password(engine, user)
+    engine.stores.version, engine.stores.value = 3, json.dumps({"user": user, "password": "2"})
+    result = await engine.notify()
+    assert [ref.name for ref in result.restarted] == ["web"]
+    await engine.settle()
+    assert key_events(engine) == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_roll_back_to_the_version_with_the_key_keeps_the_pods_that_never_changed(restarts: bool) -> None:
+    engine = Engine()
+    await keep_pods_without_the_password(engine, "1")
+    if restarts:  # a pod was created while the key was gone, so one of its containers may have started
+        engine.api.make_pods(age=0)
+    engine.stores.version, engine.stores.value = 1, '{"user": "1", "password": "1"}'
+    result = await engine.notify()
+    assert [ref.name for ref in result.restarted] == ["web"] * restarts
+    await engine.settle()
+    engine.forget()
+    engine.drift.check(DB)
+    await engine.settle()
+    assert engine.api.calls == []
+
+
+async def test_required_key_of_another_writer_does_not_hold_back_a_restart() -> None:
+    engine = Engine()
+    engine.api.secret["data"]["ca.crt"] = "eA=="
+    engine.api.workload = reader("web", "password", "ca.crt")
+    engine.stores.value = '{"user": "1", "password": "1"}'
+    engine.api.show()
+    await engine.start()
+    engine.stores.version, engine.stores.value = 2, '{"password": "2"}'
+    assert [ref.name for ref in (await engine.notify()).restarted] == ["web"]
+    # A restart that the pods decide reads the record again, without the Secret's data.
+    engine.api.workload["spec"]["template"]["metadata"]["annotations"] = {}
+    engine.api.make_pods(age=10)
+    engine.api.show_workload(-10)
+    await engine.settle()
+    assert engine.api.workload["spec"]["template"]["metadata"]["annotations"] != {}
+    assert ("GET", "pods") in engine.api.calls
 
 
 async def test_keys_that_another_writer_adds_are_not_missing() -> None:
@@ -1222,5 +1289,5 @@ async def test_missing_key_is_told_on_a_bounded_number_of_workloads() -> None:
     assert len(events) == MAX_CONSUMER_EVENTS
     assert {told for _, told in events} == {
         "Secret db: it reads the key missing, which the Secret does not have; it has 1 key: correct the name in the pod"
-        " template, or fill the key with keyturn.dev/data"
+        " template, or fill the key with keyturn.dev/data; its pods are not restarted for this Secret until then"
     }

@@ -17,16 +17,27 @@ from keyturn_receiver.core.consumer import (
     named_secrets,
     read_consumer,
 )
+from keyturn_receiver.core.mark import present_mark
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.revision import Record, digest
-from keyturn_receiver.core.rollout import START_SECONDS, RolloutAnnotation, baseline, is_behind, rollout
+from keyturn_receiver.core.rollout import (
+    START_SECONDS,
+    RolloutAnnotation,
+    baseline,
+    is_behind,
+    is_waiting,
+    lacks_keys,
+    next_unsettled,
+    rollout,
+)
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS, WorkloadKind
 from keyturn_receiver.core.write_times import WriteTime
 from support.counted_map import CountedMap
 
 WHOLE = Reads(whole=True)
+OPTIONAL_A = Reads(keys=frozenset("a"), optional=True, optional_keys=frozenset("a"))
 MARK = "revision.keyturn.dev/db"
 
 
@@ -63,17 +74,22 @@ def key_ref(key: str, **more: bool) -> dict[str, Any]:
             {"volumes": [{"projected": {"sources": [{"secret": {"name": "db", "items": [{"key": "a"}]}}]}}]},
             Reads(keys=frozenset("a")),
         ),
-        ({"containers": [key_ref("a", optional=True)]}, Reads(keys=frozenset("a"), optional=True)),
+        (
+            {"containers": [key_ref("a", optional=True)]},
+            OPTIONAL_A,
+        ),
         (
             {"volumes": [{"secret": {"secretName": "db", "items": [{"key": "a"}], "optional": True}}]},
-            Reads(keys=frozenset("a"), optional=True),
+            OPTIONAL_A,
         ),
         # A sidecar is an init container that keeps running.
         ({"initContainers": [{"restartPolicy": "Always", **key_ref("a")}]}, Reads(keys=frozenset("a"))),
         (
             {"initContainers": [key_ref("a")], "containers": [key_ref("b"), key_ref("c", optional=True)]},
-            Reads(keys=frozenset("abc"), optional=True),
+            Reads(keys=frozenset("abc"), optional=True, optional_keys=frozenset("c")),
         ),
+        # A container needs the key, although another one starts without it.
+        ({"containers": [key_ref("a"), key_ref("a", optional=True)]}, Reads(keys=frozenset("a"), optional=True)),
         ({"containers": [{"envFrom": [{"secretRef": {"name": "db", "optional": True}, "prefix": "P_"}]}]}, WHOLE),
         (
             {"volumes": [{"projected": {"sources": [{"configMap": {"name": "x"}}, {"secret": {"name": "db"}}]}}]},
@@ -385,14 +401,21 @@ def test_removed_key_concerns_those_that_read_every_key() -> None:
 def test_key_that_appeared_leaves_behind_only_pods_that_may_have_started_without_it() -> None:
     written = record({"a": "v1"}, a=WriteTime(WRITTEN, appeared=True))
     early, just_before = WRITTEN - START_SECONDS - 1, WRITTEN - START_SECONDS
-    needs, optional = Reads(keys=frozenset("a")), Reads(keys=frozenset("a"), optional=True)
+    needs, optional = (
+        Reads(keys=frozenset("a")),
+        OPTIONAL_A,
+    )
     assert not is_behind(Pod({"db": needs}, early), "db", written, UNMARKED, False)
     for reads in (WHOLE, optional):
         assert is_behind(Pod({"db": reads}, early), "db", written, UNMARKED, False)
         assert not is_behind(Pod({"db": reads}, just_before), "db", written, UNMARKED, False)
 
 
-@pytest.mark.parametrize("reads", [WHOLE, Reads(keys=frozenset("a"), optional=True)], ids=["all keys", "optional key"])
+@pytest.mark.parametrize(
+    "reads",
+    [WHOLE, OPTIONAL_A],
+    ids=["all keys", "optional key"],
+)
 def test_pod_that_is_known_to_run_without_the_key_is_behind_however_young_it_is(reads: Reads) -> None:
     written = record({"a": "v1"}, a=WriteTime(WRITTEN, appeared=True))
     for started, behind in ((WRITTEN - 1, True), (WRITTEN, False), (WRITTEN + 1, False)):
@@ -403,7 +426,11 @@ def test_pod_that_is_known_to_run_without_the_key_is_behind_however_young_it_is(
     assert young.undecided  # so the pods are read
 
 
-@pytest.mark.parametrize("reads", [WHOLE, Reads(keys=frozenset("a"), optional=True)], ids=["all keys", "optional key"])
+@pytest.mark.parametrize(
+    "reads",
+    [WHOLE, OPTIONAL_A],
+    ids=["all keys", "optional key"],
+)
 def test_pod_of_a_marked_consumer_may_have_started_at_once_without_the_key(reads: Reads) -> None:
     """The key goes and comes back within a second. The reconcile that restarts is not the one that wrote the key."""
     written = record({"a": "v3"}, a=WriteTime(WRITTEN, appeared=True))
@@ -423,7 +450,7 @@ def test_optional_key_that_is_gone_restarts_those_who_read_nothing_else() -> Non
     undecided = rollout(created(WRITTEN - 1, optional, marks=marked), "db", gone)
     assert undecided is not None
     assert undecided.undecided
-    reads = {"db": Reads(keys=frozenset("a"), optional=True)}
+    reads = {"db": OPTIONAL_A}
     assert is_behind(Pod(reads, WRITTEN - 1), "db", gone, undecided, False)
     assert not is_behind(Pod(reads, WRITTEN + 1), "db", gone, undecided, False)
     restarted = consumer(optional, {MARK: mark.value})
@@ -568,3 +595,107 @@ def test_keys_of_a_secret_are_not_looked_at_again_for_each_consumer(pod: dict[st
         baseline(young, "db", before, after)
         assert not is_behind(Pod(young.reads, WRITTEN + 1), "db", after, UNMARKED, False)
     assert max(each.looks for each in (old, new, times)) < 5 * len(keys)
+
+
+BOTH = {"containers": [key_ref("a"), key_ref("b")]}
+OPTIONAL_POD = {"containers": [key_ref("a", optional=True), key_ref("b", optional=True)]}
+BEFORE = record({"a": "v1", "b": "v1"}, a=WriteTime(1), b=WriteTime(1))
+GONE = record({"a": "v1"}, a=WriteTime(1), **{"": WriteTime(WRITTEN)})
+GONE_AND_CHANGED = record({"a": "v2"}, a=WriteTime(WRITTEN), **{"": WriteTime(WRITTEN)})
+READ_BOTH = digest({"a": "v1", "b": "v1"}, "ab")
+ENV_FROM_AND_B = {"containers": [key_ref("b"), *ENV_FROM["containers"]]}
+
+
+@pytest.mark.parametrize("after", [GONE, GONE_AND_CHANGED], ids=["one goes", "one goes and one changes"])
+@pytest.mark.parametrize("evicts", [False, True])
+@pytest.mark.parametrize("on_template", [False, True])
+def test_workload_that_misses_one_of_two_required_keys_keeps_its_pods(
+    after: Record, evicts: bool, on_template: bool
+) -> None:
+    mark = {MARK: READ_BOTH}
+    made = replace(consumer(BOTH, mark if on_template else None, None if on_template else mark), evicts=evicts)
+    assert rollout(made, "db", BEFORE) is None
+    assert not lacks_keys(made, "db", BEFORE)
+    for before in (BEFORE, None):
+        assert rollout(made, "db", after, before) is None
+    assert lacks_keys(made, "db", after)
+    assert present_mark(made, "db", after) is None  # so the version is not reported as live
+
+
+@pytest.mark.parametrize("pod", [BOTH, ENV_FROM_AND_B], ids=["two keys", "all keys and one"])
+def test_baseline_of_a_workload_that_was_never_marked_tells_what_it_read_before_the_key_went(
+    pod: dict[str, Any],
+) -> None:
+    made = baseline(consumer(pod), "db", BEFORE, GONE)
+    assert made
+    assert made.value == READ_BOTH
+    assert rollout(consumer(pod, own={MARK: made.value}), "db", GONE, BEFORE) is None
+    assert rollout(consumer(pod), "db", GONE) is None
+    assert lacks_keys(consumer(pod), "db", GONE)
+
+
+@pytest.mark.parametrize("gone", [GONE, GONE_AND_CHANGED], ids=["one goes", "one goes and one changes"])
+def test_required_key_that_returns_with_another_value_restarts_the_pods_that_were_kept(gone: Record) -> None:
+    kept = replace(consumer(BOTH, own={MARK: READ_BOTH}), created=1)
+    back = replace(
+        gone,
+        revisions={**gone.revisions, "b": "v3"},
+        write_times={**gone.write_times, "b": WriteTime(WRITTEN + 50, appeared=True)},
+    )
+    for before in (gone, None):
+        mark = rollout(kept, "db", back, before)
+        assert mark
+        assert mark.restart or mark.undecided
+        assert is_behind(Pod(kept.reads, WRITTEN - 1), "db", back, mark, False)
+        assert not is_behind(Pod(kept.reads, WRITTEN + 51), "db", back, mark, False)
+    assert not lacks_keys(kept, "db", back)
+
+
+def test_required_key_that_returns_with_the_same_revision_restarts_only_pods_of_the_time_in_between() -> None:
+    """A container that does not read the key may have started in a pod that was created in between."""
+    kept = consumer(BOTH, own={MARK: READ_BOTH})
+    assert rollout(kept, "db", BEFORE, GONE) is None
+    assert is_waiting(kept, "db", GONE_AND_CHANGED)
+    unsettled = next_unsettled([kept], "db", GONE_AND_CHANGED, BEFORE, 2 * WRITTEN)
+    times = {"a": WriteTime(WRITTEN + 50), "b": WriteTime(WRITTEN + 50, appeared=True)}
+    back = replace(BEFORE, write_times=times, unsettled=unsettled)
+    mark = rollout(kept, "db", back, GONE_AND_CHANGED)
+    assert mark
+    assert (mark.restart, mark.returned_since) == (False, WRITTEN)
+    assert not is_behind(Pod(kept.reads, WRITTEN - 1), "db", back, mark, False)
+    assert is_behind(Pod(kept.reads, WRITTEN + 1), "db", back, mark, False)
+
+
+def test_required_key_that_the_secret_has_without_a_revision_is_not_missing() -> None:
+    """Another writer fills it. If it is not known which keys the Secret has, no restart is left out."""
+    marked = consumer(BOTH, own={MARK: digest({"a": "v1"}, "a")})
+    for other_keys in (frozenset("b"), None):
+        before, after = (replace(each, other_keys=other_keys) for each in (GONE, GONE_AND_CHANGED))
+        assert rollout(marked, "db", before) is None
+        mark = rollout(marked, "db", after, before)
+        assert mark
+        assert mark.restart
+        assert not lacks_keys(marked, "db", after)
+    assert rollout(marked, "db", replace(GONE_AND_CHANGED, other_keys=frozenset("c"))) is None
+
+
+def test_workload_that_already_has_the_mark_without_the_key_keeps_no_old_value() -> None:
+    """An older release has restarted it although a required key was gone."""
+    assert not lacks_keys(consumer(BOTH, {MARK: digest({"a": "v1"}, "a")}), "db", GONE)
+    assert present_mark(consumer(BOTH, {MARK: digest({"a": "v1"}, "a")}), "db", GONE)
+
+
+def test_required_keys_do_not_change_the_mark() -> None:
+    """Otherwise an upgrade would restart everything."""
+    optional = {"containers": [key_ref("a"), key_ref("b", optional=True)]}
+    for pod, value in ((BOTH, READ_BOTH), (optional, READ_BOTH), (ENV_FROM_AND_B, BEFORE.digest)):
+        mark = rollout(consumer(pod), "db", BEFORE)
+        assert mark
+        assert mark.value == value
+
+
+def test_sets_of_keys_are_shared_because_there_are_many_consumers() -> None:
+    required, optional, whole = (consumer(pod).reads["db"] for pod in (BOTH, OPTIONAL_POD, ENV_FROM))
+    assert required.required is required.keys
+    assert optional.optional_keys is optional.keys
+    assert required.optional_keys is whole.optional_keys is whole.keys

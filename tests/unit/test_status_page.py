@@ -515,6 +515,19 @@ async def test_consumer_is_shown_with_its_state(after: Consumer, state: str, tex
     assert (stuck["state"] == "failed") is (state in ("live", "rolling", "held"))
 
 
+async def test_consumer_that_waits_for_a_required_key_is_shown_as_held() -> None:
+    secrets = SecretCache(KEYED)
+    bind(secrets, "db", "v2")
+    revisions = {"value": "v1", "gone": "v1"}
+    marks = {mark_name("db"): digest(revisions, revisions)}
+    reader = Consumer(WEB, "1", {"db": Reads(keys=frozenset(revisions))}, {}, marks, Switch.UNSET)
+    (found,) = view(secrets, [reader])["consumers"]
+    assert (found["state"], found["text"]) == (
+        "held",
+        "its pods keep the old values: the Secret lacks a key that they need",
+    )
+
+
 async def test_view_names_only_keys_that_the_binding_names() -> None:
     secrets = SecretCache(KEYED)
     bind(secrets, "db", "v2")  # the key "value" comes from AWS

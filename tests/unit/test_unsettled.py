@@ -15,7 +15,7 @@ from keyturn_receiver.core.unsettled import MAX_MARKS, Unsettled, read_unsettled
 from keyturn_receiver.core.write_times import REMOVED, WriteTime
 
 MARK = "revision.keyturn.dev/db"
-OPTIONAL = Reads(keys=frozenset("a"), optional=True)
+OPTIONAL = Reads(keys=frozenset("a"), optional=True, optional_keys=frozenset("a"))
 WHOLE = Reads(whole=True)
 CREATED, LEFT, BETWEEN, RETURNED, LATER = 100, 1000, 1500, 2000, 3000  # seconds since 1970
 NOW = 2001  # by the receiver's clock

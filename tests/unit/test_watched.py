@@ -166,7 +166,7 @@ def test_unknown_time_of_a_change_is_that_of_the_next_write() -> None:
 def test_key_that_appears_and_key_that_goes() -> None:
     now = watched(secret({"a": "1", "c": "1"}, T2, keep(secret({"a": "1", "b": "1"}), T1))).record
     assert now.write_times == {"c": WriteTime(at(T2), appeared=True), REMOVED: WriteTime(at(T2))}
-    optional = replace(B, optional=True)
+    optional = replace(B, optional=True, optional_keys=B.keys)
     old = mark_of(optional, watched(secret({"a": "1", "b": "1"})).record)
     assert old
     for record in (now, watched(secret({"a": "1"})).record):  # the latter is not kept: its owner removed the annotation
@@ -175,6 +175,19 @@ def test_key_that_appears_and_key_that_goes() -> None:
         assert gone
         assert mark_of(optional, record, gone.value) is None
         assert mark_of(B, record, old.value) is None  # no container would start without the key
+
+
+def test_required_key_that_goes_and_returns_restarts_pods_only_for_another_value() -> None:
+    both = Reads(keys=frozenset("ab"))
+    before = secret({"a": "1", "b": "1"})
+    old = mark_of(both, watched(before).record)
+    assert old
+    gone = secret({"a": "1"}, T1, keep(before, T0))
+    assert mark_of(both, watched(gone).record, old.value) is None
+    same, other = (secret({"a": "1", "b": text}, T2, keep(gone, T1)) for text in ("1", "2"))
+    assert mark_of(both, watched(same).record, old.value) is None
+    assert is_restarted(both, watched(other).record, old.value, created=T0)
+    assert not is_restarted(both, watched(other).record, old.value, created=T3)
 
 
 def test_owner_that_removes_the_annotation_hides_no_change() -> None:

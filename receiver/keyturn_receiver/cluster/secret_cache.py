@@ -148,7 +148,7 @@ class BoundSecret:
     @property
     def record(self) -> Record:
         """The record that Keyturn keeps on the Secret."""
-        return _record_of(self.texts, self.is_small)
+        return _record_of(self.texts, self.other_keys, self.is_small)
 
     @property
     def is_intact(self) -> bool:
@@ -162,7 +162,8 @@ def read_bound(obj: Json, keyed: KeyedHash) -> BoundSecret:
     annotations = own_annotations(metadata)
     texts = (*(_kept(name, annotations.get(name)) for name in _ANNOTATIONS), state_label(metadata))
     is_small = _size(texts) <= SMALL
-    record = _record_of(texts, is_small)  # the text of the record is complete, because ``_kept`` never cuts it
+    # Most Secrets have no other keys, so that the cache of parsed texts has the same record for all callers.
+    record = _record_of(texts, (), is_small)  # the text of the record is complete, because ``_kept`` never cuts it
     whole = integrity(keyed, FIELD_MANAGER, metadata, obj.get("data") or {}, record)
     lost_record = False
     if whole is not Integrity.INTACT and _size(texts[_RECORD_TEXTS]) > MAX_UNPROVEN_RECORD:
@@ -228,8 +229,8 @@ def _spec_of(texts: tuple[str | None, ...], faults: tuple[str, ...], is_small: b
     return _small_spec(declared, faults) if is_small else _large_spec(declared, faults)
 
 
-def _record_of(texts: tuple[str | None, ...], is_small: bool) -> Record:
-    return _small_record(texts) if is_small else _large_record(texts)
+def _record_of(texts: tuple[str | None, ...], other_keys: tuple[str, ...] | None, is_small: bool) -> Record:
+    return _small_record(texts, other_keys) if is_small else _large_record(texts, other_keys)
 
 
 def _size(texts: tuple[str | None, ...]) -> int:
@@ -240,8 +241,9 @@ def _read_spec(declared: tuple[str | None, ...], faults: tuple[str, ...]) -> Bin
     return read_spec(_annotations(DECLARING, declared), faults)
 
 
-def _read_record(texts: tuple[str | None, ...]) -> Record:
-    return read_record(_annotations(_ANNOTATIONS, texts[:-1]), texts[-1])
+def _read_record(texts: tuple[str | None, ...], other_keys: tuple[str, ...] | None) -> Record:
+    others = None if other_keys is None else frozenset(other_keys)
+    return read_record(_annotations(_ANNOTATIONS, texts[:-1]), texts[-1], others)
 
 
 _small_spec, _large_spec = lru_cache(MAX_SMALL)(_read_spec), lru_cache(MAX_LARGE)(_read_spec)

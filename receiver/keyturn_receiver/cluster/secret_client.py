@@ -2,7 +2,7 @@
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyturn_receiver.cluster.api import APPLY, MERGE_PATCH, METADATA_ONLY, Api, Json, path
@@ -61,6 +61,7 @@ class SecretClient:
         annotations = own_annotations(metadata)
         data = obj.get("data") or {}
         record = read_record(annotations, state_label(metadata))
+        record = replace(record, other_keys=data.keys() - record.revisions.keys())
         live = LiveSecret(
             target=target,
             uid=metadata["uid"],
@@ -84,8 +85,8 @@ class SecretClient:
         return fingerprints
 
     async def read_record(self, target: Target) -> Record:
-        """Read the record that Keyturn keeps on a Secret, without the Secret's data. Raises the same errors as
-        ``read``."""
+        """Read the record that Keyturn keeps on a Secret, without the Secret's data. So ``Record.other_keys`` is None.
+        Raises the same errors as ``read``."""
         obj = await self._api.request("GET", _path(target), accept=METADATA_ONLY)
         return read_record(own_annotations(obj["metadata"]), state_label(obj["metadata"]))
 

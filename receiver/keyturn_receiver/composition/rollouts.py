@@ -50,7 +50,7 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     caches.consumers.add_mark_handler(fights.observe)
     fight_reporter = FightReporter(clients.workloads, caches.secrets, kube.events, metrics, is_leader)
     fights.add_handler(fight_reporter.on_fight)
-    records = RecordReader(clients.secrets, clients.watched, caches.watched)
+    records = RecordReader(clients.secrets, clients.watched, caches.watched, caches.secrets)
     evictor = PodEvictor(clients.workloads, records, kube.events, fights, is_leader)
     policy = RolloutPolicy(caches.namespaces, Switch(settings.rollout_default), ReloaderMode(settings.reloader))
     limits = PaceLimits(

@@ -31,24 +31,34 @@ MAX_NAME = 253  # characters; the longest name that Kubernetes allows for a Secr
 # At most this many characters of a mark's value are kept. The marks that Keyturn makes are shorter, so a value
 # that was cut cannot equal such a mark.
 MAX_MARK = 64
+_NO_KEYS: frozenset[str] = frozenset()  # one object for all consumers, because Python makes a new one for each call
 FAULT_UNIT = 100  # in ``Consumer.size``, this number of characters of faults counts as one name
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
     """The keys of one Secret that a pod reads. ``whole`` means that the pod reads all keys, including those that are
-    added later. ``optional`` means that for at least one of the keys, a container starts even if the Secret lacks the
-    key. ``in_template`` is false if only an annotation names the Secret, because the pods read it through the API."""
+    added later. ``keys`` are the keys that are named. ``optional`` means that for at least one of the keys, a container
+    starts even if the Secret lacks the key. ``optional_keys`` are the keys without which all containers start. The
+    other keys are required: a new pod does not start without them. ``in_template`` is false if only an annotation names
+    the Secret, because the pods read it through the API."""
 
     whole: bool = False
-    keys: frozenset[str] = frozenset()
+    keys: frozenset[str] = _NO_KEYS
     optional: bool = False
     in_template: bool = field(default=True, compare=False)
+    optional_keys: frozenset[str] = _NO_KEYS
 
     @property
     def needs_keys(self) -> bool:
         """Whether each container can start only if the Secret has the keys that this container reads."""
         return not self.whole and not self.optional
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The keys without which a container does not start. Most workloads have no optional keys, and then the set of
+        all keys is returned without a copy."""
+        return self.keys - self.optional_keys if self.optional_keys else self.keys
 
 
 class WorkloadRef(NamedTuple):
@@ -289,18 +299,24 @@ def _join(each_read: Iterable[tuple[str, Reads]]) -> dict[str, Reads]:
     optional: set[str] = set()
     in_template: set[str] = set()
     keys: dict[str, set[str]] = {}
+    required: dict[str, set[str]] = {}
     for name, read in each_read:
         keys.setdefault(name, set()).update(read.keys)
+        required.setdefault(name, set()).update(read.required)
         if read.whole:
             whole.add(name)
         if read.optional:
             optional.add(name)
         if read.in_template:
             in_template.add(name)
-    return {
-        name: Reads(name in whole, frozenset(named), name in optional, name in in_template)
-        for name, named in keys.items()
-    }
+    joined: dict[str, Reads] = {}
+    for name, named in keys.items():
+        all_keys = frozenset(named) if named else _NO_KEYS
+        # Most workloads have no optional keys, or only optional keys. Their sets are shared, which saves memory.
+        waived = _NO_KEYS if required[name] == named else frozenset(named - required[name])
+        optional_keys = all_keys if waived == all_keys else waived
+        joined[name] = Reads(name in whole, all_keys, name in optional, name in in_template, optional_keys)
+    return joined
 
 
 def reads_of(template: Mapping[str, object], named: Iterable[str]) -> dict[str, Reads]:
@@ -319,7 +335,7 @@ def _template_reads(pod: Mapping[str, object]) -> Iterator[tuple[str, Reads]]:
             yield from _named(as_object(bulk.get("secretRef")), "name", Reads(whole=True))
         for variable in as_objects(container.get("env")):
             ref = as_object(as_object(variable.get("valueFrom")).get("secretKeyRef"))
-            yield from _named(ref, "name", Reads(keys=_keys([ref]), optional=ref.get("optional") is True))
+            yield from _named(ref, "name", _of_keys([ref], ref))
     for volume in as_objects(pod.get("volumes")):
         secret = as_object(volume.get("secret"))
         yield from _named(secret, "secretName", _items(secret))
@@ -337,7 +353,13 @@ def _items(volume: Mapping[str, object]) -> Reads:
     items = as_objects(volume.get("items"))
     if not 0 < len(items) <= MAX_REFERENCES:
         return Reads(whole=True)
-    return Reads(keys=_keys(items), optional=volume.get("optional") is True)
+    return _of_keys(items, volume)
+
+
+def _of_keys(refs: Iterable[Mapping[str, object]], owner: Mapping[str, object]) -> Reads:
+    """Return the reads of the keys that ``refs`` name. ``owner`` is the object that tells whether they are optional."""
+    keys, optional = _keys(refs), owner.get("optional") is True
+    return Reads(keys=keys, optional=optional, optional_keys=keys if optional else _NO_KEYS)
 
 
 def _keys(refs: Iterable[Mapping[str, object]]) -> frozenset[str]:

@@ -68,6 +68,13 @@ def mark_value(reads: Reads, record: Record) -> str | None:
     return record.mark_prefix + digest(record.revisions, keys) if keys else None
 
 
+def lacks_required_key(reads: Reads, record: Record) -> bool:
+    """Return whether a container of a new pod would not start, because the Secret lacks a key that the container
+    reads."""
+    # A Secret without revisions is not filled yet.
+    return bool(record.revisions) and not all(map(record.has_key, reads.required))
+
+
 def may_have_removed(record: Record) -> bool:
     """Return whether a key may have been removed. Keys of watched Secrets can be removed by others at any time."""
     return REMOVED in record.write_times or bool(record.mark_prefix)

@@ -17,11 +17,8 @@ MAX_COMPARED = 32
 
 
 def missing_keys(reads: Reads, keys: Set[str]) -> tuple[str, ...]:
-    """Return the keys that the containers of a workload wait for, because the Secret has only ``keys``.
-
-    If one of the keys is optional, ``reads`` does not tell which one, so the result is empty.
-    """
-    return () if reads.optional else tuple(sorted(reads.keys - keys))
+    """Return the keys that the containers of a workload wait for, because the Secret has only ``keys``."""
+    return tuple(sorted(reads.required - keys))
 
 
 def named_keys(keys: Set[str], data: str | None) -> tuple[str, ...]:
@@ -50,7 +47,7 @@ def missing_keys_message(missing: Sequence[str], named: Sequence[str], spellings
     advice = f"did you mean {', '.join(near)}? " if near and count > 1 else ""
     return (
         f"it reads {noun} {_names(missing)}, which the Secret does not have; it has {has}: {advice}correct the name in"
-        f" the pod template, or fill the key with {DATA}"
+        f" the pod template, or fill the key with {DATA}; its pods are not restarted for this Secret until then"
     )
 
 

@@ -139,6 +139,7 @@ def plan(
         request or live.record.reconciled,
         write_times=times,
         unsettled=live.record.unsettled,
+        other_keys=live.fingerprints.keys() - after.keys() - removed,
     )
     if changed and live.immutable:
         raise ClusterRefused("the Secret is immutable: delete it, and create it again without `immutable: true`")

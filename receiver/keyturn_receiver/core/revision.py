@@ -4,7 +4,7 @@ annotations of the Secret record the revisions."""
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from keyturn_receiver.core.compact_json import compact_json
@@ -80,8 +80,10 @@ class Record:
     ``notice`` is the text of the status if a failed rollout halts the others (``core/rollout_halt.py``), or if another
     writer reverts a restart (``core/rollout_revert.py``). Otherwise it is empty. A notice is no error of the Secret
     itself, so ``status`` is OK while there is a notice. ``unsettled`` has the marks of older values on workloads that
-    waited for their restart when the values last changed (``core/unsettled.py``). Two records that differ only in
-    ``moved_at`` or ``notice`` are equal. A change of only ``moved_at`` is not written.
+    waited for their restart when the values last changed (``core/unsettled.py``). ``other_keys`` are the keys of the
+    Secret that have no revision, because Keyturn does not manage them. It is None if they are not known. Two records
+    that differ only in ``moved_at``, ``notice`` or ``other_keys`` are equal. A change of only ``moved_at`` is not
+    written.
     """
 
     version_ids: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Record:
     mark_prefix: str = ""
     unknown_until: int | None = None
     unsettled: UnsettledMarks = field(default_factory=dict)
+    other_keys: Set[str] | None = field(default=frozenset(), compare=False)
     _memo: _Memo = field(default_factory=_Memo, init=False, repr=False, compare=False)
 
     @property
@@ -135,13 +138,17 @@ class Record:
         """Whether Keyturn has written this Secret, according to the record."""
         return bool(self.version_ids)
 
+    def has_key(self, key: str) -> bool:
+        """Return whether the Secret has a key, or may have it."""
+        return key in self.revisions or self.other_keys is None or key in self.other_keys
+
     def has_reason(self, reason: str) -> bool:
         """Return whether the status begins with this reason, as ``status_of`` writes it."""
         return self.status.startswith(f"{reason}:")
 
 
-def read_record(annotations: Mapping[str, str], state: str | None = None) -> Record:
-    """Read the record from a Secret's annotations.
+def read_record(annotations: Mapping[str, str], state: str | None = None, other_keys: Set[str] | None = None) -> Record:
+    """Read the record from a Secret's annotations. ``other_keys`` is as in ``Record``.
 
     ``state`` is the value of the label ``keyturn.dev/state``; it is empty if the Secret does not have the label, and
     None if the label does not matter. The annotation CHANGED_AT must already contain the time of the last write
@@ -163,6 +170,7 @@ def read_record(annotations: Mapping[str, str], state: str | None = None) -> Rec
         notice=notice,
         moved_at=parse_time(annotations[MOVED_AT]) if MOVED_AT in annotations else None,
         unsettled=read_unsettled(annotations[UNSETTLED]) if UNSETTLED in annotations else {},
+        other_keys=other_keys,
     )
 
 

@@ -19,6 +19,8 @@ from keyturn_receiver.core.consumer import Consumer, Reads, mark_name
 from keyturn_receiver.core.mark import (
     current_mark,
     has_mark,
+    has_mark_of,
+    lacks_required_key,
     mark_value,
     may_have_removed,
     required_mark,
@@ -98,9 +100,19 @@ def rollout(
     If the consumer itself is younger than the keys that its pods read, and is not ``seen_late``, the pods need not be
     read.
 
-    If all keys that the pods read are gone from the Secret, the consumer is restarted only if the keys are optional.
-    Otherwise its pods keep the old value, because no container would start without the keys.
+    If the Secret lacks a key that a container requires, the result is None, and the pods keep the old values. A new pod
+    would not start. The mark stays as it is, so the consumer needs a mark again when the key returns. If the Secret
+    lacks only optional keys, the consumer is restarted.
     """
+    if lacks_required_key(consumer.reads.get(secret_name, Reads()), record):
+        return None
+    return _rollout_with_all_keys(consumer, secret_name, record, before)
+
+
+def _rollout_with_all_keys(
+    consumer: Consumer, secret_name: str, record: Record, before: Record | None = None
+) -> RolloutAnnotation | None:
+    """Return the result of ``rollout``, as if the Secret had all keys that the containers require."""
     reads = consumer.reads.get(secret_name, Reads())
     current = current_mark(consumer, secret_name, record)
     required = required_mark(reads, record, current)
@@ -151,8 +163,12 @@ def next_unsettled(
 
 
 def is_waiting(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether a consumer has a mark that is not up to date with ``record``."""
-    mark = rollout(consumer, secret_name, record)
+    """Return whether a consumer has a mark that is not up to date with ``record``.
+
+    A consumer whose pods are kept because the Secret lacks a required key is waiting, too. A container that does not
+    read this key may have started in a pod that was created since.
+    """
+    mark = _rollout_with_all_keys(consumer, secret_name, record)
     return mark is not None and mark.marked
 
 
@@ -164,16 +180,17 @@ def is_due(consumer: Consumer, secret_name: str, record: Record, before: Mapping
 
 
 def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
-    """Return whether the keys that the pods need are gone. The pods then keep the old value, and are not restarted.
+    """Return whether the pods keep old values because the Secret lacks a key that they require.
 
-    Keys that Keyturn has never managed are not gone. So the result is true only if a key of the Secret may have been
-    removed, or if a mark shows that the pods have read managed keys. A workload whose restarts are forbidden has no
-    mark.
+    A consumer that has the mark of ``record`` keeps no old values. A consumer without a mark may have none either, if
+    no key of the Secret has been removed: its containers wait for the key. A workload whose restarts are forbidden has
+    no mark.
     """
-    reads = consumer.reads.get(secret_name, Reads())
-    if not reads.needs_keys or not reads.keys or not reads.keys.isdisjoint(record.revisions):
+    if not lacks_required_key(consumer.reads.get(secret_name, Reads()), record):
         return False
-    return may_have_removed(record) or current_mark(consumer, secret_name, record) is not None
+    if current_mark(consumer, secret_name, record) is None:
+        return may_have_removed(record)
+    return not has_mark_of(consumer, secret_name, record)
 
 
 def written_at(consumer: Consumer, secret_name: str, record: Record) -> int | None:

@@ -11,7 +11,7 @@ from keyturn_receiver.core.mark import has_mark_of, present_mark
 from keyturn_receiver.core.missing_keys import named_keys
 from keyturn_receiver.core.printable import printable
 from keyturn_receiver.core.revision import split_version_key
-from keyturn_receiver.core.rollout import rollout
+from keyturn_receiver.core.rollout import lacks_keys, rollout
 from keyturn_receiver.core.rollout_progress import RolloutState
 from keyturn_receiver.status.binding_states import BindingState, Trouble
 from keyturn_receiver.status.rotation import Rotation
@@ -163,6 +163,8 @@ def _state(bound: BoundSecret, consumer: Consumer, is_permitted: bool, is_stuck:
         return "failed", f"goes no further: {pods}" + (f", {progress.reason}" if progress and progress.reason else "")
     if consumer.hold and is_marked and consumer.hold.keeps_old_pods:
         return "held", consumer.hold.text
+    if lacks_keys(consumer, name, record):
+        return "held", "its pods keep the old values: the Secret lacks a key that they need"
     if not (is_marked or has_mark_of(consumer, name, record)) and rollout(consumer, name, record):
         return "due", "its restart is due"
     if is_marked and progress and not progress.is_complete:
