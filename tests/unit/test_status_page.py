@@ -205,6 +205,37 @@ async def test_workload_that_is_gone_ends_its_rollout(engine: Engine) -> None:
     assert [each.leg for each in engine.rotations[0].consumers()] == ["gone"]
 
 
+async def test_secret_that_is_gone_ends_its_retry_and_its_rollouts(engine: Engine) -> None:
+    """The retry of a Secret that is deleted or no longer bound is dropped, so no reconcile ends the rotation."""
+    await engine.deliver(event())
+    engine.see(consumer(UNFINISHED, "v2"))
+    engine.result = ReconcileResult(True, error=ClusterUnavailable("the API server is away: trying again"))
+    await engine.deliver(event(2))
+    retried, rolled = engine.rotations
+    engine.see(consumer(UNFINISHED, "v2", WorkloadRef("Deployment", "team", "late")))
+    assert retried.is_open
+    told = len(engine.told)
+    engine.secrets.delete(bound_object("db"))
+    assert (retried.is_open, rolled.is_open) == (False, False)
+    assert [each.leg for each in retried.consumers()] == ["gone"]
+    assert retried.fills[DB].error == "the API server is away: trying again"
+    assert engine.told[told:] == ["applied"]
+    engine.see(consumer(COMPLETE, "v2"))
+    assert not retried.is_open
+
+
+@pytest.mark.parametrize("error", [None, ClusterUnavailable("the API server is away: trying again")])
+async def test_secret_that_goes_during_its_reconcile_leaves_nothing_open(
+    engine: Engine, error: KeyturnError | None
+) -> None:
+    engine.see(consumer(UNFINISHED, "v2"))
+    engine.on_apply = lambda: engine.secrets.delete(bound_object("db"))
+    engine.result = ReconcileResult(True, changed=True, error=error, restarted=(WEB,))
+    await engine.deliver(event())
+    (rotation,) = engine.rotations
+    assert not rotation.is_open
+
+
 async def test_second_attempt_of_a_notification_is_the_same_rotation(engine: Engine) -> None:
     engine.result = ReconcileResult(True, error=ClusterUnavailable("the API server is away: trying again"))
     engine.outcome = Outcome.FAILED

@@ -27,7 +27,7 @@ class RolloutLeg(StrEnum):
     FAILED = "failed"
     HELD = "held"  # because of a setting of the workload, old pods keep running
     SUPERSEDED = "superseded"  # a later change of the Secret has replaced the rollout
-    GONE = "gone"  # the workload no longer reads the Secret
+    GONE = "gone"  # the workload no longer reads the Secret, or the Secret is deleted or no longer bound
 
 
 @dataclass(slots=True)
@@ -91,6 +91,16 @@ class SecretFill:
         """Whether the fill, or the rollout of a consumer, is unfinished."""
         waits = self.done_at is None or (bool(self.error) and self.is_temporary)
         return waits or any(each.leg is RolloutLeg.ROLLING for each in self.consumers.values())
+
+    def end(self, now: float) -> bool:
+        """End the fill and its rollouts, because the Secret is deleted or no longer bound. Return whether anything was
+        unfinished."""
+        was_open = self.is_open
+        self.done_at = self.done_at or now
+        self.is_temporary = False
+        for each in self.consumers.values():
+            each.end(RolloutLeg.GONE)
+        return was_open
 
 
 @dataclass(slots=True)

@@ -132,6 +132,8 @@ class RotationLog:
             consumer = self._consumers.get(ref, fill.target)
             if rollout and consumer:
                 self._follow(fill, rollout, consumer)
+        if self._secrets.get(fill.target) is None:
+            fill.end(now)  # the Secret went while it was reconciled, so there is no retry
 
     def _polled(self, target: Target, request: Request, result: ReconcileResult) -> Rotation:
         version = next(iter(sorted(request.expected & result.version_ids or result.version_ids)), "")
@@ -178,15 +180,27 @@ class RotationLog:
 
     def on_secret(self, target: Target) -> None:
         """Update the rollouts of the consumers of a changed Secret. The watch may have shown a consumer's mark before
-        the change of the Secret."""
+        the change of the Secret.
+
+        If the Secret is deleted or no longer bound, end its fills and rollouts, because nothing continues them.
+        """
         bound = self._secrets.get(target)
         # Only a record with a valid keyed hash counts, because a tenant can write any version ids into the annotation.
         is_proven = bound is None or bound.integrity is Integrity.INTACT
         if is_proven and self.writes.is_foreign(target, bound.versions_text if bound else None) and bound:
             self._keep_foreign(bound)
-        if rotation := self.ring.latest(target):
+        if bound is None:
+            self._end(target)
+        elif rotation := self.ring.latest(target):
             for consumer in islice(self._consumers.of(target), MAX_CONSUMERS):
                 self._look(rotation, rotation.fills[target], consumer)
+
+    def _end(self, target: Target) -> None:
+        if self.ring.latest(target) is None:
+            return
+        for rotation in self.ring.of(target):
+            if rotation.fills[target].end(self.wall()):
+                self._report(rotation, Change.APPLIED)
 
     def on_unread(self, ref: WorkloadRef, target: Target) -> None:
         """End the rollout of a consumer that is gone or no longer reads a Secret."""

@@ -126,7 +126,7 @@ function pods(each) {
   if (each.state === "held") return each.note;
   if (each.state === "failed") return `goes no further: ${each.note || "see its pods"}`;
   if (each.state === "superseded") return "a later change has taken its place";
-  if (each.state === "gone") return "no longer reads the Secret";
+  if (each.state === "gone") return "no longer reads the Secret, or the Secret is gone";
   return `${Math.min(each.updated, each.ready)} of ${count(each.wanted, "pod")}`;
 }
 function roll(each) {
