@@ -14,12 +14,16 @@ from starlette.types import ASGIApp
 from keyturn_receiver import __version__
 from keyturn_receiver.cluster.consumer_cache import ConsumerIndex
 from keyturn_receiver.cluster.event_path import EventPathMonitor
+from keyturn_receiver.cluster.lease import LeaderElector
 from keyturn_receiver.cluster.secret_cache import SecretCache
 from keyturn_receiver.core.printable import printable
+from keyturn_receiver.errors import SourceUnavailable
 from keyturn_receiver.poller.poller import Poller
 from keyturn_receiver.settings import Settings
+from keyturn_receiver.sources.thread_pools import ThreadPools
 from keyturn_receiver.status.binding_states import BindingStates
 from keyturn_receiver.status.fault_barrier import FaultBarrier
+from keyturn_receiver.status.health import Polling
 from keyturn_receiver.status.page_data import Cluster, PageData
 from keyturn_receiver.status.rotation_log import RotationLog
 from keyturn_receiver.status.rotation_recorder import Handler, Reconcile, RotationRecorder
@@ -87,8 +91,9 @@ class HealthParts:
     takes_deliveries: bool
     path: EventPathMonitor
     sweeper: Poller
-    is_leader: Callable[[], bool]
+    elector: LeaderElector
     credentials: Callable[[], str | None]
+    pools: ThreadPools
     not_prepared: Callable[[], Sequence[str]]
 
     def deliveries(self) -> bool:
@@ -97,11 +102,22 @@ class HealthParts:
     def event_path(self) -> tuple[bool, float | None]:
         return self.path.healthy(), self.path.silence()
 
-    def poller(self) -> tuple[bool, float | None]:
-        return self.is_leader(), self.sweeper.seconds_since_sweep()
+    def poller(self) -> Polling:
+        sweeper, failure = self.sweeper, self.sweeper.failure()
+        return Polling(
+            self.elector.is_leader(),
+            sweeper.seconds_since_sweep(),
+            sweeper.overdue_for(),
+            str(failure) if failure else "",
+            isinstance(failure, SourceUnavailable),
+            self.elector.seconds_since_renewal(),
+        )
 
     def credentials_error(self) -> str | None:
         return self.credentials()
+
+    def hung_for(self) -> float:
+        return self.pools.saturated_for()
 
     def missing_lists(self) -> Sequence[str]:
         return self.not_prepared()

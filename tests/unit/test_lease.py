@@ -141,3 +141,27 @@ async def test_replica_that_cannot_confirm_its_write_lets_another_lead() -> None
             break
         clock.advance(2)
     assert other.is_leader()
+
+
+async def test_replica_knows_for_how_long_nobody_has_renewed_the_lease() -> None:
+    leases, clock = FakeLease(), FakeClock()
+    first, second = LeaderElector(leases, "first", now=clock), LeaderElector(leases, "second", now=clock)
+    clock.advance(5)
+    assert (first.seconds_since_renewal(), second.seconds_since_renewal()) == (5, 5)
+    for _ in range(20):
+        assert await try_once(first)
+        assert not await try_once(second)
+        assert (first.seconds_since_renewal(), second.seconds_since_renewal()) == (0, 0)
+        clock.advance(2)
+    leases.gone = True
+    clock.advance(2 * DURATION)
+    assert not await try_once(second)
+    assert (first.seconds_since_renewal(), second.seconds_since_renewal()) == (32, 32)
+    leases.gone = False
+    leases.spec = {**(leases.spec or {}), "holderIdentity": None}  # released, and nobody takes it
+    second._backoff_until = clock() + DURATION
+    assert not await try_once(second)
+    assert second.seconds_since_renewal() == 32
+    clock.advance(DURATION)
+    assert await try_once(second)
+    assert second.seconds_since_renewal() == 0

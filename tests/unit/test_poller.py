@@ -597,6 +597,44 @@ async def test_failed_sweep_does_not_count_as_the_last_one() -> None:
     running.cancel()
 
 
+async def test_sweeps_that_fail_for_long_are_overdue_on_the_leader() -> None:
+    setting = Setting(Aws(listed("db", "v1")), bound_object("db", "v1"))
+    setting.is_leader = False
+    setting.event_path_healthy = True
+
+    async def failing(*_: object) -> None:
+        raise SourceUnavailable("AWS did not answer")
+
+    running = asyncio.create_task(setting.poller.run())
+    await asyncio.sleep(2)
+    setting.clock.advance(5000)
+    assert setting.poller.overdue_for() is None  # it does not lead
+    setting.is_leader = True
+    await asyncio.sleep(2)
+    assert (setting.poller.overdue_for(), setting.poller.failure()) == (None, None)
+    sweep, setting.poller._sweeper.sweep = setting.poller._sweeper.sweep, failing  # type: ignore[assignment]
+    for seconds in (350, 350, 200):
+        setting.clock.advance(seconds)
+        await asyncio.sleep(2)
+    assert setting.poller.overdue_for() is None
+    assert isinstance(setting.poller.failure(), SourceUnavailable)
+    setting.clock.advance(100)
+    assert setting.poller.overdue_for() == 1000
+    setting.is_leader = False
+    assert setting.poller.overdue_for() is None
+    await asyncio.sleep(2)
+    setting.is_leader = True
+    await asyncio.sleep(2)
+    assert setting.poller.overdue_for() is None  # it has just begun to lead
+    setting.clock.advance(901)
+    assert setting.poller.overdue_for() == 901
+    setting.poller._sweeper.sweep = sweep  # type: ignore[method-assign]
+    await asyncio.sleep(2)
+    assert (setting.poller.overdue_for(), setting.poller.failure()) == (None, None)
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_failed_list_is_counted_as_a_failed_sweep() -> None:
     class Throttled(Aws):
         def list_secrets(self) -> AsyncIterator[Sequence[SecretMetadata]]:

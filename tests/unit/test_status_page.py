@@ -32,7 +32,7 @@ from keyturn_receiver.status.binding_states import BindingState, BindingStates
 from keyturn_receiver.status.binding_view import binding_view, consumer_views
 from keyturn_receiver.status.fault_barrier import FAILED as NOT_RECORDED
 from keyturn_receiver.status.guard import CROSS_SITE, NOT_GET, WRONG_HOST, Guard
-from keyturn_receiver.status.health import health, span
+from keyturn_receiver.status.health import NO_LEADER, Polling, health, span
 from keyturn_receiver.status.page_data import MAX_PAGE, Cluster, PageData
 from keyturn_receiver.status.rotation import MAX_CONSUMERS, MAX_ROLLOUTS, MAX_SECRETS, Rotation
 from keyturn_receiver.status.rotation_log import RotationLog
@@ -575,7 +575,8 @@ class Parts:
     """The parts that the receiver depends on, all of them well."""
 
     path: tuple[bool, float | None] = (True, 21.0)
-    sweep: tuple[bool, float | None] = (True, 130.0)
+    sweep = Polling(True, 130.0)
+    hung = 0.0
     error: str | None = None
     missing: tuple[str, ...] = ()
     on = True
@@ -586,7 +587,10 @@ class Parts:
     def event_path(self) -> tuple[bool, float | None]:
         return self.path
 
-    def poller(self) -> tuple[bool, float | None]:
+    def hung_for(self) -> float:
+        return self.hung
+
+    def poller(self) -> Polling:
         return self.sweep
 
     def credentials_error(self) -> str | None:
@@ -604,9 +608,32 @@ class Parts:
         ({"path": (True, None)}, "Event path", "off", "no heartbeats are expected"),
         ({"on": False}, "Event path", "off", "deliveries are off: the poller alone carries changes"),
         ({}, "Poller", "ok", "here, swept 2 min ago"),
-        ({"sweep": (True, None)}, "Poller", "ok", "here, no sweep has succeeded yet"),
-        ({"sweep": (False, 5.0)}, "Poller", "ok", "another replica polls"),
+        ({"sweep": Polling(True)}, "Poller", "ok", "here, no sweep has succeeded yet"),
+        (
+            {"sweep": Polling(True, 3 * 86_400.0, 3 * 86_400.0, "ListSecrets was throttled", True)},
+            "Poller",
+            "bad",
+            "here, no sweep has succeeded for 3 days: ListSecrets was throttled",
+        ),
+        ({"sweep": Polling(True, None, 960.0)}, "Poller", "bad", "here, no sweep has succeeded for 16 min"),
+        ({"sweep": Polling(False, 5.0, unrenewed=NO_LEADER)}, "Poller", "ok", "another replica polls"),
+        (
+            {"sweep": Polling(False, unrenewed=NO_LEADER + 15)},
+            "Poller",
+            "bad",
+            "no replica polls: this one has seen no renewal of the Lease for 45 s",
+        ),
+        ({}, "AWS", "ok", "credentials work"),
         ({"error": "no credentials"}, "AWS", "bad", "no credentials"),
+        ({"hung": 50.0}, "AWS", "bad", "calls that do not end have occupied every thread for 50 s"),
+        (
+            {"sweep": Polling(True, 960.0, 960.0, "ListSecrets was throttled", True)},
+            "AWS",
+            "bad",
+            "no sweep had its answers for 16 min: ListSecrets was throttled",
+        ),
+        ({"sweep": Polling(True, 9.0, None, "ListSecrets was throttled", True)}, "AWS", "ok", "credentials work"),
+        ({"sweep": Polling(True, 960.0, 960.0, "it is not allowed")}, "AWS", "ok", "credentials work"),
         ({"missing": tuple("abcde")}, "Kubernetes", "bad", "waits for a, b, c and 2 more"),
     ],
 )

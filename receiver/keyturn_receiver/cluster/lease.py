@@ -85,6 +85,7 @@ class LeaderElector:
         self._backoff_until = 0.0
         self._observed: tuple[object, ...] = ()  # the state of the Lease when this replica last saw it change
         self._observed_at = 0.0
+        self._renewed_at = now()  # when this replica last saw or made a renewal, or its start
 
     def add_handler(self, on_started_leading: Callable[[], None]) -> None:
         """Register ``on_started_leading``, which is called each time this replica becomes the leader. It is also called
@@ -95,6 +96,11 @@ class LeaderElector:
         """Return whether this replica is the leader now. If the Lease is not renewed for RENEW_DEADLINE seconds, this
         replica is no longer the leader."""
         return self._now() < self._leader_until
+
+    def seconds_since_renewal(self) -> float:
+        """Return the seconds since this replica has seen that a holder renewed the Lease, or since its start. After
+        DURATION seconds and a few more, no replica leads, or this replica cannot read the Lease."""
+        return self._now() - self._renewed_at
 
     async def run(self) -> None:
         """Acquire and renew the Lease until cancelled. Then release it."""
@@ -141,7 +147,7 @@ class LeaderElector:
                 self._backoff_until = self._now() + 2 * DURATION
             raise
         begins = not (is_holder and self.is_leader())
-        self._leader_until = started + RENEW_DEADLINE
+        self._leader_until, self._renewed_at = started + RENEW_DEADLINE, started
         if begins:
             _log.info("leading: this replica runs the poller")
             for on_started_leading in self._handlers:
@@ -153,6 +159,8 @@ class LeaderElector:
         observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if observed != self._observed:
             self._observed, self._observed_at = observed, self._now()
+            if spec.get("holderIdentity"):
+                self._renewed_at = self._observed_at
         duration = float(spec.get("leaseDurationSeconds") or DURATION)
         return not spec.get("holderIdentity") or self._now() - self._observed_at > duration
 

@@ -85,8 +85,9 @@ def build_page(
         settings.deliveries,
         kube.event_path,
         controller.bindings.poller,
-        kube.elector.is_leader,
+        kube.elector,
         aws.stores.credentials_error,
+        process.pools,
         readiness.not_prepared,
     )
     return build_status_page(settings, recorder, cluster, parts, process.metrics)

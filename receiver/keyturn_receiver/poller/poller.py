@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from keyturn_receiver.errors import KeyturnError
+from keyturn_receiver.errors import KeyturnError, detached
 from keyturn_receiver.liveness import Ping, no_ping
 from keyturn_receiver.poller.bound_source import BoundSource
 from keyturn_receiver.poller.sweep import Interrupted, StaleBinding, Sweeper, SweepResult
@@ -39,6 +39,7 @@ SWEEP_TIMEOUT = 300.0  # seconds for the sweep of a store that bindings name, or
 # the next sweep is on time. For another store, the time is the sweep's timeout, so that the sweep ends before the
 # timeout.
 DESCRIBE_SHARE = 0.75
+OVERDUE_INTERVALS = 3  # sweeps are overdue if none succeeds for this number of intervals, and the time that one takes
 MAX_REST_INTERVALS = 4  # after failures, a store that bindings name rests for at most this many intervals
 SHARED = ""  # the owner of stores that several namespaces name
 FULL_SWEEP_SECONDS = 3600.0  # time between two full sweeps of a store
@@ -93,6 +94,9 @@ class Poller:
         self._swept_at: float | None = None
         self._own_is_bound = True  # whether the last sweep found bindings of the receiver's own store
         self._worked_at = -math.inf  # see ``sweep_age``
+        self._sweep_seconds = 0.0  # how long the last sweep of the receiver's own store took that did not fail
+        self._leads_since: float | None = None
+        self._failure: KeyturnError | None = None
         self._backoff = Backoff(base=self._interval / 2, cap=MAX_REST_INTERVALS * self._interval)
 
     @property
@@ -117,6 +121,19 @@ class Poller:
         """
         return self._now() - self._worked_at
 
+    def overdue_for(self) -> float | None:
+        """Return the seconds since the last sweep of the receiver's own store that did not fail, or since this replica
+        began to lead, if that was later. Return None if this is not long, or if this replica does not lead."""
+        if self._leads_since is None or not self._is_leader():
+            return None
+        seconds = self._now() - max(self._leads_since, self._swept_at or self._leads_since)
+        return seconds if seconds > OVERDUE_INTERVALS * self._interval + self._sweep_seconds else None
+
+    def failure(self) -> KeyturnError | None:
+        """Return the error of this replica's last sweep of the receiver's own store. Return None if the sweep did not
+        fail, or failed by a bug."""
+        return self._failure
+
     async def run(self, ping: Ping = no_ping) -> None:
         """Sweep until cancelled.
 
@@ -136,16 +153,18 @@ class Poller:
         while True:
             ping()
             if not self._is_leader():
-                last_sweep = None
+                last_sweep = self._leads_since = None
                 self._last_full_sweep.clear()  # by the time this replica leads again, its watermarks are outdated
             elif last_sweep is None or self._now() - last_sweep >= self.interval * jitter:
                 last_sweep = self._now()
+                self._leads_since = last_sweep if self._leads_since is None else self._leads_since
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for cryptography
                 with suppress(Interrupted):
                     with self._metrics.sweep_seconds.time():
                         by_store, own = await self._sweep_own(ping)
                     if own is not None:
                         self._swept_at = self._now()
+                        self._sweep_seconds = self._swept_at - last_sweep
                     self._start_others(by_store, ping)  # not awaited, so these sweeps delay nothing
             await asyncio.sleep(min(1.0, self._interval / 10))
 
@@ -255,12 +274,15 @@ class Poller:
         except KeyturnError as error:
             sweeps("failed").inc()
             _log.warning("sweep failed: %s", error, extra={"fields": fields})
+            self._failure = detached(error) if own else self._failure
             return None
         except Exception:
             # A bug must not stop the sweeps of other stores, nor the process.
             sweeps("failed").inc()
             _log.exception("sweep failed", extra={"fields": fields})
+            self._failure = None if own else self._failure
             return None
+        self._failure = None if own else self._failure
         if full:
             self._last_full_sweep[key] = started
         if result.watermark:
