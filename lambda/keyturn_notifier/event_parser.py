@@ -71,9 +71,13 @@ def parse_event(
         return _notification(event, EventType.HEARTBEAT, "heartbeat", "Heartbeat")
     if source == HEARTBEAT_SOURCE and detail_type == MEMBER_HEARTBEAT:
         return MemberHeartbeat(_text(event, "account"), _text(event, "region"))
-    if source == SOURCE and detail_type == NATIVE:
+    if source == HEARTBEAT_SOURCE:
+        # Whoever may put events may use this source, and the rules also match it with the types of AWS's events. A dead
+        # letter would ring an alarm.
+        return Ignored(f"source {HEARTBEAT_SOURCE}: only heartbeats have it")
+    if detail_type == NATIVE:
         parsed = _parse_native(event)
-    elif source == SOURCE and detail_type in (API_CALL, SERVICE_EVENT):
+    elif detail_type in (API_CALL, SERVICE_EVENT):
         parsed = _parse_cloudtrail(event, detail, detail_type)
     else:
         raise MalformedEvent(f"detail-type must be one of: {NATIVE}; {API_CALL}; {SERVICE_EVENT}")

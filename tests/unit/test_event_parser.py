@@ -161,6 +161,12 @@ def test_event_of_another_form_is_malformed(event: object) -> None:
     assert "malformed" in outcome(event)
 
 
+@pytest.mark.parametrize("event", [NATIVE, WRITE, {**NATIVE, "detail": {}}, {**NATIVE, "detail-type": "Other"}])
+def test_event_that_has_keyturns_source_and_is_no_heartbeat_is_ignored(event: dict[str, object]) -> None:
+    """Whoever may put events may put such an event. A dead letter would ring an alarm for two weeks."""
+    assert outcome({**event, "source": "dev.keyturn"}) == {"ignored": "source dev.keyturn: only heartbeats have it"}
+
+
 FIELDS = st.sampled_from(["eventName", "errorCode", "labelUpdated", "requestParameters", "responseElements", "arn"])
 ANYTHING = st.recursive(
     st.none() | st.text(max_size=20) | st.integers(),
