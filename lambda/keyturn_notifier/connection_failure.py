@@ -22,6 +22,8 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from keyturn_notifier.exchange_deadline import ReplyTooSlow
+
 _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -42,6 +44,8 @@ def describe(error: HTTPError, connect_seconds: float, reply_seconds: float) -> 
             return f"TLS: no handshake within {connect_seconds:g} s"
         case ReadTimeoutError():
             return f"no answer within {reply_seconds:g} s"
+        case ReplyTooSlow():
+            return f"no complete answer within {connect_seconds + reply_seconds:g} s"
         case ProtocolError():
             return _broken(error)
         case DecodeError():

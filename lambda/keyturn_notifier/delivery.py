@@ -24,11 +24,12 @@ from keyturn_notifier.disposition import (
     same_for_all,
     unavailable,
 )
+from keyturn_notifier.exchange_deadline import ExchangeDeadline, watch
 from keyturn_notifier.proxy import Proxy
 from keyturn_notifier.signing import KMS_LIMIT, KeyRing, Keys, SigningUnavailable
 
 CONNECT_SECONDS = 3.0
-REPLY_SECONDS = 10.0  # seconds, longer than the receiver's own deadline of 8 s
+REPLY_SECONDS = 10.0  # seconds without a byte of the reply, longer than the receiver's own deadline of 8 s
 COOLDOWN_SECONDS = 5.0  # seconds in which nothing is sent to an unavailable receiver, if it has sent no Retry-After
 MAX_REPLY = 256 * 1024  # bytes; ten results that each name hundreds of Secrets are shorter than this
 MAX_DELIVERED = 10_000  # at most this many results are kept in memory
@@ -37,6 +38,9 @@ MAX_KEPT_NAMES = 20  # each list of a result in memory has at most this many nam
 
 class ReceiverClient:
     """HTTP client for one receiver, with a circuit breaker.
+
+    A POST with its reply, and with a second try on a new connection, ends within CONNECT_SECONDS + REPLY_SECONDS. So a
+    receiver that answers slowly, byte by byte, counts as one that gives no answer.
 
     Connections stay open across invocations. If the receiver has accepted a notification, the notification is not sent
     to it again.
@@ -129,7 +133,7 @@ class ReceiverClient:
         }
         start = self._monotonic()
         try:
-            response, content = self._exchange_again_if_useful(body, headers)
+            response, content = self._exchange_again_if_useful(body, headers, start + CONNECT_SECONDS + REPLY_SECONDS)
         except urllib3.exceptions.HTTPError as error:
             failure = describe(error, CONNECT_SECONDS, REPLY_SECONDS)
             tls_failed = isinstance(error, urllib3.exceptions.SSLError)
@@ -144,20 +148,26 @@ class ReceiverClient:
         )
 
     def _exchange_again_if_useful(
-        self, body: bytes, headers: Mapping[str, str]
+        self, body: bytes, headers: Mapping[str, str], end: float
     ) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
         try:
-            return self._exchange(body, headers)
+            return self._exchange(body, headers, end)
         except urllib3.exceptions.ProtocolError:
             # The receiver or a load balancer has closed an idle connection. The receiver may now get the batch twice,
             # which does no harm.
-            return self._exchange(body, headers)
+            return self._exchange(body, headers, end)
         except urllib3.exceptions.SSLError:
             if not self._reload_authorities():
                 raise
-            return self._exchange(body, headers)
+            return self._exchange(body, headers, end)
 
-    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
+    def _exchange(
+        self, body: bytes, headers: Mapping[str, str], end: float
+    ) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
+        with ExchangeDeadline(end - self._monotonic()):
+            return self._request(body, headers)
+
+    def _request(self, body: bytes, headers: Mapping[str, str]) -> tuple[urllib3.response.BaseHTTPResponse, bytes]:
         response = self._pool.request(
             "POST",
             self._url,
@@ -186,9 +196,13 @@ class ReceiverClient:
 
 def connection_pool(url: str, context: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
     """Return a pool of connections to a receiver. The connections go through the proxy if it serves ``url``."""
-    if proxy and proxy.serves(url):
-        return urllib3.ProxyManager(proxy.url, ssl_context=context)
-    return urllib3.PoolManager(ssl_context=context)
+    manager = (
+        urllib3.ProxyManager(proxy.url, ssl_context=context)
+        if proxy and proxy.serves(url)
+        else urllib3.PoolManager(ssl_context=context)
+    )
+    watch(manager)
+    return manager
 
 
 def split_into_batches(notifications: Sequence[Notification], signs_with_kms: bool) -> list[list[Notification]]:

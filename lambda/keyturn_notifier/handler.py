@@ -4,7 +4,7 @@ Composition root."""
 import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 MAX_NAMES = 100  # at most this many names in each list of Secrets or consumers in a log line
 RESERVE_SECONDS = 4.0  # seconds at the end of an invocation that are kept free for the calls to SQS
 
+# At most this many deliveries to one receiver run at a time, each in a thread. If a delivery outlives its invocation,
+# another thread makes the next delivery. No receiver takes the threads of another one.
+MAX_DELIVERIES = 2
 MARGIN_SECONDS = 0.5  # the wait for receipts ends at least this number of seconds before the end of an invocation
+
+NO_ANSWER = "no answer in this invocation"
+STILL_BUSY = "not sent: two earlier deliveries have not ended"
 
 Record = Mapping[str, Any]
 
@@ -62,6 +68,7 @@ class Notifier:
         self._name_prefixes = name_prefixes
         self._threads = threads
         self._receipts = receipts
+        self._unfinished: dict[ReceiverClient, list[Future[DeliveryReport]]] = {each: [] for each in receivers}
 
     def handle(self, records: Sequence[Record], seconds: float) -> list[str]:
         """Deliver the events in ``records`` within ``seconds``. Return the ids of the messages that have to stay in the
@@ -125,20 +132,32 @@ class Notifier:
         if not notifications:
             return {}
         deadline = time.monotonic() + seconds
-        deliveries = {
-            receiver: self._threads.submit(receiver.deliver, notifications, deadline) for receiver in self._receivers
-        }
-        wait(deliveries.values(), timeout=seconds)
+        deliveries = {receiver: self._start(receiver, notifications, deadline) for receiver in self._receivers}
+        wait([delivery for delivery in deliveries.values() if delivery], timeout=seconds)
         results_by_host: dict[str, Mapping[str, DeliveryResult]] = {}
         for receiver, delivery in deliveries.items():
-            late = DeliveryResult(Disposition.RETRY, "no answer in this invocation")
-            report = delivery.result() if delivery.done() else DeliveryReport(same_for_all(notifications, late), ())
+            if delivery and delivery.done():
+                report = delivery.result()
+            else:
+                reason = NO_ANSWER if delivery else STILL_BUSY
+                report = DeliveryReport(same_for_all(notifications, DeliveryResult(Disposition.RETRY, reason)), ())
             results_by_host[receiver.host] = report.results
             for reply in report.replies:
                 add_metric(Metric.DELIVERY_LATENCY, round(reply.seconds * 1000, 1))
                 if reply.tls_failed:
                     add_metric(Metric.TLS_FAILURES)
         return results_by_host
+
+    def _start(
+        self, receiver: "ReceiverClient", notifications: Sequence[Notification], deadline: float
+    ) -> Future[DeliveryReport] | None:
+        """Start a delivery to one receiver. Return None if as many deliveries to it as it may have still run."""
+        unfinished = [delivery for delivery in self._unfinished[receiver] if not delivery.done()]
+        self._unfinished[receiver] = unfinished
+        if len(unfinished) >= MAX_DELIVERIES:
+            return None
+        unfinished.append(delivery := self._threads.submit(receiver.deliver, notifications, deadline))
+        return delivery
 
     # If receipts fail, the batch must not fail. Otherwise SQS would deliver all messages of the batch again.
     def _collect_receipts(self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float) -> None:
@@ -248,9 +267,7 @@ def _notifier() -> Notifier:
     ]
     bus = settings.receipts_bus and ReceiptBus(aws.client("events", proxy), settings.receipts_bus, _report_receipts)
     receipts = ReceiptWriter(bus, settings.receipt_details) if bus else None
-    # There are two threads for each receiver. If a delivery outlives its invocation, another thread makes the next
-    # delivery.
-    threads = ThreadPoolExecutor(2 * len(receivers))
+    threads = ThreadPoolExecutor(MAX_DELIVERIES * len(receivers))
     return Notifier(receivers, queue, settings.signing_key_secret_id, settings.name_prefixes, threads, receipts)
 
 

@@ -3,8 +3,9 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from keyturn_notifier.authorities import Authorities, tls_context
 from keyturn_notifier.certificates import Certificates, parse_file
 from keyturn_notifier.connection_failure import describe
 from keyturn_notifier.delivery import connection_pool
+from keyturn_notifier.exchange_deadline import ExchangeDeadline, ReplyTooSlow
 from keyturn_notifier.proxy import parse_proxy
 from support.authority import Authority
 from support.fake_receiver import FakeReceiver
@@ -30,7 +32,7 @@ def failure(url: str, ca: bytes = b"", proxy: str = "") -> str:
     """POST as the notifier does, but with shorter timeouts. Return the message for the error."""
     pool = connection_pool(url, trusting(ca), parse_proxy(proxy, ()) if proxy else None)
     timeout = urllib3.Timeout(connect=CONNECT, read=REPLY)
-    with pytest.raises(urllib3.exceptions.HTTPError) as caught:
+    with pytest.raises(urllib3.exceptions.HTTPError) as caught, ExchangeDeadline(CONNECT + REPLY):
         pool.request("POST", url, body=b"[]", retries=False, timeout=timeout)
     return describe(caught.value, CONNECT, REPLY)
 
@@ -107,6 +109,63 @@ def test_port_that_speaks_no_tls(server: Callable[..., int]) -> None:
 def test_request_without_an_answer(server: Callable[..., int]) -> None:
     port = server(lambda connection: None)
     assert failure(f"http://127.0.0.1:{port}/v1/notifications") == "no answer within 0.6 s"
+
+
+TOO_SLOW = "no complete answer within 1 s"
+BEGINNINGS = {
+    "status line": b"HTTP/1.1 200 ",
+    "headers": b"HTTP/1.1 200 OK\r\na: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n",
+    "body without a length": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+}
+
+
+def dripping(beginning: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # the client closes the connection
+            connection.recv(65536)
+            connection.sendall(beginning)
+            while True:
+                connection.sendall(b"1")
+                time.sleep(0.1)
+
+    return serve
+
+
+class TestAnswerThatDrips:
+    """The answer never ends, and its next byte always comes before the timeout."""
+
+    @pytest.mark.parametrize("part", BEGINNINGS)
+    def test_without_tls(self, server: Callable[..., int], part: str) -> None:
+        assert failure(f"http://127.0.0.1:{server(dripping(BEGINNINGS[part]))}/v1/notifications") == TOO_SLOW
+
+    @pytest.mark.parametrize("part", BEGINNINGS)
+    def test_with_tls(self, server: Callable[..., int], tmp_path: Path, part: str) -> None:
+        authority = Authority()
+        context, serve = authority.server_context(tmp_path), dripping(BEGINNINGS[part])
+        port = server(lambda connection: serve(context.wrap_socket(connection, server_side=True)))
+        assert failure(f"https://127.0.0.1:{port}/v1/notifications", authority.pem) == TOO_SLOW
+
+    def test_of_a_proxy(self, server: Callable[..., int]) -> None:
+        proxy = f"http://127.0.0.1:{server(dripping(BEGINNINGS['headers']))}"
+        assert failure("https://receiver.example/v1/notifications", proxy=proxy) == TOO_SLOW
+
+    def test_connection_of_an_earlier_exchange(self, server: Callable[..., int]) -> None:
+        def serve(connection: socket.socket) -> None:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+            dripping(BEGINNINGS["headers"])(connection)
+
+        url = f"http://127.0.0.1:{server(serve)}/v1/notifications"
+        pool = connection_pool(url, trusting(b""), None)
+        with ExchangeDeadline(0.3):
+            assert pool.request("POST", url, retries=False).data == b"1"
+        time.sleep(0.5)  # the deadline of the first exchange must not close the connection, which is idle
+        start = time.monotonic()
+        with pytest.raises(ReplyTooSlow), ExchangeDeadline(0.3):
+            pool.request("POST", url, retries=False, timeout=5)
+        assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -449,6 +449,31 @@ class TestSeveralReceivers:
         assert len(other.requests) == 1
         assert time.monotonic() - start < delivery.COOLDOWN_SECONDS
 
+    @pytest.mark.parametrize("part", ["headers", "body"])
+    def test_receiver_that_answers_byte_by_byte_counts_as_one_that_hangs(
+        self,
+        sandbox: Callable,
+        receiver: FakeReceiver,
+        other: FakeReceiver,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        part: str,
+    ) -> None:
+        monkeypatch.setattr(delivery, "CONNECT_SECONDS", 0.5)
+        monkeypatch.setattr(delivery, "REPLY_SECONDS", 1.0)
+        handle = sandbox(receiver, other)
+        other.drips = b"a: " if part == "headers" else b"content-length: 200000\r\n\r\n"
+        start = time.monotonic()
+        assert handle(event()) == ["m0"]
+        assert 1.4 < time.monotonic() - start < 6
+        assert answer(caplog, other) == "no complete answer within 1.5 s"
+        start = time.monotonic()
+        for _ in range(10):
+            assert handle(event()) == ["m0"]
+        assert time.monotonic() - start < delivery.COOLDOWN_SECONDS
+        assert len(receiver.requests) == 11
+        assert len(other.requests) == 1  # the circuit breaker is open
+
     def test_dead_receiver_does_not_block_the_others(
         self, sandbox: Callable, receiver: FakeReceiver, other: FakeReceiver
     ) -> None:

@@ -3,6 +3,7 @@
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from keyturn_contract.message import (
@@ -16,6 +17,8 @@ from keyturn_contract.message import (
     encode_reply,
 )
 
+DRIP_SECONDS = 0.1  # seconds between two bytes of an answer that drips
+
 Respond = Callable[[dict[str, str], bytes], tuple[int, bytes]]
 
 
@@ -27,6 +30,7 @@ class FakeReceiver:
         self.respond: Respond = lambda headers, body: (200, reply_to_all(body, Outcome.APPLIED))
         self.extra_headers: dict[str, str] = {}
         self.is_marked = True  # False imitates a proxy in front of the receiver, or a receiver of release 0.2
+        self.drips = b""  # if it is set, these headers begin the answer, and the rest comes byte by byte without end
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
         self.closed = threading.Event()
@@ -48,6 +52,9 @@ class FakeReceiver:
                 except ConnectionError:
                     self.close_connection = True
                     return
+                if receiver.drips:
+                    self.drip()
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 if receiver.is_marked:
@@ -56,6 +63,13 @@ class FakeReceiver:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
+
+            def drip(self) -> None:
+                self.close_connection = True
+                with suppress(ConnectionError):  # the notifier has closed the connection
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n" + receiver.drips)
+                    while not receiver.closed.wait(DRIP_SECONDS):
+                        self.wfile.write(b" ")
 
             def log_message(self, *_: object) -> None:
                 pass
