@@ -15,7 +15,7 @@ from keyturn_notifier import aws
 from keyturn_notifier.authorities import CA_FAULT, Authorities, read_from_secret
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
 from keyturn_notifier.event_parser import Ignored, MalformedEvent, MemberHeartbeat, parse_event
-from keyturn_notifier.queue import SqsQueue
+from keyturn_notifier.queue import SqsQueue, seconds_in_queue
 from keyturn_notifier.receipt_bus import ReceiptBus
 from keyturn_notifier.receipt_writer import ReceiptWriter
 from keyturn_notifier.settings import read_settings
@@ -82,22 +82,16 @@ class Notifier:
             results = {host: by_id[envelope.notification.id] for host, by_id in results_by_host.items()}
             disposition = max(result.disposition for result in results.values())
             age = time.time() - datetime.fromisoformat(envelope.notification.time).timestamp()
+            is_heartbeat = envelope.notification.type is EventType.HEARTBEAT
+            staying = [] if is_heartbeat else self._staying(envelope.records, disposition, results)
+            if staying:
+                disposition = Disposition.RETRY  # also for a poison message that could not be moved
             _report(envelope.notification, disposition, results, age)
-            self._collect_receipts(envelope, results, age)
-            if envelope.notification.type is EventType.HEARTBEAT:
-                continue  # no retry, because a late heartbeat proves nothing, and the next one follows
-            if disposition is Disposition.RETRY:
-                retry_after = max(result.retry_after for result in results.values())
-                postponed += [(record, retry_after) for record in envelope.records]
-            elif disposition is Disposition.POISON:
-                reason = "; ".join(
-                    f"{host}: {result.reason}"
-                    for host, result in results.items()
-                    if result.disposition is Disposition.POISON
-                )
-                failed_ids += [
-                    message_id for record in envelope.records for message_id in self._dead_letter(record, reason)
-                ]
+            # The receipt comes after the move to the dead-letter queue, so that it never tells of a move that failed.
+            self._collect_receipts(envelope, results, age, disposition is Disposition.POISON)
+            # No heartbeat is retried, because a late heartbeat proves nothing, and the next one follows.
+            retry_after = max(result.retry_after for result in results.values())
+            postponed += [(record, retry_after) for record in staying]
         self._queue.postpone(postponed)
         self._flush_receipts(deadline)  # receipts come last, because no message may wait for a receipt
         return failed_ids + [record["messageId"] for record, _ in postponed]
@@ -111,9 +105,9 @@ class Notifier:
             try:
                 parsed = parse_event(json.loads(record["body"]), self._signing_key_id, self._name_prefixes)
             except MalformedEvent as error:
-                failed_ids += self._dead_letter(record, str(error))
+                failed_ids += self._dead_letter_malformed(record, str(error))
             except (ValueError, RecursionError):
-                failed_ids += self._dead_letter(record, "the body is not JSON")
+                failed_ids += self._dead_letter_malformed(record, "the body is not JSON")
             else:
                 if isinstance(parsed, Ignored):
                     add_metric(Metric.EVENTS_IGNORED)
@@ -159,11 +153,24 @@ class Notifier:
         unfinished.append(delivery := self._threads.submit(receiver.deliver, notifications, deadline))
         return delivery
 
+    def _staying(
+        self, records: Sequence[Record], disposition: Disposition, results: Mapping[str, DeliveryResult]
+    ) -> Sequence[Record]:
+        """Move the records to the dead-letter queue if they are poison. Return the records that have to stay in the
+        queue: those of a retry, and those that could not be moved."""
+        if disposition is not Disposition.POISON:
+            return records if disposition is Disposition.RETRY else ()
+        refusals = {host: each.reason for host, each in results.items() if each.disposition is Disposition.POISON}
+        reason = "; ".join(f"{host}: {why}" for host, why in refusals.items())
+        return [record for record in records if not self._dead_letter(record, reason)]
+
     # If receipts fail, the batch must not fail. Otherwise SQS would deliver all messages of the batch again.
-    def _collect_receipts(self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float) -> None:
+    def _collect_receipts(
+        self, envelope: Envelope, results: Mapping[str, DeliveryResult], age: float, dead_lettered: bool
+    ) -> None:
         try:
             if self._receipts:
-                self._receipts.collect(envelope.notification, envelope.records, results, age)
+                self._receipts.collect(envelope.notification, envelope.records, results, age, dead_lettered)
         except Exception as error:
             _report_receipts(0, 1, type(error).__name__)
 
@@ -174,12 +181,23 @@ class Notifier:
         except Exception as error:
             _report_receipts(0, 1, type(error).__name__)
 
-    def _dead_letter(self, record: Record, reason: str) -> list[str]:
-        """Move a message to the dead-letter queue. Return no ids, or the message's id if the move fails, so that the
-        message stays in the queue."""
-        add_metric(Metric.DELIVERIES_POISON)
+    def _dead_letter(self, record: Record, reason: str) -> bool:
+        """Move a message to the dead-letter queue. Return False if the move fails, so that the message has to stay in
+        the queue."""
         logger.error("poison message", extra={"message_id": record["messageId"], "reason": reason})
-        return [] if self._queue.dead_letter(record, reason) else [record["messageId"]]
+        moved = self._queue.dead_letter(record, reason)
+        if moved:
+            add_metric(Metric.DELIVERIES_POISON)
+        return moved
+
+    def _dead_letter_malformed(self, record: Record, reason: str) -> list[str]:
+        """Move a malformed message to the dead-letter queue. Return no ids, or the message's id if the move fails. Such
+        a message waits like an event that is put back, so that the same alarm rings."""
+        if self._dead_letter(record, reason):
+            return []
+        add_metric(Metric.DELIVERIES_AGAIN)
+        add_metric(Metric.EVENT_WAITING, round(seconds_in_queue(record, time.time()) * 1000))
+        return [record["messageId"]]
 
 
 def _report(
@@ -190,7 +208,7 @@ def _report(
     if is_heartbeat:
         accepted = disposition is Disposition.DONE
         add_metric(Metric.HEARTBEATS_ACCEPTED if accepted else Metric.HEARTBEATS_REFUSED)
-    elif disposition is not Disposition.POISON:  # _dead_letter counts poison messages
+    elif disposition is not Disposition.POISON:  # _dead_letter counts a poison message that was moved
         add_metric(Metric.DELIVERIES_DONE if disposition is Disposition.DONE else Metric.DELIVERIES_AGAIN)
     if any(result.status == 401 for result in results.values()):
         add_metric(Metric.DELIVERIES_REFUSED)

@@ -87,3 +87,10 @@ def receive_count(record: Mapping[str, Any]) -> int:
     """Return the approximate number of times that SQS has delivered a message."""
     text = record.get("attributes", {}).get("ApproximateReceiveCount", "1")
     return max(1, int(text)) if str(text).isdecimal() else 1
+
+
+def seconds_in_queue(record: Mapping[str, Any], now: float) -> float:
+    """Return the seconds since a message was sent to the queue. Return 0 if the message does not have SQS's attribute.
+    ``now`` is in seconds since the epoch."""
+    sent = str(record.get("attributes", {}).get("SentTimestamp", ""))  # in milliseconds
+    return max(0.0, now - int(sent) / 1000) if sent.isdecimal() else 0.0

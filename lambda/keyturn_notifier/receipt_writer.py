@@ -35,16 +35,18 @@ class ReceiptWriter:
         records: Sequence[Mapping[str, Any]],
         results: Mapping[str, DeliveryResult],
         age: float,
+        dead_lettered: bool,
     ) -> None:
         """Collect the receipts about one notification. ``records`` are the SQS records that contain it. ``results`` has
-        the result of each host. ``age`` is in seconds."""
+        the result of each host. ``age`` is in seconds. ``dead_lettered`` tells whether all records were moved to the
+        dead-letter queue."""
         if notification.type is EventType.HEARTBEAT:
             self._collect_versions(results)
             return
         if all(result.disposition is Disposition.DONE for result in results.values()):
             receipt = receipts.applied(notification, results, age, self._with_details)
         else:
-            receipt = receipts.waiting(notification, records, results, age, self._with_details)
+            receipt = receipts.waiting(notification, records, results, age, dead_lettered, self._with_details)
         if receipt:
             self._pending.append(receipt)
 

@@ -73,22 +73,24 @@ def waiting(
     records: Sequence[Mapping[str, Any]],
     results: Mapping[str, DeliveryResult],
     age: float,
+    dead_lettered: bool,
     with_details: bool,
 ) -> Receipt | None:
     """Return the receipt for a change that some receiver has not taken yet. Return None if no such receipt has to be
     written now.
 
-    For poison, the receipt is written at once. Otherwise it is written once per message: at the first receive if the
-    event is then at least five minutes old, or else at receive number WAITING_RECEIVE. The function keeps no state. So
-    only SQS's receive count can show whether the change was reported before.
+    For an event that was moved to the dead-letter queue, the receipt is written at once. Otherwise it is written once
+    per message: at the first receive if the event is then at least five minutes old, or else at receive number
+    WAITING_RECEIVE. The function keeps no state. So only SQS's receive count can show whether the change was reported
+    before.
     """
     if notification.type is not EventType.CHANGED:
         return None
-    dead = max(result.disposition for result in results.values()) is Disposition.POISON
-    if not dead and not any(_is_due(record, age) for record in records):
+    if not dead_lettered and not any(_is_due(record, age) for record in records):
         return None
-    verdict = {"complete": False, "healthy": False, "deadLettered": dead}
-    return _receipt(WAITING, "dead" if dead else "waiting", notification, age, verdict, results, with_details)
+    verdict = {"complete": False, "healthy": False, "deadLettered": dead_lettered}
+    prefix = "dead" if dead_lettered else "waiting"
+    return _receipt(WAITING, prefix, notification, age, verdict, results, with_details)
 
 
 def of_version(host: str, state: VersionState, with_details: bool) -> Receipt:

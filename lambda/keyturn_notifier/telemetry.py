@@ -45,7 +45,10 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
     ),
     Metric.DELIVERIES_DONE: (MetricUnit.Count, "Events that every receiver has accepted."),
     Metric.DELIVERIES_AGAIN: (MetricUnit.Count, "Events that stay in the queue for a retry."),
-    Metric.DELIVERIES_POISON: (MetricUnit.Count, "Poison messages, sent to the dead-letter queue without a retry."),
+    Metric.DELIVERIES_POISON: (
+        MetricUnit.Count,
+        "Poison messages, moved to the dead-letter queue without a retry.",
+    ),
     Metric.DELIVERIES_REFUSED: (
         MetricUnit.Count,
         "Events that a receiver answered with 401, even after the notifier had read the signing key again.",
@@ -69,7 +72,8 @@ DEFINITIONS: Mapping[Metric, tuple[MetricUnit, str]] = {
     Metric.EVENT_AGE: (MetricUnit.Milliseconds, "Time from the event in AWS until every receiver has accepted it."),
     Metric.EVENT_WAITING: (
         MetricUnit.Milliseconds,
-        "Age of an event that is put back into the queue for a retry; the alarm EventsWaiting watches it.",
+        "Age of an event that is put back into the queue for a retry, or that could not be moved to the dead-letter "
+        "queue; the alarm EventsWaiting watches it.",
     ),
     Metric.HEARTBEATS_ACCEPTED: (MetricUnit.Count, "Heartbeats that every receiver has accepted."),
     Metric.HEARTBEATS_REFUSED: (

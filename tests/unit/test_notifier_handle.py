@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,15 @@ from uuid import uuid4
 import pytest
 
 from keyturn_contract.message import Notification
+from keyturn_notifier import handler
 from keyturn_notifier.disposition import DeliveryReport, DeliveryResult, Disposition, same_for_all
 from keyturn_notifier.handler import MAX_DELIVERIES, NO_ANSWER, RESERVE_SECONDS, STILL_BUSY, Notifier
+from keyturn_notifier.receipt_writer import ReceiptWriter
+from keyturn_notifier.receipts import Receipt
 from support.wait import eventually
 
 NATIVE = json.loads((Path(__file__).parents[1] / "events" / "native-secret-label-updated.json").read_text())
+REFUSED = DeliveryResult(Disposition.POISON, "the receiver refuses it: status 404", 404)
 TAKEN = DeliveryResult(Disposition.DONE, "status 200", 200)
 
 
@@ -36,12 +41,36 @@ class Receiver:
 
 
 class Queue:
+    """A queue that records its ``calls``. ``moves`` tells for each move to the dead-letter queue whether it
+    succeeds."""
+
+    def __init__(self, calls: list[str], *moves: bool) -> None:
+        self.calls = calls
+        self.moves = [*moves]
+
     def postpone(self, records: Sequence[tuple[Any, float]]) -> None:
-        pass
+        self.calls += [f"postpone {record['messageId']}" for record, _ in records]
+
+    def dead_letter(self, record: dict[str, Any], reason: str) -> bool:
+        self.calls.append(f"move {record['messageId']}")
+        return self.moves.pop(0)
+
+
+class Bus:
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def put(self, pending: Sequence[Receipt], deadline: float) -> Sequence[Receipt]:
+        self.calls += [f"receipt {each.detail['receiptId'].split('/')[0]}" for each in pending]
+        for each in pending:
+            assert each.detail.get("deadLettered", False) is each.detail["receiptId"].startswith("dead/")
+        return pending
 
 
 def record(message_id: str = "m0", **changes: object) -> dict[str, Any]:
-    return {"messageId": message_id, "body": json.dumps({**NATIVE, "id": str(uuid4()), **changes})}
+    sent = str(round((time.time() - 400) * 1000))
+    body = json.dumps({**NATIVE, "id": str(uuid4()), **changes})
+    return {"messageId": message_id, "body": body, "attributes": {"SentTimestamp": sent}}
 
 
 @pytest.fixture
@@ -56,14 +85,70 @@ def green() -> Iterator[Receiver]:
     made.released.set()
 
 
-def notifier(threads: ThreadPoolExecutor, *receivers: Receiver) -> Notifier:
+def notifier(threads: ThreadPoolExecutor, *receivers: Receiver, queue: Queue | None = None) -> Notifier:
     some: Any = receivers
-    queue: Any = Queue()
-    return Notifier(some, queue, "", (), threads)
+    used: Any = queue or Queue([])
+    bus: Any = Bus(used.calls)
+    return Notifier(some, used, "", (), threads, ReceiptWriter(bus, with_details=True))
 
 
 def answers(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
     return [vars(line)["answers"] for line in caplog.records if line.message in ("delivered", "not delivered")]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """The values of each metric."""
+    values: dict[str, list[float]] = {}
+    monkeypatch.setattr(handler, "add_metric", lambda metric, value=1: values.setdefault(metric, []).append(value))
+    return values
+
+
+def test_receipt_tells_of_a_dead_letter_only_after_the_move(blue: Receiver, counted: dict[str, list[float]]) -> None:
+    blue.result = REFUSED
+    queue = Queue([], True)
+    with ThreadPoolExecutor(MAX_DELIVERIES) as threads:
+        assert notifier(threads, blue, queue=queue).handle([record()], 30) == []
+    assert queue.calls == ["move m0", "receipt dead"]
+    assert counted["DeliveriesPoison"] == [1]
+    assert "EventWaiting" not in counted
+
+
+def test_refused_event_that_cannot_be_moved_waits(blue: Receiver, counted: dict[str, list[float]]) -> None:
+    """The event is old, so the receipt is due at the first try."""
+    blue.result = REFUSED
+    queue, sent = Queue([], False, True), record()
+    with ThreadPoolExecutor(MAX_DELIVERIES) as threads:
+        made = notifier(threads, blue, queue=queue)
+        assert made.handle([sent], 30) == ["m0"]
+        assert queue.calls == ["move m0", "postpone m0", "receipt waiting"]
+        assert counted["EventWaiting"][0] > 300_000
+        assert counted["DeliveriesAgain"] == [1]
+        assert "DeliveriesPoison" not in counted
+        queue.calls.clear()
+        assert made.handle([sent], 30) == []
+    assert queue.calls == ["move m0", "receipt dead"]
+    assert counted["DeliveriesPoison"] == [1]
+
+
+def test_copy_of_a_refused_event_that_cannot_be_moved_waits_alone(
+    blue: Receiver, counted: dict[str, list[float]]
+) -> None:
+    blue.result = REFUSED
+    queue, sent = Queue([], True, False), record()
+    with ThreadPoolExecutor(MAX_DELIVERIES) as threads:
+        assert notifier(threads, blue, queue=queue).handle([sent, {**sent, "messageId": "m1"}], 30) == ["m1"]
+    assert queue.calls == ["move m0", "move m1", "postpone m1", "receipt waiting"]
+    assert (counted["DeliveriesPoison"], counted["DeliveriesAgain"]) == ([1], [1])
+
+
+def test_malformed_event_that_cannot_be_moved_waits(blue: Receiver, counted: dict[str, list[float]]) -> None:
+    queue = Queue([], False)
+    with ThreadPoolExecutor(MAX_DELIVERIES) as threads:
+        assert notifier(threads, blue, queue=queue).handle([{**record(), "body": "{"}], 30) == ["m0"]
+    (waiting,) = counted["EventWaiting"]
+    assert 400_000 <= waiting < 410_000  # by the time at which the message was sent
+    assert "DeliveriesPoison" not in counted
 
 
 def test_deliveries_that_do_not_end_take_no_thread_of_another_receiver(

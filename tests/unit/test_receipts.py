@@ -121,7 +121,7 @@ class TestApplied:
     def test_other_events_have_no_receipt(self, kind: EventType) -> None:
         other = Notification("event-1", "aws.secretsmanager", kind, ARN, CHANGED.time, DATA)
         assert receipts.applied(other, {"blue": done(Outcome.APPLIED)}, 1, with_details=True) is None
-        assert receipts.waiting(other, [message(9)], {"blue": NOT_TAKEN}, 900, with_details=True) is None
+        assert receipts.waiting(other, [message(9)], {"blue": NOT_TAKEN}, 900, False, with_details=True) is None
 
     def test_ten_receipts_of_many_receivers_with_long_names_fit_into_one_call(self) -> None:
         """A call takes at most 256 KB: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html"""
@@ -148,9 +148,11 @@ class TestApplied:
 
 
 class TestWaiting:
-    def told(self, record: dict[str, Any], age: float, result: DeliveryResult = NOT_TAKEN) -> Receipt | None:
+    def told(
+        self, record: dict[str, Any], age: float, result: DeliveryResult = NOT_TAKEN, *, dead_lettered: bool = False
+    ) -> Receipt | None:
         results = {"blue": done(Outcome.APPLIED), "green": result}
-        return receipts.waiting(CHANGED, [record], results, age, with_details=True)
+        return receipts.waiting(CHANGED, [record], results, age, dead_lettered, with_details=True)
 
     def test_it_names_the_receiver_that_has_not_taken_the_event(self) -> None:
         told = detail(self.told(message(9), 300))
@@ -173,10 +175,17 @@ class TestWaiting:
         waited = sum(retry_delay(receives, 0, jitter) for receives in range(1, receipts.WAITING_RECEIVE))
         assert 210 <= waited <= 450
 
-    def test_poison_is_told_at_once(self) -> None:
-        poison = DeliveryResult(Disposition.POISON, "the receiver refuses it: status 400", 400)
-        told = detail(self.told(message(1), 1, poison))
+    POISON = DeliveryResult(Disposition.POISON, "the receiver refuses it: status 400", 400)
+
+    def test_dead_letter_is_told_at_once(self) -> None:
+        told = detail(self.told(message(1), 1, self.POISON, dead_lettered=True))
         assert (told["receiptId"], told["deadLettered"]) == ("dead/event-1", True)
+        assert told["receivers"][1]["outcome"] == "refused"
+
+    def test_poison_that_is_no_dead_letter_yet_is_told_like_an_event_that_waits(self) -> None:
+        assert self.told(message(1), 1, self.POISON) is None
+        told = detail(self.told(message(receipts.WAITING_RECEIVE), 300, self.POISON))
+        assert (told["receiptId"], told["deadLettered"]) == ("waiting/event-1", False)
         assert told["receivers"][1]["outcome"] == "refused"
 
     def test_message_without_the_attributes_of_sqs_is_not_told_before_five_minutes(self) -> None:
@@ -294,8 +303,8 @@ class TestBus:
         events = Events(takes)
         bus, _ = self.bus(events)
         writer = ReceiptWriter(bus, with_details=True)
-        writer.collect(CHANGED, [message(1)], {"blue": done(Outcome.APPLIED)}, 1)
-        writer.collect(CHANGED, [message(1)], {"blue": NOT_TAKEN}, 1)  # no receipt is due
+        writer.collect(CHANGED, [message(1)], {"blue": done(Outcome.APPLIED)}, 1, False)
+        writer.collect(CHANGED, [message(1)], {"blue": NOT_TAKEN}, 1, False)  # no receipt is due
         writer.flush(time.monotonic() + 10)
         writer.flush(time.monotonic() + 10)
         assert [[each["DetailType"] for each in call] for call in events.calls] == [["Keyturn Secret Applied"]]
@@ -318,7 +327,7 @@ class TestVersions:
 
     def beat(self, writer: ReceiptWriter, **results: DeliveryResult) -> None:
         beat = Notification("beat", "dev.keyturn", EventType.HEARTBEAT, "heartbeat", CHANGED.time, DATA)
-        writer.collect(beat, [message(1)], results, 0)
+        writer.collect(beat, [message(1)], results, 0, False)
         writer.flush(time.monotonic() + 10)
 
     def test_each_receiver_speaks_for_its_own_host(self) -> None:
