@@ -320,7 +320,9 @@ def test_service_account_of_another_namespace_is_refused(make_env: Callable[...,
         secret(env.namespace, name, f"{env.namespace}/own", **{"keyturn.dev/service-account": each})
         for name, each in named.items()
     )
-    receiver = env.receiver(KEYTURN_TENANT_ROLES=str(enabled).lower(), KEYTURN_POLL_INTERVAL_SECONDS="1")
+    # The namespaces of an earlier test, with their accounts, may not be gone yet.
+    namespaces = {"KEYTURN_NAMESPACES": f"{env.namespace},{other}"}
+    receiver = env.receiver(KEYTURN_TENANT_ROLES=str(enabled).lower(), KEYTURN_POLL_INTERVAL_SECONDS="1", **namespaces)
     for name in named:
         assert env.status(name).startswith("InvalidBinding: annotation keyturn.dev/service-account is not the name")
         assert data_of(env.cluster, env.namespace, name) == {}

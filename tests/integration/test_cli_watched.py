@@ -110,8 +110,8 @@ def test_explain_of_a_watched_secret_says_who_restarts(shop: Shop) -> None:
         "    ├── Deployment api  reads crt: restarts",
         "    ├── Deployment off  reads every key: not restarted: restarts are off (keyturn.dev/rollout on the"
         " workload)",
-        "    ├── Deployment waiting  reads ca: not restarted, because a new pod would not start; waits for ca, which the"
-        " Secret does not have",
+        "    ├── Deployment waiting  reads ca: not restarted, because a new pod would not start; waits for ca, which"
+        " the Secret does not have",
         "    └── Deployment web  reads every key: restarts",
         "",
         "1 Secret; 4 workloads read it, 2 would restart",

@@ -579,6 +579,14 @@ def test_halt_stays_when_the_failed_workload_is_paused(is_killed: bool) -> None:
     assert cluster.open_rollouts("db") == {"w1", "w2"}
 
 
+def test_halt_ends_when_the_failed_workload_is_paused_and_scaled_to_zero() -> None:
+    history = halted_history()
+    history.pause("w0")
+    history.scale_to_zero("w0")
+    history.catch_up(0)
+    assert history.cluster.open_rollouts("db") == {"w1", "w2"}
+
+
 def test_next_change_ends_the_halt_of_a_paused_workload() -> None:
     history = halted_history()
     history.pause("w0")

@@ -221,7 +221,7 @@ async def test_refused_evictions_take_no_slot_until_they_go_on() -> None:
     await asyncio.sleep(2 * REFUSED_SECONDS)
     assert (cluster.evicted, cluster.begun) == (["a"], [REF])
     assert (made.takes_slot(REF), made.slots("team")) == (True, {REF})
-    assert cluster.released == [(REF, DB)]
+    assert cluster.released == [(REF, DB)] * 2  # the second try had a slot, too
 
 
 async def test_next_change_is_left_to_the_pacer() -> None:
@@ -244,6 +244,16 @@ async def test_evictions_without_progress_take_no_slot_after_ten_minutes() -> No
     cluster.slowness = 500
     await asyncio.sleep(FINISH_SECONDS + 30)
     assert (cluster.evicted, made.takes_slot(REF), made.is_blocked(consumer(), DB)) == (["a", "b"], True, False)
+
+
+async def test_try_that_is_refused_wakes_those_who_wait_for_its_slot() -> None:
+    cluster = Cluster(pod("a"))
+    cluster.refusals = [DisruptionNotAllowed("budget")] * 1000
+    made = await run(cluster, FINISH_SECONDS + 60)
+    assert made.is_blocked(consumer(), DB)
+    cluster.released.clear()
+    await asyncio.sleep(31)
+    assert (cluster.released, made.takes_slot(REF)) == ([(REF, DB)], False)
 
 
 async def test_value_that_returns_is_not_reported_as_done() -> None:

@@ -186,7 +186,12 @@ def lacks_keys(consumer: Consumer, secret_name: str, record: Record) -> bool:
     no key of the Secret has been removed: its containers wait for the key. A workload whose restarts are forbidden has
     no mark.
     """
-    if not lacks_required_key(consumer.reads.get(secret_name, Reads()), record):
+    reads = consumer.reads.get(secret_name, Reads())
+    if record.other_keys is None:  # the keys of other writers are not known, so only the loss of all keys counts
+        are_gone = reads.needs_keys and bool(reads.keys) and reads.keys.isdisjoint(record.revisions)
+    else:
+        are_gone = lacks_required_key(reads, record)
+    if not are_gone:
         return False
     if current_mark(consumer, secret_name, record) is None:
         return may_have_removed(record)

@@ -5,6 +5,7 @@ from keyturn_receiver.core.open_rollouts import is_restarted
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import RolloutAnnotation
 from keyturn_receiver.core.rollout_deadline import fails_at
+from keyturn_receiver.core.rollout_hold import NO_REPLICAS
 from keyturn_receiver.core.rollout_progress import RolloutState
 from keyturn_receiver.core.rollout_schedule import INFINITY, Candidate, ConsumerState
 from keyturn_receiver.core.rollout_window import opens_at
@@ -43,11 +44,11 @@ def other_candidate(
     """Return the candidate for a consumer that is not due for a restart. ``record`` is the record of the Secret.
     ``now`` is the time in seconds since 1970.
 
-    ``is_halting`` tells whether the failed rollout of this consumer halts the others. If so, a hold does not settle it:
-    somebody may have paused the workload because its rollout has failed.
+    ``is_halting`` tells whether the failed rollout of this consumer halts the others. If so, only the lack of replicas
+    settles it. Somebody may have paused the workload because its rollout has failed.
     """
     ref, order = consumer.ref, consumer.order
-    is_held = consumer.hold is not None and not is_halting
+    is_held = consumer.hold is NO_REPLICAS or (consumer.hold is not None and not is_halting)
     if is_held or consumer.progress is None or not is_restarted(consumer, secret_name, record):
         return Candidate(ref, ConsumerState.SETTLED, order)
     end = fails_at(ref.kind, consumer.progress)

@@ -276,16 +276,19 @@ class PodEvictor:
         run.is_trying = run.is_blocked
         try:
             await self._workloads.evict(ref, pod)
+            run.is_blocked = False
         except NotFound:
             raise
         except ClusterRefused as error:
             return self._refused(run, ref, error, _FORBIDDEN)
         finally:
-            run.is_trying = False
+            was_trying, run.is_trying = run.is_trying, False
+            if was_trying and run.is_blocked:  # another workload may wait for the slot of this try
+                self._release(run, ref)
         if run.replaced_at is None:
             for on_begun in self._begun_handlers:
                 on_begun(consumer)
-        run.waits, run.replaced_at, run.is_blocked = 0, self._now(), False
+        run.waits, run.replaced_at = 0, self._now()
         return STEP_SECONDS
 
     async def _finish(self, run: _Run, workload: Workload, consumer: Consumer) -> float | None:

@@ -122,7 +122,9 @@ class RolloutPacer:
             current = [self._crashes.told(each, target, record) for each in current]
         # A watched Secret has no status, so only this replica's memory knows of an earlier halt.
         told = record.halt or self._halted.get(target, "")
-        halting = next((each.ref for each in current if told and is_halt_of(told, each.ref, target, record)), None)
+        resumed = is_resumed(spec, record)
+        named = (each.ref for each in current if told and is_halt_of(told, each.ref, target, record))
+        halting = None if resumed else next(named, None)
         needed = ((each, self.needed(each, rollout(each, target.name, record))) for each in current)
         marks = {each.ref: mark for each, mark in needed if mark and not self._fights.leaves_off(each, mark)}
         if not marks:
@@ -146,7 +148,6 @@ class RolloutPacer:
         else:
             shared = self._shared_slots(target.namespace)
         by_ref = {each.ref: each for each in current}
-        resumed = is_resumed(spec, record)
         unfinished = (by_ref[each.ref] for each in candidates if each.state is ConsumerState.UNFINISHED)
         if not resumed and any(map(self._is_unsure, unfinished)):
             slots = 0  # the leader has to look at the pods first
