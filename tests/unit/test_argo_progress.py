@@ -16,7 +16,7 @@ from keyturn_receiver.core.restart_way import RESTART
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout_candidate import other_candidate
 from keyturn_receiver.core.rollout_hold import PAUSED
-from keyturn_receiver.core.rollout_progress import RolloutState
+from keyturn_receiver.core.rollout_progress import DEFAULT_DEADLINE, RolloutState
 from keyturn_receiver.core.rollout_schedule import INFINITY, ConsumerState
 from keyturn_receiver.core.workload_kinds import WORKLOAD_KINDS
 
@@ -192,6 +192,19 @@ def test_release_that_was_aborted_before_is_no_failure_of_a_restart_by_time(
     progress = rollout(status, restart_at=at(1)).progress
     assert progress
     assert progress.state is state
+
+
+def test_restart_by_time_after_an_abort_has_a_deadline() -> None:
+    """Argo goes on to report the abort, and never that the new pods are not ready."""
+    aborted = {"type": "Progressing", "reason": "RolloutAborted", "lastUpdateTime": "2025-11-24T15:59:59Z"}
+    status = {**HEALTHY, "phase": "Degraded", "stableRS": "older", "conditions": [aborted], "availableReplicas": 1}
+    consumer = rollout(status, restart_at=at(1))
+    assert consumer.progress
+    assert consumer.progress.deadline == DEFAULT_DEADLINE
+    before = other_candidate(consumer, "db", RECORD, T)
+    assert before.state is ConsumerState.UNFINISHED
+    assert T < before.fails_at <= T + 60 + DEFAULT_DEADLINE
+    assert other_candidate(consumer, "db", RECORD, before.fails_at).state is ConsumerState.FAILED
 
 
 def test_restart_by_time_that_nobody_or_somebody_else_has_planned_has_no_progress() -> None:

@@ -16,6 +16,7 @@ from keyturn_receiver.core.argo_rollouts import MAX_LEAD
 from keyturn_receiver.core.conditions import condition, is_true
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.rollout_progress import (
+    DEFAULT_DEADLINE,
     MAX_REASON,
     NO_DEADLINE,
     RolloutProgress,
@@ -36,7 +37,8 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
     unfinished, and other workloads would wait for it.
 
     ``by_time`` tells whether ``spec.restartAt`` restarts the pods. Only the controller decides that a Rollout has
-    failed, because its strategy may pause for hours. So the progress has no deadline.
+    failed, because its strategy may pause for hours. So the progress has no deadline. The exception is a restart by
+    time of a Rollout whose release failed before: Argo goes on to report that failure, and never another one.
     """
     metadata, spec = as_object(workload.get("metadata")), as_object(workload.get("spec"))
     status = as_object(workload.get("status"))
@@ -78,7 +80,7 @@ def read_argo_progress(workload: Mapping[str, object], by_time: bool) -> Rollout
         observed,
         reason[:MAX_REASON],
         ended_at,
-        NO_DEADLINE,
+        number(spec, "progressDeadlineSeconds", DEFAULT_DEADLINE) if failed_before else NO_DEADLINE,
         marked_at,
         changed_at,
         has_ended=is_uniform,
