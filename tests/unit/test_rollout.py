@@ -679,6 +679,12 @@ def test_required_key_that_the_secret_has_without_a_revision_is_not_missing() ->
     assert rollout(marked, "db", replace(GONE_AND_CHANGED, other_keys=frozenset("c"))) is None
 
 
+def test_loss_of_all_keys_is_seen_although_the_keys_of_other_writers_are_not_known() -> None:
+    gone = replace(GONE, revisions={}, other_keys=None)
+    assert lacks_keys(consumer(BOTH, {MARK: READ_BOTH}), "db", gone)
+    assert not lacks_keys(consumer(BOTH, {MARK: READ_BOTH}), "db", replace(GONE, other_keys=None))
+
+
 def test_workload_that_already_has_the_mark_without_the_key_keeps_no_old_value() -> None:
     """An older release has restarted it although a required key was gone."""
     assert not lacks_keys(consumer(BOTH, {MARK: digest({"a": "v1"}, "a")}), "db", GONE)

@@ -14,6 +14,7 @@ from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.revision import Record
 from keyturn_receiver.core.rollout import rollout
 from keyturn_receiver.core.rollout_halt import change_of
+from keyturn_receiver.core.rollout_hold import PAUSED
 from keyturn_receiver.core.rollout_progress import RolloutProgress, RolloutState
 from keyturn_receiver.core.rollout_schedule import WaitReason
 from keyturn_receiver.core.rollout_switch import Switch
@@ -242,6 +243,18 @@ async def test_first_eviction_that_was_held_back_respects_window_order_and_halt(
         assert replica.evictor.is_blocked(each, DB)
         reason = replica.pacer.held_up_by(DB, spec, replica.consumers, RECORD, each.ref)
         assert (reason is None) is expected, (others, settings)
+
+
+async def test_resume_also_ends_the_order_of_a_workload_that_was_paused_after_its_failure() -> None:
+    failed = consumer("failed", mark=RECORD.digest, progress=replace(UNFINISHED, state=RolloutState.FAILED), order=1)
+    later = consumer("later", order=2)
+    replica = Replica(failed, later)
+    assert waits(replica.turn()) == {"later": WaitReason.HALT}
+    replica.consumers = (replace(failed, progress=UNFINISHED, hold=PAUSED), later)
+    for each in replica.consumers:
+        replica.index.add(each)
+    assert waits(replica.turn()) == {"later": WaitReason.HALT}
+    assert started(replica.turn(**{RESUME: change_of(RECORD)})) == ["later"]
 
 
 async def test_leader_alone_restarts_beside_evictions() -> None:
