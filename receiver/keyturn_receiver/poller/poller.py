@@ -236,15 +236,9 @@ class Poller:
     ) -> Sequence[StaleBinding]:
         async with self._lanes:
             try:
-                async with asyncio.timeout(max(SWEEP_TIMEOUT, self._interval)):
-                    result = await self._sweep_store(key, bindings, ping)
+                result = await self._sweep_store(key, bindings, ping)
             except Interrupted:
                 return []
-            except TimeoutError:
-                _log.warning(
-                    "sweep failed: it takes too long", extra={"fields": {"account": key.account, "region": key.region}}
-                )
-                result = None
         if result is not None:
             self._failures.pop(key, None)
             return result
@@ -263,14 +257,21 @@ class Poller:
         fields = {"kind": kind, "account": key.account, "region": key.region}
         own = key == self._sweeper.own_key
         sweeps = partial(self._metrics.sweeps.labels, kind, "own" if own else "other")
-        seconds = DESCRIBE_SHARE * (self.interval if own else max(SWEEP_TIMEOUT, self._interval))
+        timeout = max(SWEEP_TIMEOUT, self._interval)
+        seconds = DESCRIBE_SHARE * (self.interval if own else timeout)
         try:
-            result = await self._sweeper.sweep(
-                key, bindings, last, seconds, partial(self._may_continue, ping), self._queue_stale
-            )
+            async with asyncio.timeout(None if own else timeout):
+                result = await self._sweeper.sweep(
+                    key, bindings, last, seconds, partial(self._may_continue, ping), self._queue_stale
+                )
         except Interrupted:
             sweeps("interrupted").inc()
             raise
+        except TimeoutError:
+            sweeps("failed").inc()
+            _log.warning("sweep failed: it takes too long", extra={"fields": fields})
+            self._failure = None if own else self._failure
+            return None
         except KeyturnError as error:
             sweeps("failed").inc()
             _log.warning("sweep failed: %s", error, extra={"fields": fields})
