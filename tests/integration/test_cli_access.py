@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.history import Change, add
 from support import cli
+from support.fault_proxy import Call, Fault, FaultProxy, Reply
 from support.manifests import env_from, role, secret, workload
 
 VALUE = "canary-6fd1"  # the value of a Secret; no output may contain it
@@ -279,6 +281,47 @@ def test_wait_with_all_rights_is_live(control_plane: ControlPlane, namespace: st
     ran = cli.run(kubeconfig, "wait", "db", "-n", namespace, "--version", VERSION, "--for", "live")
     assert (ran.code, "is live in" in ran.out) == (0, True), ran
     assert "the chart's default settings are assumed, because the release cannot be read" in ran.err
+
+
+def test_wait_goes_on_while_the_api_server_is_away(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]))
+    faults: list[Fault] = [None, Reply(503), Reply(429), None]  # the first call finds the Secret
+    with closing(FaultProxy(control_plane.url, control_plane.ca_file)) as proxy:
+        proxy.fault_for = lambda call: faults.pop(0)
+        proxied = proxy.kubeconfig(kubeconfig, tmp_path / "proxied")
+        ran = cli.run(proxied, "wait", "db", "-n", namespace, "--version", VERSION)
+    assert (ran.code, "is applied in" in ran.out, faults) == (0, True, []), ran
+
+
+def test_wait_ends_at_its_time_out_if_the_api_server_does_not_come_back(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]))
+    with closing(FaultProxy(control_plane.url, control_plane.ca_file)) as proxy:
+        proxy.fault_for = lambda call: Reply(503) if len(proxy.calls) > 1 else None
+        proxied = proxy.kubeconfig(kubeconfig, tmp_path / "proxied")
+        ran = cli.run(proxied, "wait", "db", "-n", namespace, "--version", VERSION, "--timeout", "2s")
+    assert (ran.code, ran.out) == (1, ""), ran
+    assert "it answered 503: try again" in ran.err
+
+
+def test_wait_does_not_call_a_deleted_secret_applied(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]))
+    with closing(FaultProxy(control_plane.url, control_plane.ca_file)) as proxy:
+
+        def delete(call: Call, status: int) -> None:
+            control_plane.kubectl("delete", "secret", "db", "-n", namespace, "--ignore-not-found")
+
+        proxy.on_answered = delete
+        proxied = proxy.kubeconfig(kubeconfig, tmp_path / "proxied")
+        ran = cli.run(proxied, "wait", "db", "-n", namespace, "--version", "f" * 32)
+    assert (ran.code, ran.out) == (1, ""), ran
+    assert f"no Secret here uses the current version of Secret {namespace}/db" in ran.err
 
 
 def test_trace_says_that_events_are_left_out(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:

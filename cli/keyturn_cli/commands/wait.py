@@ -16,7 +16,16 @@ from keyturn_cli.aws_secrets import version_at
 from keyturn_cli.bound_secrets import Bound, get_bound
 from keyturn_cli.cluster import Cluster
 from keyturn_cli.completion import SecretSubject
-from keyturn_cli.errors import ExitCode, Forbidden, NotFound, RolloutFailed, TimedOut, UsageError, reported
+from keyturn_cli.errors import (
+    ExitCode,
+    Forbidden,
+    NotFound,
+    RolloutFailed,
+    TimedOut,
+    Unreachable,
+    UsageError,
+    reported,
+)
 from keyturn_cli.options import (
     DEFAULT_RELEASE,
     Contexts,
@@ -39,6 +48,7 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 
 TICK = 1.0  # seconds between two looks
+MAX_SILENCE = 60.0  # seconds for which the API server of a cluster may be unreachable during the wait
 
 
 class Goal(StrEnum):
@@ -84,7 +94,7 @@ class Watched:
         """Return how far each Secret has come. If ``goal`` is LIVE, also return this for each workload that reads a
         Secret with the version. A Secret that no longer follows AWSCURRENT of the AWS secret is left out.
 
-        Raises Forbidden if the caller may not read a workload or namespace.
+        Raises Forbidden if the caller may not read a workload or namespace, and NotFound if all Secrets are left out.
         """
         places: list[Place] = []
         sight = Sight(self.cluster, self.settings)  # a new cache, so that each look reads the objects again
@@ -97,6 +107,8 @@ class Watched:
             if goal is Goal.LIVE and place.stage is Stage.APPLIED:
                 places += _workload_places(sight, bound)
         self._check_seen(sight)
+        if not places:
+            raise nothing_follows(self.cluster, self.subject.name)
         return places
 
     def _check_seen(self, sight: Sight) -> None:
@@ -160,8 +172,12 @@ def wait_for(
     seconds: float,
     watched: Sequence[Watched],
 ) -> ExitCode:
-    """Wait for the goal, and print the result. Raises TimedOut, RolloutFailed, the errors of ``Cluster`` and, if
-    ``version`` is None, the errors of ``version_at`` and UsageError."""
+    """Wait for the goal, and print the result. The wait goes on while an API server cannot be reached for a short time,
+    for example because it is being upgraded.
+
+    Raises TimedOut, RolloutFailed, the errors of ``Watched.look`` and ``Cluster`` and, if ``version`` is None, the
+    errors of ``version_at`` and UsageError.
+    """
     started = time.monotonic()
     notes = list(dict.fromkeys(f"{each.cluster.context}: {note}" for each in watched for note in each.notes))
     if not out.is_data:
@@ -169,9 +185,19 @@ def wait_for(
     if version is None:
         found = watched[0].subject
         version = version_at(found.only_secret_id("name one, or give --version ID"), found.region)
+    seen_at = started
     with _progress(out) as tell:
         while True:
-            looks = [(each.cluster.context, each.look(version, goal)) for each in watched]
+            try:
+                looks = [(each.cluster.context, each.look(version, goal)) for each in watched]
+            except Unreachable as error:
+                now = time.monotonic()
+                if now - seen_at >= MAX_SILENCE or now - started >= seconds:
+                    raise
+                tell(f"{duration(now - started)}  {error}")
+                time.sleep(TICK)
+                continue
+            seen_at = time.monotonic()
             places = [(name, place) for name, found in looks for place in found]
             if failed := [each for each in places if each[1].stage is Stage.FAILED]:
                 raise RolloutFailed(
@@ -214,16 +240,21 @@ def watch(
 
 def _watched(cluster: Cluster, subject: str, found: Subject, goal: Goal, release: Release) -> Watched:
     if not any(has_current(bound, found.secret_id) for bound in found.bound):
-        raise NotFound(
-            f"{cluster.context}: no Secret here uses the current version of {subject}",
-            f"see {advised('status', context=cluster.context)}",
-        )
+        raise nothing_follows(cluster, subject)
     # The settings are needed only for workloads, and only the goal LIVE looks at workloads.
     settings, note = settings_of(cluster, release) if goal is Goal.LIVE else (Settings(), "")
     watched = Watched(cluster, found, settings, dict.fromkeys(filter(None, (found.note, note))))
     if goal is Goal.LIVE:
         watched.check_rights()
     return watched
+
+
+def nothing_follows(cluster: Cluster, subject: str) -> NotFound:
+    """Return the error for a cluster without a Secret that follows AWSCURRENT of the subject."""
+    return NotFound(
+        f"{cluster.context}: no Secret here uses the current version of {subject}",
+        f"see {advised('status', context=cluster.context)}",
+    )
 
 
 def _workload_places(sight: Sight, bound: Bound) -> Iterator[Place]:
