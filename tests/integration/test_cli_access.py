@@ -22,7 +22,7 @@ from keyturn_local.kubernetes.cluster import write_kubeconfig
 from keyturn_local.kubernetes.control_plane import ControlPlane
 from keyturn_receiver.core.history import Change, add
 from support import cli
-from support.fault_proxy import Call, Fault, FaultProxy, Reply
+from support.fault_proxy import Call, Cut, Fault, FaultProxy, Reply
 from support.manifests import env_from, role, secret, workload
 
 VALUE = "canary-6fd1"  # the value of a Secret; no output may contain it
@@ -425,6 +425,22 @@ def test_watch_stays_in_the_namespace_that_may_be_listed(
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[0] == ""
     assert process.returncode == 130
+
+
+def test_watch_goes_on_after_an_outage(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    control_plane.create([filled(namespace)])
+    kubeconfig = account(control_plane, namespace, tmp_path, ("", ["secrets"]), ("apps", WORKLOADS))
+    faults: list[Fault] = [Reply(503), Cut(), Reply(503)]
+    with closing(FaultProxy(control_plane.url, control_plane.ca_file)) as proxy:
+        proxy.fault_for = lambda call: faults.pop(0) if call.watch and faults else None
+        process = watched(proxy.kubeconfig(kubeconfig, tmp_path / "proxied"), "-n", namespace)
+        assert process.stdout
+        assert [process.stdout.readline().split()[1] for _ in range(2)] == ["SECRET", "db"]
+        control_plane.kubectl("annotate", "secret", "db", "keyturn.dev/status=Wrong: x", "--overwrite", "-n", namespace)
+        assert process.stdout.readline().split()[:2] == [namespace, "db"]
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == ""
+    assert (process.returncode, faults) == (130, [])
 
 
 def test_older_event_is_not_shown_as_the_last_one(control_plane: ControlPlane, namespace: str) -> None:

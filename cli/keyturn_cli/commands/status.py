@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,10 +12,11 @@ import typer
 from keyturn_cli.advice import advised
 from keyturn_cli.cluster import METADATA, Cluster, path
 from keyturn_cli.completion import complete_secrets
-from keyturn_cli.errors import ExitCode, Forbidden, UsageError, reported
+from keyturn_cli.errors import ExitCode, Forbidden, Unreachable, UsageError, reported
 from keyturn_cli.options import AllNamespaces, Context, Namespace, NoColor, OutputFormat, read_target
+from keyturn_cli.outage import Outage
 from keyturn_cli.output import Format, Output
-from keyturn_cli.secret_rows import EVENT, WAITING, Row, get_row, list_rows, list_watched, row_of
+from keyturn_cli.secret_rows import EVENT, WAITING, Event, Row, get_row, list_rows, list_watched, row_of
 from keyturn_cli.subjects import lists_nothing
 from keyturn_cli.words import counted
 from keyturn_cli.workloads import Listing, list_consumers
@@ -180,21 +181,33 @@ def _watch(
     """Print a row whenever a shown field of a Secret changes, until the user presses Ctrl-C."""
     seen = {row.target: row for row in rows}
     out.flush()
+    for event in _events(cluster, query):
+        target = Target(event.object.metadata.namespace, event.object.metadata.name)
+        row = row_of(event.object.metadata)
+        if row is None or event.type == "DELETED":
+            seen.pop(target, None)
+            continue
+        before = seen.get(target)
+        if before and (before.resource_version == row.resource_version or _same(before, row)):
+            continue
+        seen[target] = row
+        now = time.time()
+        if not query.failing or row.needs_somebody(now):
+            cells = row.cells(now, _count(consumers, target), unseen)
+            out.row(cells, "red" if row.needs_somebody(now) else "")
+
+
+def _events(cluster: Cluster, query: WatchQuery) -> Iterator[Event]:
+    """Yield the events of one watch after the other."""
+    outage = Outage()
     while True:
-        for event in cluster.watch(path("v1", "secrets", query.namespace), query.parameters, EVENT, METADATA):
-            target = Target(event.object.metadata.namespace, event.object.metadata.name)
-            row = row_of(event.object.metadata)
-            if row is None or event.type == "DELETED":
-                seen.pop(target, None)
-                continue
-            before = seen.get(target)
-            if before and (before.resource_version == row.resource_version or _same(before, row)):
-                continue
-            seen[target] = row
-            now = time.time()
-            if not query.failing or row.needs_somebody(now):
-                cells = row.cells(now, _count(consumers, target), unseen)
-                out.row(cells, "red" if row.needs_somebody(now) else "")
+        try:
+            for event in cluster.watch(path("v1", "secrets", query.namespace), query.parameters, EVENT, METADATA):
+                outage.end()
+                yield event
+            outage.end()
+        except Unreachable as error:
+            outage.endure(error)
 
 
 def _same(before: Row, after: Row) -> bool:

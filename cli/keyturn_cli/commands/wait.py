@@ -37,6 +37,7 @@ from keyturn_cli.options import (
     ReleaseName,
     read_release,
 )
+from keyturn_cli.outage import Outage
 from keyturn_cli.output import Format, Output
 from keyturn_cli.release import Settings, settings_of
 from keyturn_cli.rotation import Place, Stage, consumers_of, has_current, secret_place, workload_place
@@ -48,7 +49,6 @@ from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 
 TICK = 1.0  # seconds between two looks
-MAX_SILENCE = 60.0  # seconds for which the API server of a cluster may be unreachable during the wait
 
 
 class Goal(StrEnum):
@@ -185,19 +185,19 @@ def wait_for(
     if version is None:
         found = watched[0].subject
         version = version_at(found.only_secret_id("name one, or give --version ID"), found.region)
-    seen_at = started
+    outage = Outage()
     with _progress(out) as tell:
         while True:
             try:
                 looks = [(each.cluster.context, each.look(version, goal)) for each in watched]
             except Unreachable as error:
-                now = time.monotonic()
-                if now - seen_at >= MAX_SILENCE or now - started >= seconds:
+                spent = time.monotonic() - started
+                if spent >= seconds:
                     raise
-                tell(f"{duration(now - started)}  {error}")
-                time.sleep(TICK)
+                tell(f"{duration(spent)}  {error}")
+                outage.endure(error)
                 continue
-            seen_at = time.monotonic()
+            outage.end()
             places = [(name, place) for name, found in looks for place in found]
             if failed := [each for each in places if each[1].stage is Stage.FAILED]:
                 raise RolloutFailed(
