@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.errors import Forbidden
 from keyturn_cli.release import Settings
-from keyturn_cli.workloads import list_consumers, list_readers, pods_of
+from keyturn_cli.workloads import crash_of, list_consumers, list_readers, pods_of
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef
 from keyturn_receiver.core.json_access import as_object
 from keyturn_receiver.core.pod import Pod
@@ -80,10 +80,17 @@ class Sight:
         try:
             return list(pods_of(self.cluster, consumer, self._borrowers.get(consumer.ref, ())))
         except Forbidden:
-            self.notes[
-                f"you may not list the pods of namespace {consumer.ref.namespace}: the answer leaves them out"
-            ] = None
+            self._deny(["pods"], consumer.ref.namespace)
             return None
+
+    def crash_reason(self, consumer: Consumer, now: float) -> str:
+        """Return why the new pods of a workload crash (``core/crash_loop.py``), or an empty text. It is also empty if
+        the caller may not list the pods. ``now`` is in seconds since 1970."""
+        try:
+            return crash_of(self.cluster, consumer, self._borrowers.get(consumer.ref, ()), now)
+        except Forbidden:
+            self._deny(["pods"], consumer.ref.namespace)
+            return ""
 
     def _deny(self, what: Sequence[str], namespace: str) -> None:
         for each in what:

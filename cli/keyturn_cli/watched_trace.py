@@ -21,7 +21,8 @@ from keyturn_cli.rotation import Place, Stage, consumers_of
 from keyturn_cli.sight import Sight
 from keyturn_cli.watched_secrets import why_nobody
 from keyturn_cli.words import counted
-from keyturn_cli.workload_legs import add_workload, place_of, warnings
+from keyturn_cli.workload_legs import add_workload, warnings
+from keyturn_cli.workload_stage import place_of
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import Consumer, mark_name
 from keyturn_receiver.core.field_owners import MANAGERS, WATCH_MANAGER, managed_fields, owned

@@ -1,13 +1,12 @@
 """Legs of the workloads that read a Secret: marked, pods ready. Also the legs of the warnings about the Secret."""
 
-import time
 from collections.abc import Iterator
 
 from keyturn_cli.bound_secrets import Bound
 from keyturn_cli.cluster import path
 from keyturn_cli.errors import Forbidden
 from keyturn_cli.legs import BAD, GOOD, MARKED, NEVER, OPEN, READY, TOLD, Leg, Trace
-from keyturn_cli.rotation import Place, Stage, workload_place
+from keyturn_cli.rotation import Place, Stage
 from keyturn_cli.sight import Sight
 from keyturn_cli.times import seconds_of
 from keyturn_receiver.core.consumer import Consumer, mark_name
@@ -16,12 +15,6 @@ from keyturn_receiver.core.mark import present_mark
 
 SIGNS = {Stage.LIVE: GOOD, Stage.FAILED: BAD, Stage.OFF: NEVER}  # workloads in other stages have the sign OPEN
 MAX_EVENTS = 20  # at most this many warnings are shown for one Secret
-
-
-def place_of(sight: Sight, consumer: Consumer, bound: Bound) -> Place:
-    """Return the stage of a workload on its way to the present values of a Secret."""
-    in_namespace = sight.annotations(bound.target.namespace)
-    return workload_place(consumer, bound, in_namespace, sight.settings, time.time())
 
 
 def add_workload(sight: Sight, consumer: Consumer, bound: Bound, place: Place, made: Trace) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from keyturn_cli.cluster import Cluster, path
 from keyturn_cli.errors import Forbidden, NotFound
 from keyturn_receiver.core.argo_rollouts import lender
 from keyturn_receiver.core.consumer import Consumer, WorkloadRef, read_consumer
+from keyturn_receiver.core.crash_loop import crash_reason, is_of_rollout
 from keyturn_receiver.core.pod import Pod, read_pod
 from keyturn_receiver.core.reloader import ReloaderMode
 from keyturn_receiver.core.unrestarted import Reader, read_cron_job, read_running_pod
@@ -69,8 +71,22 @@ def list_readers(cluster: Cluster, namespace: str) -> tuple[list[Reader], list[s
 def pods_of(cluster: Cluster, consumer: Consumer, borrowers: Sequence[WorkloadRef] = ()) -> Iterator[Pod]:
     """Yield the pods of a workload, without the pods that have ended. ``borrowers`` are the Argo Rollouts that take
     their pod template from the workload. Their pods are included."""
+    for pod, _ in _pods_of(cluster, consumer, borrowers):
+        yield pod
+
+
+def crash_of(cluster: Cluster, consumer: Consumer, borrowers: Sequence[WorkloadRef], now: float) -> str:
+    """Return why a new pod of a workload's rollout fails to start again and again, or an empty text. ``now`` is in
+    seconds since 1970."""
+    new = (obj for pod, obj in _pods_of(cluster, consumer, borrowers) if is_of_rollout(pod, consumer))
+    return next(filter(None, (crash_reason(obj, now, False) for obj in new)), "")
+
+
+def _pods_of(
+    cluster: Cluster, consumer: Consumer, borrowers: Sequence[WorkloadRef]
+) -> Iterator[tuple[Pod, dict[str, Any]]]:
     owners = (consumer.ref, *borrowers)
     for each in cluster.list(path("v1", "pods", consumer.ref.namespace), _RUNNING):
         found = (read_pod(each, owner, consumer.uid) for owner in owners)
         if pod := next(filter(None, found), None):
-            yield pod
+            yield pod, each

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from keyturn_local.receiver.process import LocalReceiver
+from support import cli
 from support.cluster_state import annotations_of, list_events, warnings_of
 from support.fault_env import FaultEnv
 from support.manifests import env_from, workload
@@ -257,12 +258,19 @@ def test_canary_whose_new_pods_crash_halts_the_others_within_a_minute(env: Fault
 @pytest.mark.long
 def test_halt_by_pods_that_crash_ends_by_hand(env: FaultEnv) -> None:
     """With the annotation that the halt's own message gives, the others are restarted although the new pods of the
-    canary still crash."""
+    canary still crash. `keyturn wait` and `trace` say meanwhile that its rollout has failed."""
     env.receiver()
     create_canary_and_others(env, deadline=600)
     env.send_until_accepted(env.rotate("db"))
     let_crash(env, "canary")
     eventually(lambda: state_of(env) == "RolloutHalted", 60)
+    told = cli.run(
+        env.cluster.kubeconfig, "wait", "db", "-n", env.namespace, "--version", env.version_id("db"), "--for", "live"
+    )
+    assert (told.code, "Deployment canary in" in told.err.replace(f"{env.namespace}/", "")) == (4, True), told
+    assert "CrashLoopBackOff" in told.err
+    told = cli.run(env.cluster.kubeconfig, "trace", "db", "-n", env.namespace)
+    assert any("✗" in line and "canary" in line and "CrashLoopBackOff" in line for line in told.out.splitlines()), told
     env.cluster.kubectl(*env.status("db").rpartition("kubectl ")[2].split())
     eventually(lambda: replica_sets(env) == {"canary": 2, "second": 2, "third": 2}, 60)
     eventually(lambda: state_of(env) == "ok")

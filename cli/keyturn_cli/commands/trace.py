@@ -35,7 +35,8 @@ from keyturn_cli.subjects import Subject, find_subject, list_allowed
 from keyturn_cli.times import duration, seconds_of
 from keyturn_cli.watched_trace import trace_watched
 from keyturn_cli.words import counted
-from keyturn_cli.workload_legs import add_workload, place_of, warnings
+from keyturn_cli.workload_legs import add_workload, warnings
+from keyturn_cli.workload_stage import place_of
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 from keyturn_receiver.core.history import HISTORY, Change, read_history

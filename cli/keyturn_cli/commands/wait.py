@@ -40,15 +40,17 @@ from keyturn_cli.options import (
 from keyturn_cli.outage import Outage
 from keyturn_cli.output import Format, Output
 from keyturn_cli.release import Settings, settings_of
-from keyturn_cli.rotation import Place, Stage, consumers_of, has_current, secret_place, workload_place
+from keyturn_cli.rotation import Place, Stage, consumers_of, has_current, secret_place
 from keyturn_cli.sight import Sight
 from keyturn_cli.subjects import Subject, find_subject
 from keyturn_cli.times import duration, read_duration
 from keyturn_cli.words import counted
+from keyturn_cli.workload_stage import place_of
 from keyturn_receiver.core.arn import region
 from keyturn_receiver.core.binding import is_secret_id
 
 TICK = 1.0  # seconds between two looks
+PODS_TICK = 10.0  # seconds between two looks at the pods of workloads whose restarts are under way
 
 
 class Goal(StrEnum):
@@ -74,12 +76,14 @@ TIMEOUT = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Such as
 
 @dataclass(slots=True)
 class Watched:
-    """The Secrets of one cluster for which the command waits. ``notes`` say what the caller could not read."""
+    """The Secrets of one cluster for which the command waits. ``notes`` say what the caller could not read.
+    ``pods_at`` is the time of the next look at pods, in monotonic seconds."""
 
     cluster: Cluster
     subject: Subject
     settings: Settings
     notes: Mapping[str, None] = field(default_factory=dict)
+    pods_at: float = 0.0
 
     def check_rights(self) -> None:
         """Check that the caller may read the workloads and the annotations of the namespaces, because without them
@@ -98,6 +102,9 @@ class Watched:
         """
         places: list[Place] = []
         sight = Sight(self.cluster, self.settings)  # a new cache, so that each look reads the objects again
+        reads_pods = time.monotonic() >= self.pods_at
+        if reads_pods:
+            self.pods_at = time.monotonic() + PODS_TICK
         for before in self.subject.bound:
             bound = self._read(before)
             if bound is None or not has_current(bound, self.subject.secret_id):
@@ -105,7 +112,8 @@ class Watched:
             place = secret_place(bound, self.subject.secret_id, version)
             places.append(place)
             if goal is Goal.LIVE and place.stage is Stage.APPLIED:
-                places += _workload_places(sight, bound)
+                consumers = consumers_of(bound, sight.consumers(bound.target.namespace))
+                places += (place_of(sight, each, bound, reads_pods) for each in consumers)
         self._check_seen(sight)
         if not places:
             raise nothing_follows(self.cluster, self.subject.name)
@@ -255,12 +263,6 @@ def nothing_follows(cluster: Cluster, subject: str) -> NotFound:
         f"{cluster.context}: no Secret here uses the current version of {subject}",
         f"see {advised('status', context=cluster.context)}",
     )
-
-
-def _workload_places(sight: Sight, bound: Bound) -> Iterator[Place]:
-    namespace = bound.target.namespace
-    for consumer in consumers_of(bound, sight.consumers(namespace)):
-        yield workload_place(consumer, bound, sight.annotations(namespace), sight.settings, time.time())
 
 
 def _told(places: Sequence[tuple[str, Place]]) -> str:
