@@ -3,13 +3,16 @@ when the report is made."""
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
+from keyturn_receiver.cluster.watched_cache import WatchedCache
 from keyturn_receiver.core.binding import Target
-from keyturn_receiver.core.consumer import Consumer, WorkloadRef
+from keyturn_receiver.core.consumer import Consumer, Reads, WorkloadRef
 from keyturn_receiver.core.revision import REVERTED
 from keyturn_receiver.core.rollout_switch import Switch
 from keyturn_receiver.errors import ClusterUnavailable
@@ -21,11 +24,22 @@ from keyturn_receiver.reconcile.fight_reporter import (
 )
 from keyturn_receiver.reconcile.rollout_fights import FIGHT_BACKOFF, Fight
 from keyturn_receiver.telemetry.metrics import Metrics
-from support.bindings import KEYED
+from support.bindings import KEYED, bound_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 MARK = "revision.keyturn.dev/db"
 REF = WorkloadRef("Deployment", "team", "web")
+NO_SECRETS = SecretLookup(SecretCache(KEYED), WatchedCache(KEYED))
+WATCHED = {
+    "metadata": {
+        "namespace": "team",
+        "name": "db",
+        "uid": "uid-db",
+        "resourceVersion": "1",
+        "labels": {"keyturn.dev/watch": "true"},
+    },
+    "data": {"a": "MQ=="},
+}
 FIGHT = Fight(Consumer(REF, "1", {}, {}, {}, switch=Switch.UNSET, uid="uid"), MARK, removed=False)
 
 
@@ -47,12 +61,12 @@ class Events:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
 
-    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str) -> None:
+    def event(self, target: Target, uid: str, warning: bool, reason: str, message: str, kind: str = "Secret") -> None:
         self.told.append((target, uid, warning, reason, kind, message))
 
 
 def reporter(workloads: Any, events: Any, leads: bool = True) -> FightReporter:
-    return FightReporter(workloads, SecretCache(KEYED), events, Metrics(), lambda: leads)
+    return FightReporter(workloads, NO_SECRETS, events, Metrics(), lambda: leads)
 
 
 async def test_writer_that_answers_later_is_named() -> None:
@@ -65,6 +79,25 @@ async def test_writer_that_answers_later_is_named() -> None:
     assert (target, uid, warning, reason, kind) == (Target("team", "web"), "uid", True, REVERTED, "Deployment")
     assert '"argocd-controller"' in message
     assert FIGHT_BACKOFF.base > READ_AFTER  # otherwise Keyturn's next write would take the annotation back first
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_fight_is_told_on_a_secret_of_each_sort(is_watched: bool) -> None:
+    bound, watched = SecretCache(KEYED), WatchedCache(KEYED)
+    if is_watched:
+        watched.update(watched.transform(WATCHED))
+    else:
+        bound.update(bound.transform(bound_object("db", "v1")))
+    workloads: Any = Workloads()
+    events: Any = Events()
+    made = FightReporter(workloads, SecretLookup(bound, watched), events, Metrics(), lambda: True)
+    consumer = replace(FIGHT.consumer, reads={"db": Reads(whole=True), "other": Reads(whole=True)})
+    made.on_fight(replace(FIGHT, consumer=consumer))
+    await asyncio.sleep(READ_AFTER + 1)
+    assert [(told[0].name, told[1], told[4]) for told in events.told] == [
+        ("web", "uid", "Deployment"),
+        ("db", "uid-db", "Secret"),
+    ]
 
 
 async def test_workload_that_cannot_be_read_is_reported_without_a_writer() -> None:
@@ -97,7 +130,7 @@ async def test_fights_about_all_marks_of_a_workload_are_one_report(caplog: pytes
     events, metrics = Events(), Metrics()
     workloads: Any = AnyWorkloads()
     recorder: Any = events
-    made = FightReporter(workloads, SecretCache(KEYED), recorder, metrics, lambda: True)
+    made = FightReporter(workloads, NO_SECRETS, recorder, metrics, lambda: True)
     for fight in fights("team", workloads=2, marks=100):
         made.on_fight(fight)
     await asyncio.sleep(READ_AFTER + 1)

@@ -48,7 +48,8 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     is_leader = kube.elector.is_leader
     fights = RolloutFights()
     caches.consumers.add_mark_handler(fights.observe)
-    fight_reporter = FightReporter(clients.workloads, caches.secrets, kube.events, metrics, is_leader)
+    lookup = SecretLookup(caches.secrets, caches.watched)
+    fight_reporter = FightReporter(clients.workloads, lookup, kube.events, metrics, is_leader)
     fights.add_handler(fight_reporter.on_fight)
     records = RecordReader(clients.secrets, clients.watched, caches.watched, caches.secrets)
     evictor = PodEvictor(clients.workloads, records, kube.events, fights, is_leader)
@@ -65,7 +66,6 @@ def build_rollouts(process: Process, kube: Kubernetes, clients: Clients, legs: L
     caches.consumers.add_progress_handler(pacer.on_progress)
     caches.consumers.add_unread_handler(pacer.on_unread)
     kube.elector.add_handler(pacer.on_started_leading)
-    lookup = SecretLookup(caches.secrets, caches.watched)
     debouncer = RolloutDebouncer(lookup, policy)
     pacer.set_debounce(debouncer.quiet_at)
     restraints = Restraints(policy, fights, evictor, pacer, debouncer)

@@ -1,7 +1,7 @@
 """Fight reporter. It reports fights in the log, in a metric and in Kubernetes Events.
 
 In a fight, another writer keeps reverting a mark (the annotation with which Keyturn restarts a consumer). The Events
-are on the workload and, if the Secret is bound, on the Secret. They name the other writer if it is known.
+are on the workload and on the Secret. They name the other writer if it is known.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from keyturn_receiver.cluster.event_recorder import EventRecorder
-from keyturn_receiver.cluster.secret_cache import SecretCache
+from keyturn_receiver.cluster.secret_lookup import SecretLookup
 from keyturn_receiver.cluster.workload_client import WorkloadClient
 from keyturn_receiver.core.binding import Target
 from keyturn_receiver.core.consumer import MARK_PREFIX, Consumer, WorkloadRef, mark_names
@@ -40,7 +40,7 @@ class FightReporter:
     def __init__(
         self,
         workloads: WorkloadClient,
-        secrets: SecretCache,
+        secrets: SecretLookup,
         events: EventRecorder,
         metrics: Metrics,
         is_leader: Callable[[], bool],
@@ -106,8 +106,8 @@ class FightReporter:
         told = message(fight, writer)
         self._events.event(Target(ref.namespace, ref.name), fight.consumer.uid, True, REVERTED, told, kind=ref.kind)
         for name in fight.consumer.reads:
-            if fight.mark in mark_names([name]) and (bound := self._secrets.get(Target(ref.namespace, name))):
-                self._events.event(bound.target, bound.uid, True, REVERTED, f"{ref.kind} {ref.name}: {told}")
+            if fight.mark in mark_names([name]) and (secret := self._secrets.get(Target(ref.namespace, name))):
+                self._events.event(secret.target, secret.uid, True, REVERTED, f"{ref.kind} {ref.name}: {told}")
 
 
 def message(fight: Fight, writer: str | None) -> str:
